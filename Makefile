@@ -1,0 +1,39 @@
+# Everything that a person or a machine does here; `make help` lists it.
+
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint docs bench
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+venv: $(STAMP) ## make .venv with everything for development
+
+$(STAMP): pyproject.toml .ci/constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c .ci/constraints.txt -e '.[models,dev]'
+	touch $@
+
+demo: venv ## compile and run small Qwen3 models on this machine, and compare them with eager
+	$(BIN)/python -m ascend_passes demo
+
+test: venv ## run the tests
+	$(BIN)/python -m pytest
+
+lint: venv ## ruff, formatting, mypy, and whether the generated pages are up to date
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python docs/make.py --check
+
+docs: venv ## write the generated pages: options and rules
+	$(BIN)/python docs/make.py
+
+bench: venv ## time the passes
+	$(BIN)/python -m ascend_passes bench compile

@@ -1,0 +1,172 @@
+"""`torch.compile(model, backend="ascend_dense")`, and the passes on a graph that somebody else
+traced."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from ascend_passes import trace
+from ascend_passes.compiled import CompiledGraph, Keep, device_type, optimize_module
+from ascend_passes.graph import Context
+from ascend_passes.options import Options
+from ascend_passes.plan import plans
+from ascend_passes.report import Report
+
+_lock = threading.Lock()
+_reports: list[Report] = []
+
+
+def ascend_dense(
+    gm: fx.GraphModule,
+    example_inputs: Sequence[Any],
+    *,
+    options: Mapping[str, Any] | None = None,
+    mode: str | None = None,
+) -> Callable[..., Any]:
+    """The Dynamo backend.
+
+    Args:
+        gm: Dynamo's graph.
+        example_inputs: its inputs; parameters and buffers are real.
+        options: see `docs/options.md`.
+        mode: not used by this backend; what modes switch elsewhere are options here.
+
+    Raises:
+        OptionError: an option that does not exist or cannot have its value.
+        ExpectationError: fewer fusions than `expect` asks for.
+    """
+    chosen = Options.read(options)
+    if mode is not None:
+        raise ValueError(
+            f"ascend_dense has no modes, got {mode!r}; use options, see docs/options.md"
+        )
+    return compile_graph(gm, example_inputs, chosen, keep)
+
+
+def compile_graph(
+    gm: fx.GraphModule, example_inputs: Sequence[Any], options: Options, keep: Keep
+) -> Callable[..., Any]:
+    """Compile a Dynamo graph; `keep` receives the report of each variant when it is made."""
+
+    def compiler(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+        static = trace.static_positions()
+        # A tensor subclass such as a DTensor becomes other inputs; then positions do not line up.
+        aligned = len(inputs) == len(example_inputs)
+        state = trace.module_state(gm, example_inputs, static) if aligned else ()
+        constants = constants_of(graph_module, example_inputs, state)
+        return CompiledGraph(graph_module, example_inputs, options, constants, static, keep)
+
+    return trace.compile_inference(gm, example_inputs, compiler)
+
+
+def keep_quietly(report: Report) -> None:
+    """Remember a report."""
+    with _lock:
+        _reports.append(report)
+
+
+def keep(report: Report, options: Options) -> None:
+    """Remember a report, and print it where the user asked for that."""
+    keep_quietly(report)
+    if options.explain:
+        print(report)
+
+
+def constants_of(
+    gm: fx.GraphModule, example_inputs: Sequence[Any], static: Sequence[int]
+) -> dict[str, Tensor]:
+    """Placeholder -> the parameter or buffer behind it, where positions tell which that is."""
+    placeholders = [node for node in gm.graph.nodes if node.op == "placeholder"]
+    if len(placeholders) != len(example_inputs):
+        return {}
+    found = {}
+    for index in static:
+        real, fake = example_inputs[index], placeholders[index].meta.get("val")
+        if not isinstance(real, Tensor) or isinstance(real, torch._subclasses.FakeTensor):
+            continue
+        if not isinstance(fake, Tensor) or tuple(real.shape) != tuple(fake.shape):
+            return {}
+        found[placeholders[index].name] = real
+    return found
+
+
+def optimize(
+    gm: fx.GraphModule, example_inputs: Sequence[Any], options: Mapping[str, Any] | None = None
+) -> Report:
+    """Run the passes on a graph that somebody else traced, in place.
+
+    Args:
+        gm: an inference graph of functional aten, with fake values in `meta["val"]`.
+        example_inputs: one value for each placeholder; real parameters tell more than fake ones.
+        options: see `docs/options.md`.
+
+    Raises:
+        OptionError, ExpectationError: as for `ascend_dense`.
+    """
+    chosen = Options.read(options)
+    constants = constants_of(
+        gm,
+        example_inputs,
+        [i for i, value in enumerate(example_inputs) if isinstance(value, torch.nn.Parameter)],
+    )
+    context = Context(chosen, plans(chosen)[0], constants, device_type(gm.graph))
+    report = optimize_module(gm, context)
+    keep(report, chosen)
+    return report
+
+
+def explain(
+    model: Callable[..., Any], *args: Any, options: Mapping[str, Any] | None = None, **kwargs: Any
+) -> Report:
+    """Compile a model for these arguments and say what happened; nothing of it is run.
+
+    Raises:
+        OptionError, ExpectationError: as for `ascend_dense`.
+    """
+    chosen = Options.read(options)
+    found: list[Report] = []
+
+    def compiler(gm: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+        shapes = trace.example_results(gm)
+        compiled = CompiledGraph(
+            gm,
+            example,
+            chosen,
+            constants_of(gm, example, trace.static_positions()),
+            (),
+            lambda report, _: found.append(report),
+        )
+        if not compiled.variants:
+            compiled.prepare(inputs)
+        return lambda *_: [
+            torch.zeros(shape, dtype=dtype, device=device) if dtype else shape
+            for shape, dtype, device in shapes
+        ]
+
+    example: list[Any] = []
+
+    def backend(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
+        example[:] = example_inputs
+        return trace.compile_inference(gm, example_inputs, compiler)
+
+    torch._dynamo.reset()
+    with torch.no_grad():
+        torch.compile(model, backend=backend)(*args, **kwargs)
+    return sum(found, Report())
+
+
+def reports() -> list[Report]:
+    """What this process has compiled so far, the oldest first."""
+    with _lock:
+        return list(_reports)
+
+
+def reset() -> None:
+    """Forget the reports."""
+    with _lock:
+        _reports.clear()

@@ -1,0 +1,17 @@
+"""Whole steps as device graphs: NPU graphs, CUDA graphs, and a CPU recorder of their rules."""
+
+from ascend_passes.capture.device import Device, device_for
+from ascend_passes.capture.fault import CaptureError, Fault
+from ascend_passes.capture.layout import Layout
+from ascend_passes.capture.runner import Counters, Runner, wrap
+
+__all__ = [
+    "CaptureError",
+    "Counters",
+    "Device",
+    "Fault",
+    "Layout",
+    "Runner",
+    "device_for",
+    "wrap",
+]

@@ -1,0 +1,46 @@
+"""`list`: every rule with its sentence."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rich.table import Table
+
+from ascend_passes.commands.arguments import add_json, add_options, read_options
+from ascend_passes.commands.output import console, print_json
+from ascend_passes.commands.rules import every_rule
+from ascend_passes.options import Options, switched_on
+
+HELP = "every rule with its sentence"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `list`."""
+    add_options(parser)
+    add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """0; raises RuleError for a rule file that does not load."""
+    options = Options.read(read_options(arguments.option))
+    rows = [
+        {
+            "name": rule.name,
+            "kind": Path(rule.source).parent.name,
+            "on": switched_on(rule.name, options.rules, rule.default),
+            "summary": rule.summary,
+        }
+        for rule in every_rule(options)
+    ]
+    if arguments.json:
+        print_json(rows)
+        return 0
+    table = Table(box=None)
+    for column in ("rule", "kind", "on", "what it does"):
+        table.add_column(column, no_wrap=column != "what it does")
+    for row in rows:
+        name, kind, on, summary = row.values()
+        table.add_row(str(name), str(kind), "yes" if on else "no", str(summary))
+    console().print(table)
+    return 0

@@ -1,0 +1,109 @@
+"""`run DIR`: compile a model, generate with it, compare with eager and float64."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ascend_passes.commands.arguments import SHAPES, add_model, positive, read_options
+from ascend_passes.commands.output import console, print_json, print_report, progress
+from ascend_passes.options import Options
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from transformers import PreTrainedModel
+
+    from ascend_passes.models.compare import Comparison
+
+HELP = "compile a local Hugging Face model, run it, compare with eager and float64"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `run`."""
+    add_model(parser)
+    parser.add_argument("--tokens", type=positive, default=16, help="to generate (default: 16)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """0 where the compiled model is right, 1 where it is not.
+
+    Raises:
+        ModelError: the directory holds no model that is supported.
+        OptionError: an option that does not exist or has a wrong value.
+    """
+    options = read_options(arguments.option)
+    Options.read(options)
+    result = compare_directory(
+        arguments.directory,
+        options,
+        arguments.dtype,
+        arguments.device,
+        (arguments.batch, arguments.prompt_length),
+        arguments.tokens,
+        arguments.seed,
+        SHAPES[arguments.shapes],
+    )
+    if arguments.json:
+        print_json(result.to_dict())
+    else:
+        print_comparison(console(), result)
+    return 0 if result.passed else 1
+
+
+def compare_directory(
+    directory: Path,
+    options: Mapping[str, Any],
+    dtype: str | None,
+    device: str,
+    shape: tuple[int, int],
+    count: int,
+    seed: int,
+    dynamic: bool | None,
+) -> Comparison:
+    """Load, compile and compare; `shape` is batch and prompt length, errors as in `run`."""
+    from ascend_passes.models.compare import compare
+    from ascend_passes.models.load import load_model
+
+    with progress(directory.name) as stage:
+        stage("load", 0, 1)
+        model = load_model(directory, dtype, device)
+        torch._dynamo.reset()
+        forward = torch.compile(
+            model, backend="ascend_dense", options=dict(options), dynamic=dynamic
+        )
+        return compare(model, forward, random_prompt(model, shape, seed), count, stage)
+
+
+def random_prompt(model: PreTrainedModel, shape: tuple[int, int], seed: int) -> torch.Tensor:
+    """Token ids `[batch, tokens]` from the model's whole vocabulary."""
+    source = torch.Generator().manual_seed(seed)
+    vocabulary = model.config.get_text_config().vocab_size
+    return torch.randint(vocabulary, shape, generator=source).to(model.device)
+
+
+def print_comparison(out: Console, result: Comparison) -> None:
+    """The reports of all graphs, then the agreement."""
+    for index, report in enumerate(result.reports, start=1):
+        print_report(out, report, f"graph {index} of {len(result.reports)}")
+    out.rule("agreement", align="left")
+    for line in agreement(result):
+        out.print(line, markup=False)
+
+
+def agreement(result: Comparison) -> list[str]:
+    """Sentences about tokens and logits."""
+    kind = f"W8A8 in {result.dtype}" if result.quantized else result.dtype
+    verdict = "no worse than eager" if result.no_worse else "worse than eager"
+    lines = [
+        f"{kind}: {result.equal_tokens} of {result.tokens} greedy tokens equal eager's",
+        "teacher-forced logits against float64: relative error "
+        f"{result.compiled.relative:.3g} compiled, {result.eager.relative:.3g} eager ({verdict}); "
+        f"largest {result.compiled.largest:.3g} compiled, {result.eager.largest:.3g} eager",
+        f"limit {result.limit:g}; compiled and generated in {result.compile_seconds:.1f} s",
+        "passed" if result.passed else "FAILED",
+    ]
+    return lines

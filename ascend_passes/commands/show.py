@@ -1,0 +1,52 @@
+"""`show RULE`: what a rule says, when it holds, and a graph before and after it."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+
+from rich.syntax import Syntax
+
+from ascend_passes.commands.arguments import add_json, add_options, read_options
+from ascend_passes.commands.output import console, print_json
+from ascend_passes.commands.rules import rule_named
+from ascend_passes.options import Options
+from ascend_passes.rule_page import RulePage, page
+
+HELP = "a rule's sentence, pattern, replacement, conditions and graphs"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `show`."""
+    parser.add_argument("rule", help="name of the rule, as `list` prints it")
+    add_options(parser)
+    add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """0; raises RuleError where there is no such rule."""
+    options = Options.read(read_options(arguments.option))
+    found = page(rule_named(arguments.rule, options))
+    if arguments.json:
+        print_json(asdict(found))
+    else:
+        print_page(found)
+    return 0
+
+
+def print_page(found: RulePage) -> None:
+    """The page on a terminal."""
+    out = console()
+    out.print(f"[bold]{found.name}[/bold] ({found.kind}, {found.source})")
+    out.print(found.documentation, markup=False)
+    for title, code in (
+        ("pattern", "\n\n".join(found.patterns)),
+        ("replacement", found.replacement),
+        ("graph before", found.graph_before),
+        ("graph after", found.graph_after),
+    ):
+        out.rule(title, align="left")
+        out.print(Syntax(code, "python", theme="ansi_dark", background_color="default"))
+    out.rule("refused where", align="left")
+    for reason in found.conditions or ("never: the two sides are always equal",):
+        out.print(f"* {reason}", markup=False)

@@ -1,0 +1,126 @@
+"""Measures this machine for the cost model and writes a profile, which option `profile` takes.
+
+Collectives are measured between processes of this machine: over NCCL or HCCL where it has several
+devices, else over gloo. `--plot` draws the estimated step time of Qwen3-32B-W8A8 against tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as multiprocessing
+
+from ascend_passes import cost, profiles
+from ascend_passes.commands.output import console
+from ascend_passes.dense_layers import GROUP, Sizes, layers_graph, rewritten
+from ascend_passes.groups import Group, assuming
+from ascend_passes.measure import measured_profile
+from ascend_passes.options import Options
+
+HELP = "measure this machine for the cost model"
+BACKENDS = {"cuda": "nccl", "npu": "hccl", "cpu": "gloo"}
+CURVE = tuple(2**power for power in range(15))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.add_argument("--out", type=Path, default=Path("profile.json"), help="file to write")
+    parser.add_argument("--device", choices=tuple(BACKENDS), help="default: the accelerator here")
+    parser.add_argument(
+        "--ranks", type=int, default=2, help="processes to measure collectives with"
+    )
+    parser.add_argument("--plot", type=Path, help="PNG of step time against tokens")
+    parser.add_argument("--profile", help="plot with this profile and measure nothing")
+    parser.add_argument(
+        "--model-ranks", type=int, default=4, help="tensor-parallel size of the plot"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure, write the profile, draw the plot where asked for."""
+    screen = console()
+    if arguments.profile is None:
+        device = arguments.device or accelerator()
+        screen.print(f"measuring {device} with {processes(device, arguments.ranks)} processes")
+        measure(device, processes(device, arguments.ranks), arguments.out)
+        screen.print(arguments.out.read_text())
+        screen.print(f'written to {arguments.out}: options={{"profile": "{arguments.out}"}}')
+    if arguments.plot is not None:
+        plot(arguments.profile or str(arguments.out), arguments.model_ranks, arguments.plot)
+        screen.print(f"drawn in {arguments.plot}")
+    return 0
+
+
+def accelerator() -> str:
+    """Type of this machine's accelerator, cpu where it has none."""
+    return next((kind for kind in ("npu", "cuda") if device_count(kind)), "cpu")
+
+
+def device_count(kind: str) -> int:
+    """How many devices of an accelerator type this machine has."""
+    module = getattr(torch, kind, None)
+    return int(module.device_count()) if module is not None else 0
+
+
+def processes(device: str, asked: int) -> int:
+    """Processes to measure with: no more than devices."""
+    return asked if device == "cpu" else max(1, min(asked, device_count(device)))
+
+
+def measure(device: str, ranks: int, out: Path) -> None:
+    """Write the figures that `ranks` processes measure together."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    multiprocessing.spawn(measure_rank, (device, ranks, port, str(out)), nprocs=ranks)
+
+
+def measure_rank(rank: int, device: str, ranks: int, port: int, out: str) -> None:
+    """One process of `measure`."""
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(max(1, torch.get_num_threads() // ranks))
+    if device != "cpu":
+        getattr(torch, device).set_device(rank)
+    dist.init_process_group(BACKENDS[device], rank=rank, world_size=ranks)
+    try:
+        profile = measured_profile(device, Path(out).stem)
+        if rank == 0:
+            Path(out).write_text(profile.to_json() + "\n")
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()
+
+
+def plot(profile: str, ranks: int, out: Path) -> None:
+    """Draw the estimated milliseconds of a step with and without FlashComm."""
+    from matplotlib.figure import Figure
+
+    figures, sizes = profiles.read(profile), Sizes()
+    graph = layers_graph(sizes, 1, ranks)
+    figure = Figure(figsize=(8, 5))
+    axis = figure.subplots()
+    with assuming(Group(GROUP, ranks, 0)):
+
+        def seconds(graph_now: object) -> cost.Seconds:
+            return lambda tokens: sizes.layers * cost.estimate(graph_now, figures, tokens).seconds  # type: ignore[arg-type]
+
+        before = seconds(rewritten(graph, Options(profile=profile), ranks, False))
+        apart = Options(profile=profile, matmul_reduce_scatter=False)
+        after = seconds(rewritten(graph, apart, ranks, True))
+        for name, curve in (("all_reduce", before), ("FlashComm", after)):
+            axis.plot(CURVE, [curve(tokens) * 1e3 for tokens in CURVE], marker="o", label=name)
+        crossing = cost.crossing(before, after)
+    if crossing is not None:
+        axis.axvline(crossing, color="gray", linestyle="--", label=f"crossing: {crossing} tokens")
+    title = f"Qwen3-32B-W8A8, tp {ranks}, {figures.name}"
+    axis.set(
+        xscale="log", yscale="log", xlabel="tokens", ylabel="estimated ms per step", title=title
+    )
+    axis.grid(alpha=0.3)
+    axis.legend()
+    figure.savefig(out, dpi=120)

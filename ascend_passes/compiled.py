@@ -1,0 +1,198 @@
+"""One Dynamo graph at run time: its compiled variants, and which of them a call takes.
+
+A variant belongs to a plan (a range of token counts) and to the values of float inputs, which a
+compile with `dynamic=True` passes as tensors and the fused operators take as numbers.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from ascend_passes import trace
+from ascend_passes.agreement import require_agreement
+from ascend_passes.capture import wrap
+from ascend_passes.crossing import flashcomm_crossing
+from ascend_passes.execute import execute
+from ascend_passes.graph import Context, is_call, value
+from ascend_passes.options import Options
+from ascend_passes.passes.constants import (
+    FoldedValues,
+    facts_hold,
+    facts_of,
+    fold_constants,
+    merge_equal,
+)
+from ascend_passes.passes.hoist_rope import share_tables
+from ascend_passes.pipeline import check_expectations, copied, run_stages
+from ascend_passes.plan import Plan, pick, plans
+from ascend_passes.report import Report
+from ascend_passes.scalars import scalar_positions, specialize_scalars
+
+Keep = Callable[[Report, Options], None]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A compiled graph for one plan."""
+
+    run: Callable[..., Any]
+    folded: FoldedValues | None
+    holds: Callable[[Sequence[Any]], bool]
+    """Whether what was assumed of the parameters' content is still true."""
+
+
+def optimize_module(gm: fx.GraphModule, context: Context, before: str = "") -> Report:
+    """Run the passes on a graph, in place, and check what the options expect of them.
+
+    Args:
+        gm: the graph.
+        context: what the passes know beside it.
+        before: its code where something was done to it already; else the code that it has now.
+    """
+    before = before or gm.code
+    if context.options.off:
+        return Report(
+            notes=("switched off by ASCEND_PASSES_OFF",), graph_before=before, graph_after=before
+        )
+    report = run_stages(gm, context)
+    report = replace(report, graph_before=before, graph_after=gm.code)
+    check_expectations(report, context)
+    return report
+
+
+class CompiledGraph:
+    """Callable with the flat inputs of an inference graph; compiles a variant when a call first
+    needs it."""
+
+    def __init__(
+        self,
+        gm: fx.GraphModule,
+        example_inputs: Sequence[Any],
+        options: Options,
+        constants: Mapping[str, Tensor],
+        static: Sequence[int],
+        keep: Keep,
+    ) -> None:
+        self.gm, self.options = gm, options
+        self.constants, self.static, self.keep = constants, static, keep
+        self.device = device_type(gm.graph)
+        asked = options.flashcomm and options.flashcomm_tokens == -1
+        above = flashcomm_crossing(gm.graph, options) if asked else None
+        self.plans = plans(options, above)
+        self.tokens = token_counter(gm.graph)
+        aligned = len(example_inputs) == len(gm.graph.find_nodes(op="placeholder"))
+        self.scalars = scalar_positions(gm.graph, static) if aligned else ()
+        self.variants: dict[Any, Variant] = {}
+        self.lock = threading.Lock()
+        if len(self.plans) == 1 and not self.scalars:
+            self.prepare(example_inputs)
+
+    def __call__(self, *inputs: Any) -> Any:
+        """Run the variant for these inputs."""
+        variant = self.prepare(inputs)
+        values = variant.folded(inputs) if variant.folded is not None else ()
+        return variant.run(*inputs, *values)
+
+    def prepare(self, inputs: Sequence[Any]) -> Variant:
+        """The variant for a call with these inputs, compiled if it is the first of its kind."""
+        numbers = tuple(float(inputs[index]) for index in self.scalars)
+        plan = pick(self.plans, self.tokens(inputs)) if len(self.plans) > 1 else self.plans[0]
+        key = (plan, numbers)
+        variant = self.variants.get(key)
+        if variant is not None and variant.holds(inputs):
+            return variant
+        with self.lock:
+            if variant is None and key in self.variants:
+                return self.variants[key]
+            # A parameter changed after it was found equal to another: compile without that
+            # knowledge.
+            with trace.outside_compilation():
+                self.variants[key] = self.compile(plan, numbers, trust=variant is None)
+            return self.variants[key]
+
+    def compile(self, plan: Plan, numbers: tuple[float, ...], trust: bool) -> Variant:
+        """A variant for a plan; `trust` says whether equal content of parameters may be used."""
+        gm = fx.GraphModule(self.gm, copied(self.gm.graph))
+        specialize_scalars(gm.graph, dict(zip(self.scalars, numbers, strict=True)))
+        context = Context(self.options, plan, self.constants, self.device)
+        before = gm.code
+        merged = Report()
+        if trust and self.constants and not self.options.off:
+            alike = {**merge_equal(gm.graph, context), **share_tables(gm.graph, context)}
+            merged = Report(fired={"merge_equal": len(alike)})
+        report = merged + optimize_module(gm, context, before)
+        folded = None if self.options.off else fold_constants(gm, context)
+        if folded is not None:
+            report = report + folded.report
+            report = replace(report, graph_after=gm.code)
+        require_agreement(gm.graph, context)
+        self.keep(report, self.options)
+        if self.options.dump:
+            write_dump(Path(self.options.dump), report, plan)
+        count = len(self.gm.graph.find_nodes(op="placeholder"))
+        extra = range(count, count + (len(folded.outputs) if folded else 0))
+        values = [node.meta.get("val") for node in gm.graph.find_nodes(op="placeholder")]
+        static = (*self.static, *extra)
+        function = execute(gm, values, self.options, self.device, static)
+        function = wrap(function, gm, self.options, device=self.device, static_positions=static)
+        facts = facts_of(gm.graph)
+        positions = {node.name: i for i, node in enumerate(gm.graph.find_nodes(op="placeholder"))}
+
+        def holds(inputs: Sequence[Any]) -> bool:
+            tensors = {name: inputs[positions[name]] for fact in facts for name in fact.names}
+            return facts_hold(facts, tensors)
+
+        return Variant(
+            function,
+            FoldedValues(folded) if folded is not None else None,
+            holds if facts else lambda inputs: True,
+        )
+
+
+def device_type(graph: fx.Graph) -> str:
+    """Type of the first device in a graph that is not the CPU; cpu where there is none."""
+    for node in graph.nodes:
+        fake = value(node)
+        if isinstance(fake, Tensor) and fake.device.type not in ("cpu", "meta"):
+            return str(fake.device.type)
+    return "cpu"
+
+
+def token_counter(graph: fx.Graph) -> Callable[[Sequence[Any]], int]:
+    """A function from a call's inputs to its token count: the rows that the embedding looks up.
+
+    A graph without an embedding counts the rows of its first input that is no parameter and has at
+    least two dims.
+    """
+    expression: Any = None
+    lookups = [node for node in graph.nodes if is_call(node, torch.ops.aten.embedding.default)]
+    if lookups:
+        expression = value(lookups[0].args[1]).numel()
+    else:
+        for node in graph.find_nodes(op="placeholder"):
+            fake = value(node)
+            if isinstance(fake, Tensor) and any(
+                isinstance(size, torch.SymInt) for size in fake.shape
+            ):
+                expression = fake.shape[0] if fake.dim() < 3 else fake.shape[0] * fake.shape[1]
+                break
+    if not isinstance(expression, torch.SymInt):
+        return lambda inputs: expression if isinstance(expression, int) else 1
+    return trace.size_of_inputs(expression, graph)
+
+
+def write_dump(folder: Path, report: Report, plan: Plan) -> None:
+    """The graph before and after, numbered in the order of compilation."""
+    folder.mkdir(parents=True, exist_ok=True)
+    number = len(list(folder.glob("*.after.py")))
+    stem = f"{number:03d}_{plan.name.replace(' ', '_')}_{plan.low}"
+    header = "import torch\nfrom torch import device, inf, nan\nimport ascend_passes.npu\n"
+    (folder / f"{stem}.before.py").write_text(header + report.graph_before)
+    (folder / f"{stem}.after.py").write_text(header + report.graph_after)

@@ -1,0 +1,258 @@
+"""The cost model: what a graph takes on a device, operator by operator.
+
+Each operator takes the longer of its arithmetic and its memory traffic, plus a launch; a
+collective takes a latency plus its bytes on the wire. Operators do not overlap: the estimate
+compares two forms of one graph, it does not predict a schedule.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import sympy
+import torch
+from torch import Tensor, fx
+
+from ascend_passes.graph import is_view, operator_name, value
+from ascend_passes.groups import FUNCTIONAL, group_name, resolve
+from ascend_passes.profiles import Profile
+
+MATMULS = {
+    # Operator -> positions of the two factors.
+    "aten::mm": (0, 1),
+    "aten::bmm": (0, 1),
+    "aten::addmm": (1, 2),
+    "aten::linear": (0, 1),
+    "aten::matmul": (0, 1),
+    "aten::_int_mm": (0, 1),
+    "npu::npu_quant_matmul": (0, 1),
+    "npu::npu_mm_reduce_scatter_base": (0, 1),
+    "npu::npu_quant_mm_reduce_scatter": (0, 1),
+    "npu::npu_all_gather_base_mm": (0, 1),
+    "npu::npu_all_gather_quant_mm": (0, 1),
+    "npu::npu_mm_all_reduce_base": (0, 1),
+}
+COLLECTIVES = {
+    "_c10d_functional::all_reduce": "all_reduce",
+    "_c10d_functional::all_reduce_": "all_reduce",
+    "vllm::all_reduce": "all_reduce",
+    "_c10d_functional::reduce_scatter_tensor": "reduce_scatter",
+    "vllm::reduce_scatter": "reduce_scatter",
+    "_c10d_functional::all_gather_into_tensor": "all_gather",
+    "vllm::all_gather": "all_gather",
+    "npu::npu_mm_reduce_scatter_base": "reduce_scatter",
+    "npu::npu_quant_mm_reduce_scatter": "reduce_scatter",
+    "npu::npu_all_gather_base_mm": "all_gather",
+    "npu::npu_all_gather_quant_mm": "all_gather",
+    "npu::npu_mm_all_reduce_base": "all_reduce",
+}
+FREE = ("_c10d_functional::wait_tensor", "aten::sym_size", "aten::detach", "npu::npu_prefetch")
+
+
+@dataclass(frozen=True)
+class OperatorCost:
+    """One operator's share of an estimate."""
+
+    node: str
+    operator: str
+    seconds: float
+    memory_bytes: float
+    wire_bytes: float = 0.0
+    """Bytes this rank sends."""
+    collective: str = ""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a graph takes, with the parts it is made of."""
+
+    operators: tuple[OperatorCost, ...]
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of one run."""
+        return math.fsum(one.seconds for one in self.operators)
+
+    @property
+    def wire_bytes(self) -> float:
+        """Bytes each rank sends in one run."""
+        return math.fsum(one.wire_bytes for one in self.operators)
+
+    @property
+    def memory_bytes(self) -> float:
+        """Bytes read and written in device memory."""
+        return math.fsum(one.memory_bytes for one in self.operators)
+
+    def collectives(self) -> dict[str, int]:
+        """Kind of collective -> how many."""
+        kinds = [one.collective for one in self.operators if one.collective]
+        return {kind: kinds.count(kind) for kind in sorted(set(kinds))}
+
+    def by_operator(self) -> dict[str, float]:
+        """Operator -> seconds, the most expensive first."""
+        totals: dict[str, float] = {}
+        for one in self.operators:
+            totals[one.operator] = totals.get(one.operator, 0.0) + one.seconds
+        return dict(sorted(totals.items(), key=lambda item: -item[1]))
+
+
+Numbers = Callable[[Any], float]
+"""Turns a size, symbolic or not, into a number."""
+
+
+def estimate(graph: fx.Graph, profile: Profile, tokens: int | None = None) -> Estimate:
+    """What a graph takes with this many tokens; None takes the sizes it was traced with."""
+    return estimate_nodes(graph.nodes, profile, numbers(graph, tokens))
+
+
+def estimate_nodes(nodes: Iterable[fx.Node], profile: Profile, numeric: Numbers) -> Estimate:
+    """`estimate` of some nodes, for graphs that do not exist yet."""
+    costs = (operator_cost(node, profile, numeric) for node in nodes)
+    return Estimate(tuple(cost for cost in costs if cost is not None))
+
+
+def operator_cost(node: fx.Node, profile: Profile, numeric: Numbers) -> OperatorCost | None:
+    """The cost of one node; None for what costs nothing."""
+    name = operator_name(node)
+    if not name or name in FREE or is_view(node):
+        return None
+    parts = [*tensors(value(node)), *(t for n in node.all_input_nodes for t in tensors(value(n)))]
+    memory = math.fsum(tensor_bytes(t, numeric) for t in parts)
+    seconds = memory / profile.memory_bandwidth
+    launch = profile.vector_launch
+    if name in MATMULS:
+        seconds = max(seconds, arithmetic(node, name, profile, numeric))
+        launch = profile.matmul_launch
+    kind = COLLECTIVES.get(name, "")
+    if not kind:
+        return OperatorCost(node.name, name, seconds + launch, memory)
+    sent = wire_bytes(node, name, kind, numeric)
+    steps = 2 if kind == "all_reduce" else 1
+    latency = profile.collective_latency + steps * profile.hop_latency
+    wire = sent / profile.link_bandwidth
+    # A fused operator overlaps its arithmetic with its bytes, but not with the latency.
+    total = launch + latency + max(seconds, wire) if name in MATMULS else latency + wire
+    return OperatorCost(node.name, name, total, memory, sent, kind)
+
+
+def arithmetic(node: fx.Node, name: str, profile: Profile, numeric: Numbers) -> float:
+    """Seconds of a matmul's multiplications and additions."""
+    left, right = (value(node.args[position]) for position in MATMULS[name])  # type: ignore[arg-type]
+    rows = math.prod(numeric(size) for size in left.shape)
+    if COLLECTIVES.get(name) == "all_gather":
+        rows *= group_size(node)
+    columns = right.shape[0] if name == "aten::linear" else right.shape[-1]
+    dtype = str(left.dtype).removeprefix("torch.")
+    return 2.0 * rows * numeric(columns) / profile.matmul_rate(dtype)
+
+
+def wire_bytes(node: fx.Node, name: str, kind: str, numeric: Numbers) -> float:
+    """Bytes that a rank sends, by the algorithms that send least.
+
+    With n ranks and b bytes of the whole tensor: (n - 1) / n * b for all_gather and reduce_scatter,
+    twice that for all_reduce (Thakur, Rabenseifner and Gropp, 2005).
+    """
+    ranks = group_size(node)
+    if name in MATMULS:
+        scale = node.kwargs.get("x1_scale")
+        moved = [value(n) for n in (node.args[0], scale) if isinstance(n, fx.Node)]
+        gathered = sum(tensor_bytes(tensor, numeric) for tensor in moved) * ranks
+        out = tensor_bytes(next(iter(tensors(value(node)))), numeric)
+        whole = {"all_gather": gathered, "reduce_scatter": out * ranks, "all_reduce": out}[kind]
+    else:
+        size = tensor_bytes(value(node.args[0]), numeric)  # type: ignore[arg-type]
+        whole = size * ranks if kind == "all_gather" else size
+    return (2 if kind == "all_reduce" else 1) * whole * (ranks - 1) / ranks
+
+
+def group_size(node: fx.Node) -> int:
+    """Ranks of a collective: written in the call, or asked of its group; 1 where unknown."""
+    schema = node.target._schema.arguments  # type: ignore[union-attr]
+    given = dict(zip((entry.name for entry in schema), node.args, strict=False)) | dict(node.kwargs)
+    for key in ("group_size", "world_size"):
+        if isinstance(given.get(key), int):
+            return int(given[key])
+    family = operator_name(node).partition("::")[0]
+    name = given["hcom"] if "hcom" in given else group_name(node)
+    group = resolve(str(name), FUNCTIONAL if family == "npu" else family)
+    return group.size if group else 1
+
+
+def tensors(given: Any) -> Iterator[Tensor]:
+    """The tensors of a value."""
+    if isinstance(given, Tensor):
+        yield given
+    elif isinstance(given, (tuple, list)):
+        for one in given:
+            yield from tensors(one)
+
+
+def tensor_bytes(tensor: Tensor, numeric: Numbers) -> float:
+    """Bytes of a tensor's elements."""
+    return math.prod(numeric(size) for size in tensor.shape) * tensor.element_size()
+
+
+def numbers(graph: fx.Graph, tokens: int | None) -> Numbers:
+    """Sizes as numbers: the matmuls' rows are `tokens`, other symbols as they were traced."""
+    rows = token_rows(graph) if tokens is not None else None
+    chosen: dict[sympy.Symbol, sympy.Integer] = {}
+    if rows is not None and tokens is not None:
+        first, *others = sorted(rows.node.expr.free_symbols, key=str, reverse=True)
+        # Of B * S rows one symbol takes all tokens and the others are one: a single long sequence.
+        chosen = {first: sympy.Integer(tokens)} | dict.fromkeys(others, sympy.Integer(1))
+
+    def numeric(size: Any) -> float:
+        if not isinstance(size, torch.SymInt):
+            return float(size)
+        expression = sympy.sympify(size.node.expr).xreplace(chosen)
+        if expression.free_symbols:
+            expression = expression.xreplace(hints(size, expression.free_symbols))
+        return float(expression)
+
+    return numeric
+
+
+def hints(
+    size: torch.SymInt, symbols: Iterable[sympy.Symbol]
+) -> Mapping[sympy.Symbol, sympy.Integer]:
+    """The numbers that symbols had when the graph was traced; 1 for a symbol without."""
+    environment = size.node.shape_env
+    known = getattr(environment, "backed_var_to_val", None) or getattr(
+        environment, "var_to_val", {}
+    )
+    return {symbol: sympy.Integer(int(known.get(symbol, 1))) for symbol in symbols}
+
+
+def token_rows(graph: fx.Graph) -> torch.SymInt | None:
+    """The symbolic number of rows of the first matmul; None where all of them are static."""
+    for node in graph.nodes:
+        positions = MATMULS.get(operator_name(node))
+        left = value(node.args[positions[0]]) if positions else None
+        if left is not None and left.dim() == 2 and isinstance(left.shape[0], torch.SymInt):
+            return left.shape[0]
+    return None
+
+
+Seconds = Callable[[int], float]
+"""Estimated seconds for a number of tokens."""
+
+
+def crossing(before: Seconds, after: Seconds, high: int = 65536) -> int | None:
+    """The least number of tokens up to `high` from which `after` takes less time than `before`.
+
+    None where `after` does not win at `high`. The winner is taken to change once, as it does for a
+    latency against a cost per token.
+    """
+    if after(high) >= before(high):
+        return None
+    low = 1
+    while low < high:
+        middle = (low + high) // 2
+        if after(middle) < before(middle):
+            high = middle
+        else:
+            low = middle + 1
+    return low

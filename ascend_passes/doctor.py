@@ -1,0 +1,210 @@
+"""What this machine has and what that makes possible: the answers behind the command `doctor`."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ascend_passes import npu
+from ascend_passes.execute import ExecutorError, has_torch_npu, require_torch_npu
+
+CANN_FOLDERS = ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")
+"""Variables that CANN's `set_env.sh` sets to the folder of the toolkit."""
+CANN_DEFAULT = "/usr/local/Ascend/ascend-toolkit/latest"
+VERSION_LINE = re.compile(r"^\s*version\s*=\s*(\S+)", re.IGNORECASE | re.MULTILINE)
+FUSED_NORMS = ("npu_add_rms_norm", "npu_add_rms_norm_quant", "npu_add_rms_norm_dynamic_quant")
+COLLECTIVE_MATMULS = ("npu_mm_reduce_scatter_base", "npu_all_gather_base_mm")
+
+
+@dataclass(frozen=True)
+class System:
+    """One of the optimizations and whether this machine can run it on an NPU."""
+
+    name: str
+    possible: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Everything that `doctor` reports."""
+
+    versions: Mapping[str, str | None]
+    """Distribution or library -> its version; None where it is missing."""
+    device: str
+    """Kind of the device that graphs run on here: npu, cuda or cpu."""
+    soc: str | None
+    torch_npu_problem: str | None
+    """Why an installed torch_npu does not import."""
+    missing_operators: tuple[str, ...]
+    """Operators of ours that torch_npu here does not have; all of them without torch_npu."""
+    systems: tuple[System, ...]
+    advice: tuple[str, ...]
+    """What to install or change, one sentence each; empty where nothing is missing for an NPU."""
+
+    @property
+    def healthy(self) -> bool:
+        """Whether every optimization can run on an NPU here."""
+        return all(system.possible for system in self.systems)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The findings as plain dictionaries and lists."""
+        return {**asdict(self), "healthy": self.healthy}
+
+
+def examine() -> Findings:
+    """Look at the machine. Nothing is changed, and nothing is run on a device."""
+    problem = torch_npu_problem()
+    usable = has_torch_npu() and problem is None
+    device = device_type(usable)
+    missing = tuple(name for name in npu.OPERATORS if not (usable and exists(name)))
+    versions = {**distributions(), "CANN": cann_version(), "HCCL": hccl_version()}
+    return Findings(
+        versions=versions,
+        device=device,
+        soc=soc(usable),
+        torch_npu_problem=problem,
+        missing_operators=missing,
+        systems=systems(device, missing, versions["HCCL"] is not None),
+        advice=advice(versions, device, problem, missing),
+    )
+
+
+def distributions() -> dict[str, str | None]:
+    """Versions of the Python packages that matter here."""
+    names = (
+        "torch",
+        "torch-npu",
+        "vllm",
+        "vllm-ascend",
+        "ascend-passes",
+        "triton",
+        "triton-ascend",
+    )
+    return {name: distribution_version(name) for name in names}
+
+
+def distribution_version(name: str) -> str | None:
+    """Version of an installed distribution."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def torch_npu_problem() -> str | None:
+    """Why torch_npu is installed and does not import; None where it does or is not there."""
+    if not has_torch_npu():
+        return None
+    try:
+        require_torch_npu("npugraph_ex")
+    except ExecutorError as error:
+        return str(error.__cause__)
+    return None
+
+
+def device_type(usable: bool) -> str:
+    """npu, cuda or cpu, the first that has a device."""
+    if usable and torch.npu.is_available():  # type: ignore[attr-defined]
+        return "npu"
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def soc(usable: bool) -> str | None:
+    """The chip's name as CANN gives it, such as `Ascend910B1`."""
+    if device_type(usable) != "npu":
+        return None
+    return str(torch.npu.get_device_name(0))  # type: ignore[attr-defined]
+
+
+def exists(name: str) -> bool:
+    """Whether torch_npu registered a kernel for an operator on its device."""
+    qualified = npu.OPERATORS[name].qualified_name
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(qualified, "PrivateUse1"))
+
+
+def cann_folder() -> Path | None:
+    """The CANN toolkit: where its variables point, or its usual place."""
+    found = (os.environ.get(variable) for variable in CANN_FOLDERS)
+    folder = Path(next(filter(None, found), CANN_DEFAULT))
+    return folder if folder.is_dir() else None
+
+
+def cann_version() -> str | None:
+    """Version of the CANN toolkit, `unknown` where its version file is not there."""
+    folder = cann_folder()
+    return None if folder is None else file_version(folder.glob("*/ascend_toolkit_install.info"))
+
+
+def hccl_version() -> str | None:
+    """Version of HCCL, the collectives' library; it comes with CANN."""
+    folder = cann_folder()
+    if folder is None or not list(folder.glob("**/libhccl.so")):
+        return None
+    return file_version(folder.glob("**/hccl/version.info"))
+
+
+def file_version(files: Any) -> str:
+    """The first `Version=` line of some files."""
+    for file in files:
+        match = VERSION_LINE.search(file.read_text(errors="replace"))
+        if match:
+            return match[1]
+    return "unknown"
+
+
+def systems(device: str, missing: tuple[str, ...], collectives: bool) -> tuple[System, ...]:
+    """The eight optimizations and whether each can run on an NPU here."""
+
+    def system(name: str, *operators: str, group: bool = False) -> System:
+        if device != "npu":
+            return System(name, False, f"no NPU here; the {device} runs the same graph")
+        absent = [operator for operator in operators if operator in missing]
+        if absent:
+            return System(name, False, f"torch_npu here has no {', '.join(absent)}")
+        if group and not collectives:
+            return System(name, False, "HCCL was not found")
+        return System(name, True, "everything it needs is here")
+
+    return (
+        system("rope", "npu_rotary_mul", "npu_apply_rotary_pos_emb"),
+        system("AddRMSNormQuant", *FUSED_NORMS),
+        system("FlashComm_v1", group=True),
+        system("matmul + reduce_scatter", *COLLECTIVE_MATMULS, group=True),
+        system("weight prefetch", "npu_prefetch"),
+        system("zero-like elimination"),
+        system("full graph"),
+        system("asynchronous scheduling"),
+    )
+
+
+def advice(
+    versions: Mapping[str, str | None], device: str, problem: str | None, missing: tuple[str, ...]
+) -> tuple[str, ...]:
+    """What to install for an NPU, in the order to do it in."""
+    torch_version = ".".join(torch.__version__.split("+")[0].split(".")[:2])
+    found = []
+    if versions["CANN"] is None:
+        found.append("Install CANN and its driver, and run its `set_env.sh` in this shell.")
+    if versions["torch-npu"] is None:
+        found.append(f"Install torch_npu: `pip install torch-npu=={torch_version}.*`.")
+    elif not versions["torch-npu"].startswith(torch_version):
+        found.append(
+            f"Install the torch_npu of torch {torch_version}, not {versions['torch-npu']}."
+        )
+    if problem is not None:
+        found.append(f"Mend torch_npu, which does not import: {problem}")
+    if device == "npu" and missing:
+        found.append(f"Upgrade torch_npu: it has no {', '.join(missing)}.")
+    if versions["vllm"] is not None and versions["vllm-ascend"] is None and device == "npu":
+        found.append("Install vllm-ascend, vLLM's platform for NPUs: `pip install vllm-ascend`.")
+    return tuple(found)

@@ -1,0 +1,150 @@
+"""Process groups of a graph's collectives: how many ranks, which one is this, and how to call them.
+
+Two families of collectives occur: torch's functional ones, which need a wait, and vLLM's.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import fx
+from torch.distributed import distributed_c10d
+
+from ascend_passes.graph import operator_name
+
+FUNCTIONAL = "_c10d_functional"
+VLLM = "vllm"
+
+
+@dataclass(frozen=True)
+class Group:
+    """A process group as a graph names it, seen from this process."""
+
+    name: str
+    size: int
+    rank: int
+    """This process's place in the group; no decision may depend on it."""
+    family: str = FUNCTIONAL
+
+    def reduce_scatter(self, graph: fx.Graph, rows: fx.Node) -> list[fx.Node]:
+        """`[size * N, ...] -> [N, ...]`, a rank's rows of the sum; the last node is the result."""
+        if self.family == VLLM:
+            target = torch.ops.vllm.reduce_scatter.default
+            return [graph.call_function(target, (rows, 0, self.size, self.name))]
+        target = torch.ops._c10d_functional.reduce_scatter_tensor.default
+        return waited(graph, graph.call_function(target, (rows, "sum", self.size, self.name)))
+
+    def all_gather(self, graph: fx.Graph, rows: fx.Node) -> list[fx.Node]:
+        """`[N, ...] -> [size * N, ...]`, the rows of all ranks; the last node is the result."""
+        if self.family == VLLM:
+            target = torch.ops.vllm.all_gather.default
+            return [graph.call_function(target, (rows, 0, self.size, self.name))]
+        target = torch.ops._c10d_functional.all_gather_into_tensor.default
+        return waited(graph, graph.call_function(target, (rows, self.size, self.name)))
+
+
+def waited(graph: fx.Graph, started: fx.Node) -> list[fx.Node]:
+    """A functional collective and the node that waits for it."""
+    wait = torch.ops._c10d_functional.wait_tensor.default
+    return [started, graph.call_function(wait, (started,))]
+
+
+ASSUMED: ContextVar[Mapping[str, Group]] = ContextVar("ASSUMED", default=MappingProxyType({}))
+"""Groups that stand in for ones of another machine, inside `assuming`."""
+
+
+@contextmanager
+def assuming(*groups: Group) -> Iterator[None]:
+    """Inside, graphs that name these groups are read as if this process belonged to them.
+
+    For estimates of graphs that run elsewhere; nothing can be run with such a group.
+    """
+    token = ASSUMED.set({group.name: group for group in groups})
+    try:
+        yield
+    finally:
+        ASSUMED.reset(token)
+
+
+def resolve(name: str, family: str) -> Group | None:
+    """The group behind a name, or None where this process knows none (a graph traced elsewhere)."""
+    if name in ASSUMED.get():
+        return ASSUMED.get()[name]
+    if family == VLLM:
+        state = sys.modules.get("vllm.distributed.parallel_state")
+        reference = state._groups.get(name) if state is not None else None
+        group = reference() if reference is not None else None
+        return Group(name, group.world_size, group.rank_in_group, VLLM) if group else None
+    try:
+        found = process_group(name)
+    except (LookupError, RuntimeError, ValueError):
+        return None
+    return Group(name, found.size(), found.rank(), FUNCTIONAL)
+
+
+def family_of(node: fx.Node) -> str:
+    """The family of a collective, "" where the node calls none."""
+    namespace, _, name = operator_name(node).partition("::")
+    known = namespace in (FUNCTIONAL, VLLM) and name in COLLECTIVES
+    return namespace if known else ""
+
+
+COLLECTIVES = (
+    "all_reduce",
+    "all_reduce_",
+    "all_gather",
+    "all_gather_into_tensor",
+    "reduce_scatter",
+    "reduce_scatter_tensor",
+)
+
+
+def group_name(node: fx.Node) -> str:
+    """The group that a collective names: always its last argument."""
+    arguments: list[Any] = [*node.args, *node.kwargs.values()]
+    return str(arguments[-1])
+
+
+def communicator(group: Group, device: str) -> str:
+    """The name that an operator's `hcom` takes: HCCL's on an NPU, the group's own elsewhere."""
+    if device != "npu":
+        return group.name
+    if group.family == VLLM:
+        processes = (
+            sys.modules["vllm.distributed.parallel_state"]._groups[group.name]().device_group
+        )
+    else:
+        processes = process_group(group.name)
+    backend = processes._get_backend(torch.device("npu"))
+    return str(backend.get_hccl_comm_name(distributed_c10d.get_rank()))
+
+
+def members(name: str, family: str) -> tuple[int, ...]:
+    """The global ranks of a group; none where this process does not know it."""
+    if family == VLLM:
+        state = sys.modules.get("vllm.distributed.parallel_state")
+        reference = state._groups.get(name) if state is not None else None
+        group = reference() if reference is not None else None
+        return tuple(group.ranks) if group else ()
+    try:
+        return tuple(distributed_c10d.get_process_group_ranks(process_group(name)))
+    except (LookupError, RuntimeError, ValueError):
+        return ()
+
+
+def process_group(name: str) -> dist.ProcessGroup:
+    """torch's group of a name.
+
+    Raises:
+        LookupError, RuntimeError, ValueError: there is none in this process.
+    """
+    resolve_name: Callable[[Any], dist.ProcessGroup] = distributed_c10d._resolve_process_group
+    return resolve_name(name)

@@ -1,0 +1,157 @@
+"""Run a model eagerly, compiled and in float64, and say how far apart they are."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+import ascend_passes
+from ascend_passes.models.generate import Forward, generate, logits_of, new_cache
+from ascend_passes.models.quantize import quantized_layers
+from ascend_passes.models.reference import reference_logits
+from ascend_passes.report import Report
+
+NO_WORSE = 1.1
+"""A compiled model is no worse where its error is at most this many times the eager model's.
+
+Both round at about as many places, so that their errors differ by chance by a few percent.
+"""
+Stage = Callable[[str, int, int], None]
+"""Told what is running, how many steps are done and how many there are."""
+
+
+@dataclass(frozen=True)
+class Error:
+    """Distance of logits from the float64 reference."""
+
+    largest: float
+    """The largest absolute difference of one logit."""
+    relative: float
+    """Root mean square of the differences over that of the reference."""
+
+    @classmethod
+    def between(cls, logits: Tensor, reference: Tensor) -> Error:
+        """The distance of `logits` from `reference`, both of one shape."""
+        difference = logits.double() - reference
+        relative = difference.square().mean().sqrt() / reference.square().mean().sqrt()
+        return cls(difference.abs().max().item(), relative.item())
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What one model did, eagerly and compiled."""
+
+    dtype: str
+    quantized: bool
+    eager_tokens: tuple[tuple[int, ...], ...]
+    compiled_tokens: tuple[tuple[int, ...], ...]
+    eager: Error
+    compiled: Error
+    limit: float
+    """Largest relative error of the compiled model that is accepted."""
+    compile_seconds: float
+    """Prefill and first decode steps, compilation included."""
+    reports: tuple[Report, ...]
+
+    @property
+    def equal_tokens(self) -> int:
+        """Positions at which both chose the same token."""
+        pairs = zip(self.eager_tokens, self.compiled_tokens, strict=True)
+        return sum(a == b for left, right in pairs for a, b in zip(left, right, strict=True))
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that each of them chose."""
+        return sum(map(len, self.eager_tokens))
+
+    @property
+    def no_worse(self) -> bool:
+        """Whether the compiled logits are as near to the reference as eager's; see `NO_WORSE`."""
+        return self.compiled.relative <= NO_WORSE * self.eager.relative
+
+    @property
+    def passed(self) -> bool:
+        """Within the limit and, where near-ties cannot hide a defect, no worse and token for token.
+
+        A float32 model must choose equal tokens. One changed rounding of an int8 activation moves a
+        float32 W8A8 model by more than all its other rounding, so that only the limit binds there.
+        """
+        exact = self.dtype == "float32" and not self.quantized
+        near = self.no_worse or self.dtype == "float32"
+        return (
+            self.compiled.relative <= self.limit
+            and near
+            and (not exact or self.equal_tokens == self.tokens)
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        found = {name: value for name, value in vars(self).items() if name != "reports"}
+        return {
+            **found,
+            "eager": asdict(self.eager),
+            "compiled": asdict(self.compiled),
+            "equal_tokens": self.equal_tokens,
+            "tokens": self.tokens,
+            "no_worse": self.no_worse,
+            "passed": self.passed,
+            "reports": [report.to_dict() for report in self.reports],
+        }
+
+
+def limit_of(dtype: torch.dtype, quantized: bool) -> float:
+    """The accepted relative error of logits.
+
+    float32 carries 24 bits and bfloat16 8; both lose a few through the layers. A W8A8 model flips
+    roundings of int8 activations, of which one step is 1/127 of a row's largest value.
+    """
+    if quantized:
+        return 0.1
+    return {torch.float32: 2e-5, torch.float16: 0.02, torch.bfloat16: 0.05}[dtype]
+
+
+def compare(
+    model: PreTrainedModel, forward: Forward, prompt: Tensor, count: int, stage: Stage
+) -> Comparison:
+    """Generate and teacher-force with both, and compare logits with float64.
+
+    Args:
+        model: the uncompiled model.
+        forward: what `torch.compile` made of it.
+        prompt: `[batch, tokens]`.
+        count: tokens to generate, at least 1.
+        stage: told about progress.
+    """
+
+    def step(what: str) -> Callable[[int], None]:
+        stage(what, 0, count)
+        return lambda done: stage(what, done, count)
+
+    batch, length = prompt.shape
+    cache = new_cache(model, batch, length + count)
+    ascend_passes.reset()
+    chosen = generate(model, model, cache, prompt, count, step("eager tokens"))
+    eager = logits_of(model, model, cache, prompt, chosen, step("eager logits"))
+    started = time.perf_counter()
+    compiled_chosen = generate(forward, model, cache, prompt, count, step("compile, then tokens"))
+    seconds = time.perf_counter() - started
+    compiled = logits_of(forward, model, cache, prompt, chosen, step("compiled logits"))
+    reference = reference_logits(model, prompt, chosen, step("float64 reference"))
+    quantized = any(True for _ in quantized_layers(model))
+    return Comparison(
+        dtype=str(model.dtype).removeprefix("torch."),
+        quantized=quantized,
+        eager_tokens=tuple(map(tuple, chosen.tolist())),
+        compiled_tokens=tuple(map(tuple, compiled_chosen.tolist())),
+        eager=Error.between(eager, reference),
+        compiled=Error.between(compiled, reference),
+        limit=limit_of(model.dtype, quantized),
+        compile_seconds=seconds,
+        reports=tuple(ascend_passes.reports()),
+    )

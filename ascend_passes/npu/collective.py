@@ -1,0 +1,352 @@
+"""Matmuls fused with a collective of a tensor-parallel group.
+
+`hcom` names the group: the HCCL communicator's name on an NPU, the torch process group's name
+elsewhere. References run the real collective. Partial products are rounded to the result dtype
+before they are summed across ranks, as the kernels do.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ascend_passes.npu.collective_limits import (
+    all_gather_base_mm_limits,
+    all_gather_quant_mm_limits,
+    mm_all_reduce_base_limits,
+    mm_reduce_scatter_base_limits,
+    quant_mm_reduce_scatter_limits,
+)
+from ascend_passes.npu.matmul import integer_matmul
+from ascend_passes.npu.operator import (
+    Operator,
+    dtype_of,
+    empty,
+)
+from ascend_passes.npu.quantize import scale_of_words
+
+
+def reduced(values: Tensor, operation: str, group: str) -> Tensor:
+    """`values` reduced over the group, on every rank."""
+    functional = torch.ops._c10d_functional
+    result: Tensor = functional.wait_tensor(
+        functional.all_reduce(values.contiguous(), operation, group)
+    )
+    return result
+
+
+def scattered(values: Tensor, operation: str, world_size: int, group: str) -> Tensor:
+    """This rank's rows of `values` reduced over the group."""
+    functional = torch.ops._c10d_functional
+    part = functional.reduce_scatter_tensor(values.contiguous(), operation, world_size, group)
+    result: Tensor = functional.wait_tensor(part)
+    return result
+
+
+def gathered(rows: Tensor, world_size: int, group: str) -> Tensor:
+    """The rows of all ranks, in rank order."""
+    functional = torch.ops._c10d_functional
+    whole = functional.all_gather_into_tensor(rows.contiguous(), world_size, group)
+    result: Tensor = functional.wait_tensor(whole)
+    return result
+
+
+def scale_values(scale: Tensor) -> Tensor:
+    """float32 of a scale, which may come as words of `npu_trans_quant_param`."""
+    return scale_of_words(scale) if scale.dtype == torch.int64 else scale.float()
+
+
+def product(
+    left: Tensor,
+    right: Tensor,
+    x1_scale: Tensor | None,
+    x2_scale: Tensor | None,
+    bias: Tensor | None,
+    dtype: torch.dtype,
+) -> Tensor:
+    """`left @ right`, scaled where int8, plus bias, in `dtype`."""
+    if left.dtype != torch.int8:
+        values = (
+            (left @ right).float() if bias is None else left.float() @ right.float() + bias.float()
+        )
+        return values.to(dtype)
+    total = integer_matmul(left, right)
+    if bias is not None and bias.dtype == torch.int32:
+        total, bias = total + bias, None
+    values = total.float()
+    if x2_scale is not None:
+        values = values * scale_values(x2_scale)
+    if x1_scale is not None:
+        values = values * x1_scale.float().reshape(-1, 1)
+    return (values if bias is None else values + bias.float()).to(dtype)
+
+
+def base_dtype(
+    input: Tensor, x2_scale: Tensor | None, output_dtype: torch.dtype | None
+) -> torch.dtype:
+    """Result dtype of the `_base` operators: the input's, unless a scale dequantizes."""
+    if x2_scale is None:
+        return input.dtype
+    return torch.float16 if x2_scale.dtype == torch.int64 else output_dtype or torch.bfloat16
+
+
+def all_reduce_dtype(x1: Tensor, dequant_scale: Tensor | None, y_dtype: int | None) -> torch.dtype:
+    """Result dtype of `npu_mm_all_reduce_base`."""
+    if dequant_scale is None:
+        return x1.dtype
+    default = torch.bfloat16 if dequant_scale.dtype == torch.bfloat16 else torch.float16
+    return dtype_of(y_dtype, default)
+
+
+def mm_all_reduce_base(
+    x1: Tensor,
+    x2: Tensor,
+    hcom: str,
+    *,
+    reduce_op: str = "sum",
+    bias: Tensor | None = None,
+    x3: Tensor | None = None,
+    dequant_scale: Tensor | None = None,
+    pertoken_scale: Tensor | None = None,
+    y_dtype: int | None = None,
+    **others: Any,
+) -> Tensor:
+    """`all_reduce(x1 @ x2 + bias) + x3`; the bias counts once per rank."""
+    if any(others.get(name) is not None for name in ("antiquant_scale", "comm_quant_scale_1")):
+        raise NotImplementedError(
+            "npu_mm_all_reduce_base: no reference for quantized weights or transport"
+        )
+    dtype = all_reduce_dtype(x1, dequant_scale, y_dtype)
+    rows = x1.flatten(0, -2)
+    partial = product(rows, x2, pertoken_scale, dequant_scale, bias, dtype)
+    total = reduced(partial, reduce_op, hcom).reshape(*x1.shape[:-1], x2.shape[-1])
+    return total if x3 is None else total + x3
+
+
+def fake_mm_all_reduce_base(
+    x1: Tensor,
+    x2: Tensor,
+    hcom: str,
+    *,
+    dequant_scale: Tensor | None = None,
+    y_dtype: int | None = None,
+    **_: Any,
+) -> Tensor:
+    """[..., N]."""
+    return empty(x1, [*x1.shape[:-1], x2.shape[1]], all_reduce_dtype(x1, dequant_scale, y_dtype))
+
+
+def mm_reduce_scatter_base(
+    input: Tensor,
+    x2: Tensor,
+    hcom: str,
+    world_size: int,
+    *,
+    reduce_op: str = "sum",
+    bias: Tensor | None = None,
+    x1_scale: Tensor | None = None,
+    x2_scale: Tensor | None = None,
+    comm_turn: int = 0,
+    output_dtype: torch.dtype | None = None,
+    comm_mode: str | None = None,
+) -> Tensor:
+    """This rank's rows of the sum over ranks of `input @ x2`."""
+    dtype = base_dtype(input, x2_scale, output_dtype)
+    return scattered(
+        product(input, x2, x1_scale, x2_scale, bias, dtype), reduce_op, world_size, hcom
+    )
+
+
+def fake_mm_reduce_scatter_base(
+    input: Tensor,
+    x2: Tensor,
+    hcom: str,
+    world_size: int,
+    *,
+    x2_scale: Tensor | None = None,
+    output_dtype: torch.dtype | None = None,
+    **_: Any,
+) -> Tensor:
+    """[M // world_size, N]."""
+    return empty(
+        input,
+        [input.shape[0] // world_size, x2.shape[1]],
+        base_dtype(input, x2_scale, output_dtype),
+    )
+
+
+def quant_mm_reduce_scatter(
+    input: Tensor,
+    x2: Tensor,
+    hcom: str,
+    world_size: int,
+    *,
+    reduce_op: str = "sum",
+    bias: Tensor | None = None,
+    x1_scale: Tensor | None = None,
+    x2_scale: Tensor | None = None,
+    y_dtype: int | None = None,
+    **_: Any,
+) -> tuple[Tensor, Tensor]:
+    """(this rank's rows of the sum of the scaled product, an empty amax)."""
+    dtype = dtype_of(y_dtype, input.dtype)
+    partial = product(input, x2, x1_scale, x2_scale, bias, dtype)
+    return scattered(partial, reduce_op, world_size, hcom), empty(input, [0], torch.float32)
+
+
+def fake_quant_mm_reduce_scatter(
+    input: Tensor, x2: Tensor, hcom: str, world_size: int, *, y_dtype: int | None = None, **_: Any
+) -> tuple[Tensor, Tensor]:
+    """([M // world_size, N], [0])."""
+    shape = [input.shape[0] // world_size, x2.shape[1]]
+    return empty(input, shape, dtype_of(y_dtype, input.dtype)), empty(input, [0], torch.float32)
+
+
+def all_gather_base_mm(
+    input: Tensor,
+    x2: Tensor,
+    hcom: str,
+    world_size: int,
+    *,
+    bias: Tensor | None = None,
+    x1_scale: Tensor | None = None,
+    x2_scale: Tensor | None = None,
+    gather_index: int = 0,
+    gather_output: bool = True,
+    comm_turn: int = 0,
+    output_dtype: torch.dtype | None = None,
+    comm_mode: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """(`all_gather(input) @ x2`, the gathered rows or an empty tensor); x1_scale is this rank's."""
+    if gather_index != 0:
+        raise NotImplementedError("npu_all_gather_base_mm: only the input can be gathered")
+    rows = gathered(input, world_size, hcom)
+    if x1_scale is not None:
+        x1_scale = gathered(x1_scale.reshape(-1), world_size, hcom)
+    out = product(rows, x2, x1_scale, x2_scale, bias, base_dtype(input, x2_scale, output_dtype))
+    return out, rows if gather_output else empty(input, [0])
+
+
+def fake_all_gather_base_mm(
+    input: Tensor,
+    x2: Tensor,
+    hcom: str,
+    world_size: int,
+    *,
+    x2_scale: Tensor | None = None,
+    gather_output: bool = True,
+    output_dtype: torch.dtype | None = None,
+    **_: Any,
+) -> tuple[Tensor, Tensor]:
+    """([M * world_size, N], [M * world_size, K] or [0])."""
+    rows = input.shape[0] * world_size
+    out = empty(input, [rows, x2.shape[1]], base_dtype(input, x2_scale, output_dtype))
+    return out, empty(input, [rows, input.shape[1]] if gather_output else [0])
+
+
+def all_gather_quant_mm(
+    input: Tensor,
+    x2: Tensor,
+    hcom: str,
+    world_size: int,
+    *,
+    bias: Tensor | None = None,
+    x1_scale: Tensor | None = None,
+    x2_scale: Tensor | None = None,
+    gather_index: int = 0,
+    gather_output: bool = True,
+    y_dtype: int | None = None,
+    **_: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(scaled product of the gathered rows, those rows or an empty tensor, an empty amax)."""
+    if gather_index != 0:
+        raise NotImplementedError("npu_all_gather_quant_mm: only the input can be gathered")
+    rows = gathered(input, world_size, hcom)
+    if x1_scale is not None:
+        x1_scale = gathered(x1_scale.reshape(-1), world_size, hcom)
+    out = product(rows, x2, x1_scale, x2_scale, bias, dtype_of(y_dtype, input.dtype))
+    return out, rows if gather_output else empty(input, [0]), empty(input, [0], torch.float32)
+
+
+def fake_all_gather_quant_mm(
+    input: Tensor,
+    x2: Tensor,
+    hcom: str,
+    world_size: int,
+    *,
+    gather_output: bool = True,
+    y_dtype: int | None = None,
+    **_: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """([M * world_size, N], [M * world_size, K] or [0], [0])."""
+    rows = input.shape[0] * world_size
+    out = empty(input, [rows, x2.shape[1]], dtype_of(y_dtype, input.dtype))
+    gathered_rows = empty(input, [rows, input.shape[1]] if gather_output else [0])
+    return out, gathered_rows, empty(input, [0], torch.float32)
+
+
+OPERATORS: tuple[Operator, ...] = (
+    Operator(
+        "npu_mm_all_reduce_base",
+        'npu_mm_all_reduce_base(Tensor x1, Tensor x2, str hcom, *, str reduce_op="sum",'
+        " Tensor? bias=None, Tensor? antiquant_scale=None, Tensor? antiquant_offset=None,"
+        " Tensor? x3=None, Tensor? dequant_scale=None, Tensor? pertoken_scale=None,"
+        " Tensor? comm_quant_scale_1=None, Tensor? comm_quant_scale_2=None,"
+        " int antiquant_group_size=0, int comm_turn=0, int[]? group_sizes=None, int? y_dtype=None,"
+        " int? x1_dtype=None, int? x2_dtype=None, int? dequant_scale_dtype=None,"
+        " int? pertoken_scale_dtype=None, int comm_quant_mode=0, str? comm_mode=None) -> Tensor",
+        fake_mm_all_reduce_base,
+        mm_all_reduce_base,
+        mm_all_reduce_base_limits,
+        "torch_npu.npu_mm_all_reduce_base; aclnnMatmulAllReduce, aclnnQuantMatmulAllReduce",
+    ),
+    Operator(
+        "npu_mm_reduce_scatter_base",
+        "npu_mm_reduce_scatter_base(Tensor input, Tensor x2, str hcom, int world_size, *,"
+        ' str reduce_op="sum", Tensor? bias=None, Tensor? x1_scale=None, Tensor? x2_scale=None,'
+        " int comm_turn=0, ScalarType? output_dtype=None, str? comm_mode=None) -> Tensor",
+        fake_mm_reduce_scatter_base,
+        mm_reduce_scatter_base,
+        mm_reduce_scatter_base_limits,
+        "torch_npu.npu_mm_reduce_scatter_base; aclnnMatmulReduceScatterV2",
+    ),
+    Operator(
+        "npu_quant_mm_reduce_scatter",
+        "npu_quant_mm_reduce_scatter(Tensor input, Tensor x2, str hcom, int world_size, *,"
+        ' str reduce_op="sum", Tensor? bias=None, Tensor? x1_scale=None, Tensor? x2_scale=None,'
+        " Tensor? quant_scale=None, int block_size=0, int comm_turn=0, int[]? group_sizes=None,"
+        " bool amax_output=False, int? y_dtype=None, int? x1_dtype=None, int? x2_dtype=None,"
+        " int? x1_scale_dtype=None, int? x2_scale_dtype=None, str? comm_mode=None)"
+        " -> (Tensor, Tensor)",
+        fake_quant_mm_reduce_scatter,
+        quant_mm_reduce_scatter,
+        quant_mm_reduce_scatter_limits,
+        "torch_npu.npu_quant_mm_reduce_scatter; aclnnQuantMatmulReduceScatter",
+    ),
+    Operator(
+        "npu_all_gather_base_mm",
+        "npu_all_gather_base_mm(Tensor input, Tensor x2, str hcom, int world_size, *,"
+        " Tensor? bias=None, Tensor? x1_scale=None, Tensor? x2_scale=None, int gather_index=0,"
+        " bool gather_output=True, int comm_turn=0, ScalarType? output_dtype=None,"
+        " str? comm_mode=None) -> (Tensor, Tensor)",
+        fake_all_gather_base_mm,
+        all_gather_base_mm,
+        all_gather_base_mm_limits,
+        "torch_npu.npu_all_gather_base_mm; aclnnAllGatherMatmulV2",
+    ),
+    Operator(
+        "npu_all_gather_quant_mm",
+        "npu_all_gather_quant_mm(Tensor input, Tensor x2, str hcom, int world_size, *,"
+        " Tensor? bias=None, Tensor? x1_scale=None, Tensor? x2_scale=None,"
+        " Tensor? quant_scale=None, int block_size=0, int gather_index=0, bool gather_output=True,"
+        " int comm_turn=0, int[]? group_sizes=None, bool amax_output=False, int? y_dtype=None,"
+        " int? x1_dtype=None, int? x2_dtype=None, int? x1_scale_dtype=None,"
+        " int? x2_scale_dtype=None, str? comm_mode=None) -> (Tensor, Tensor, Tensor)",
+        fake_all_gather_quant_mm,
+        all_gather_quant_mm,
+        all_gather_quant_mm_limits,
+        "torch_npu.npu_all_gather_quant_mm; aclnnAllGatherQuantMatmul",
+    ),
+)

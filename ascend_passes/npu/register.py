@@ -1,0 +1,57 @@
+"""Installs the operators into torch, beside torch_npu's own where that is present."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+from collections.abc import Iterable
+
+import torch
+from torch.fx.node import has_side_effect
+
+from ascend_passes.npu.operator import Operator
+
+HOSTS = ("CPU", "CUDA")
+"""Devices that run the references."""
+EFFECTFUL = ("npu_prefetch",)
+"""Operators without a result that dead-code elimination must keep."""
+
+
+@functools.cache
+def install(operators: tuple[Operator, ...]) -> tuple[torch.library.Library, ...]:
+    """Define what torch_npu has not defined, and give every operator its CPU and CUDA kernel.
+
+    Returns the libraries: the operators live as long as they do, which the cache makes forever.
+    """
+    load_torch_npu()
+    return tuple(
+        install_namespace(namespace, [op for op in operators if op.namespace == namespace])
+        for namespace in sorted({operator.namespace for operator in operators})
+    )
+
+
+def load_torch_npu() -> None:
+    """Import torch_npu where it is installed: it must define its operators before anyone else."""
+    if importlib.util.find_spec("torch_npu") is None:
+        return
+    with contextlib.suppress(
+        ImportError, OSError
+    ):  # without CANN it cannot load, nor be used later
+        importlib.import_module("torch_npu")
+
+
+def install_namespace(namespace: str, operators: Iterable[Operator]) -> torch.library.Library:
+    """Install the operators of one namespace."""
+    library = torch.library.Library(namespace, "FRAGMENT")
+    existing = getattr(torch.ops, namespace)
+    for operator in operators:
+        defined = hasattr(existing, operator.name)
+        if not defined:
+            library.define(operator.schema, tags=(torch.Tag.pt2_compliant_tag,))
+            torch.library.register_fake(operator.qualified_name, operator.fake, lib=library)
+        for host in HOSTS:
+            library.impl(operator.name, torch.no_grad()(operator.reference), host)
+        if operator.name in EFFECTFUL:
+            has_side_effect(getattr(existing, operator.name).default)
+    return library

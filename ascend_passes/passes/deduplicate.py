@@ -1,0 +1,63 @@
+"""Equal pure computations become one: repeated views, casts, quantizations and position tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from ascend_passes.graph import Context, base, has_effect, value, written
+from ascend_passes.normalize import arguments
+from ascend_passes.report import Report
+
+
+def deduplicate(graph: fx.Graph, context: Context) -> Report:
+    """Merge nodes that compute the same value, in place; the first one stays.
+
+    Values that are random, freshly allocated without content, or whose memory somebody writes are
+    kept.
+    """
+    touched = {base(target) for node in graph.nodes for target in written(node)}
+    first: dict[Any, fx.Node] = {}
+    merged = 0
+    for node in list(graph.nodes):
+        if not is_pure(node) or base(node) in touched:
+            continue
+        if any(base(source) in touched for source in node.all_input_nodes):
+            continue
+        try:
+            key = (node.target, frozen(arguments(node)))
+            known = first.setdefault(key, node)
+        except TypeError:  # an argument that cannot be hashed, such as a SymInt in a list
+            continue
+        if known is not node:
+            node.replace_all_uses_with(known)
+            graph.erase_node(node)
+            merged += 1
+    return Report(fired={"deduplicate": merged} if merged else {})
+
+
+def is_pure(node: fx.Node) -> bool:
+    """Whether a node's value follows from its arguments alone."""
+    if node.op != "call_function" or has_effect(node):
+        return False
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload):
+        return getattr(target, "__module__", "") in ("_operator", "math")
+    if torch.Tag.nondeterministic_seeded in target.tags or target.namespace.startswith("_c10d"):
+        return False
+    return (
+        target.namespace in ("aten", "prims", "npu")
+        and "empty" not in target._schema.name
+        and (isinstance(value(node), (Tensor, tuple, list)))
+    )
+
+
+def frozen(item: Any) -> Any:
+    """An argument as a dictionary key; True and 1, and 1 and 1.0, stay apart."""
+    if isinstance(item, (list, tuple)):
+        return tuple(frozen(part) for part in item)
+    if isinstance(item, torch.SymInt):
+        return "symbol", item.node.expr
+    return (type(item), item) if isinstance(item, (bool, int, float)) else item

@@ -1,0 +1,339 @@
+"""Operators that work row by row: the call on a rank's rows gives that rank's rows of the result.
+
+A value's *rows* are its first `lead` dimensions flattened: `[T, H]` has lead 1, Hugging Face's
+`[B, S, H]` lead 2. On one rank it becomes `[R, H]`, R = ceil(T / tp). `local_call` answers for one
+node with that call, or with a sentence that says why there is none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from ascend_passes.graph import operator_name, same_size, same_sizes, value
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class RowsOf:
+    """Stands in a local call for this rank's rows of `node`, which has `lead` row dimensions."""
+
+    node: fx.Node
+    lead: int
+
+
+@dataclass(frozen=True)
+class Flat:
+    """Stands in a local call for a value without rows, its leading dimensions of size 1 dropped."""
+
+    node: fx.Node
+    dimensions: int
+
+
+@dataclass(frozen=True)
+class LocalCall:
+    """The call that computes one rank's rows of a node."""
+
+    identity: str
+    """Name of the identity, for the switch `-sequence_parallel.<identity>`."""
+    target: Any
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    lead: int
+    """Row dimensions of the full result; of each output, where there are several."""
+    moves_data: bool = True
+    """False for views, which cost nothing."""
+
+    @property
+    def operands(self) -> list[RowsOf]:
+        """The operands that have rows."""
+        found: list[RowsOf] = []
+
+        def collect(argument: Any) -> Any:
+            if isinstance(argument, RowsOf):
+                found.append(argument)
+            return argument
+
+        fx.node.map_aggregate((self.args, dict(self.kwargs)), collect)
+        return found
+
+
+Answer = LocalCall | str | None
+"""A call, a sentence why not, or None for an operator that is not row-wise at all."""
+
+
+def local_call(node: fx.Node, lead_of: Callable[[fx.Node], int]) -> Answer:
+    """How `node` acts on one rank's rows, given the row dimensions of its sharded operands.
+
+    `lead_of` is 0 for a node that is not sharded.
+    """
+    name = operator_name(node)
+    if not name or not isinstance(value(node), (Tensor, tuple, list)):
+        return None
+    if name in RESHAPES:
+        return reshape(node, lead_of)
+    if name in NPU_ROW_OPERATORS:
+        return npu_call(node, NPU_ROW_OPERATORS[name], lead_of)
+    handler = HANDLERS.get(name)
+    if handler is not None:
+        return handler(node, lead_of)
+    tags = node.target.tags  # type: ignore[union-attr]
+    if torch.Tag.pointwise in tags and torch.Tag.nondeterministic_seeded not in tags:
+        return pointwise(node, lead_of)
+    return None
+
+
+def pointwise(node: fx.Node, lead_of: Callable[[fx.Node], int]) -> Answer:
+    """Element by element over broadcast operands: add, mul, rsqrt, silu, where."""
+    out = value(node)
+    if not isinstance(out, Tensor):
+        return None
+    lead = result_lead(node, out, lead_of)
+    operands = [n for n in node.all_input_nodes if isinstance(value(n), Tensor)]
+    local = {operand: local_operand(operand, out, lead, lead_of(operand)) for operand in operands}
+    if lead == 0 or None in local.values():
+        return f"{operator_name(node)} broadcasts along the rows, so ranks would need others' rows"
+    args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), lambda n: local.get(n, n))
+    several = sum(isinstance(operand, RowsOf) for operand in local.values()) > 1
+    return LocalCall("sink_add" if several else "sink_pointwise", node.target, args, kwargs, lead)
+
+
+def result_lead(node: fx.Node, out: Tensor, lead_of: Callable[[fx.Node], int]) -> int:
+    """Row dimensions of a broadcast result; 0 where its first dimensions are not the operand's."""
+    for operand in node.all_input_nodes:
+        lead = lead_of(operand)
+        if lead == 0:
+            continue
+        shape = value(operand).shape
+        extra = out.dim() - len(shape)
+        rows_kept = same_sizes(out.shape[extra : extra + lead], shape[:lead])
+        return extra + lead if rows_kept and all(same_size(s, 1) for s in out.shape[:extra]) else 0
+    return 0
+
+
+def local_operand(operand: fx.Node, out: Tensor, lead: int, own_lead: int) -> Any:
+    """What stands for a broadcast operand in the local call; None where its rows do not line up."""
+    shape = value(operand).shape
+    tail = out.dim() - lead
+    row_dimensions = shape[: max(0, len(shape) - tail)]
+    if own_lead:
+        aligned = same_sizes(row_dimensions, out.shape[lead - own_lead : lead])
+        return RowsOf(operand, own_lead) if aligned and len(row_dimensions) == own_lead else None
+    if all(same_size(size, 1) for size in row_dimensions):
+        return operand if len(row_dimensions) <= 1 else Flat(operand, tail)
+    complete = same_sizes(row_dimensions, out.shape[lead - len(row_dimensions) : lead])
+    rest = out.shape[: lead - len(row_dimensions)]
+    if complete and all(same_size(size, 1) for size in rest):
+        return RowsOf(operand, len(row_dimensions))
+    return None
+
+
+def reshape(node: fx.Node, lead_of: Callable[[fx.Node], int]) -> Answer:
+    """Views that keep the rows apart; the local one is written as a reshape of the other dims."""
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    lead, shape, out = lead_of(source), value(source).shape, value(node)
+    if not isinstance(out, Tensor) or out.dtype != value(source).dtype:
+        return None
+    if lead == 0 or not same_size(math.prod(out.shape), math.prod(shape)):
+        return f"{operator_name(node)} changes the number of elements"
+    kept = leading(out.shape, math.prod(shape[:lead]))
+    if kept == 0:
+        return f"{operator_name(node)} mixes rows with other dimensions"
+    rows = RowsOf(source, lead)
+    tail = out.shape[kept:]
+    if not all(isinstance(size, int) for size in tail):
+        return f"{operator_name(node)} gives columns a size that is only known at run time"
+    args = (rows, [-1, *tail]) if not same_sizes(tail, shape[lead:]) else (rows,)
+    target = aten.reshape.default if len(args) == 2 else None
+    return LocalCall("sink_view", target, args, {}, kept, moves_data=False)
+
+
+def leading(shape: Any, count: Any) -> int:
+    """The least number of leading dimensions whose product is `count`; 0 where there is none.
+
+    A view is in row-major order, so such dimensions hold the rows whole and in order.
+    """
+    return next((k for k in range(1, len(shape)) if same_size(math.prod(shape[:k]), count)), 0)
+
+
+def over_columns(identity: str, *positions: int) -> Callable[..., Answer]:
+    """An operator whose arguments at `positions` are dimensions, all behind the rows."""
+
+    def answer(node: fx.Node, lead_of: Callable[[fx.Node], int]) -> Answer:
+        source = node.args[0]
+        assert isinstance(source, fx.Node)
+        lead, rank = lead_of(source), value(source).dim()
+        if lead == 0 or lead == rank:
+            return f"{operator_name(node)} has no column to work over"
+        if node.kwargs.get("dim") is not None or len(node.args) <= max(positions):
+            return f"{operator_name(node)} does not give its dimension by position"
+        args: list[Any] = list(node.args)
+        for position in positions:
+            dims = args[position] if isinstance(args[position], (list, tuple)) else [args[position]]
+            if not dims or any(d % rank < lead for d in dims if isinstance(d, int)):
+                return (
+                    f"{operator_name(node)} works over dimension {args[position]}, which holds rows"
+                )
+            local = [d % rank - lead + 1 for d in dims]
+            args[position] = local if isinstance(args[position], (list, tuple)) else local[0]
+        args[0] = RowsOf(source, lead)
+        return LocalCall(identity, node.target, tuple(args), node.kwargs, lead)
+
+    return answer
+
+
+def cast(node: fx.Node, lead_of: Callable[[fx.Node], int]) -> Answer:
+    """`_to_copy`: a cast works on each element; another device or layout is refused."""
+    moved = {key for key, given in node.kwargs.items() if given is not None} - {
+        "dtype",
+        "non_blocking",
+    }
+    if (
+        moved - {"memory_format", "layout", "device", "pin_memory"}
+        or lead_of_first(node, lead_of) == 0
+    ):
+        return "the cast does more than change the type"
+    source = node.args[0]
+    if value(source).device != value(node).device:  # type: ignore[arg-type]
+        return "the cast moves the rows to another device"
+    dtype = {"dtype": value(node).dtype}
+    lead = lead_of_first(node, lead_of)
+    return LocalCall("sink_pointwise", aten._to_copy.default, (RowsOf(source, lead),), dtype, lead)  # type: ignore[arg-type]
+
+
+def copy(node: fx.Node, lead_of: Callable[[fx.Node], int]) -> Answer:
+    """`copy(target, source)` has the source's values; one follows transformers' all_reduce."""
+    target, source = node.args[0], node.args[1]
+    assert isinstance(target, fx.Node) and isinstance(source, fx.Node)
+    a, b = value(target), value(source)
+    if lead_of(source) == 0 or a.dtype != b.dtype or not same_sizes(a.shape, b.shape):
+        return "the copy casts or broadcasts its source"
+    rows = RowsOf(source, lead_of(source))
+    return LocalCall("sink_view", None, (rows,), {}, rows.lead, moves_data=False)
+
+
+def normalized(node: fx.Node, lead_of: Callable[[fx.Node], int]) -> Answer:
+    """`rms_norm`, `layer_norm` over the last dimensions."""
+    lead, source = lead_of_first(node, lead_of), node.args[0]
+    shape = node.args[1]
+    if lead == 0 or lead + len(shape) > value(source).dim():  # type: ignore[arg-type]
+        return f"{operator_name(node)} normalizes over rows"
+    args = (RowsOf(source, lead), *node.args[1:])  # type: ignore[arg-type]
+    return LocalCall("sink_norm", node.target, args, node.kwargs, lead)
+
+
+def npu_call(
+    node: fx.Node, row_arguments: tuple[str, ...], lead_of: Callable[[fx.Node], int]
+) -> Answer:
+    """An NPU operator whose named arguments have rows and whose others serve every row."""
+    name = operator_name(node)
+    schema = node.target._schema.arguments  # type: ignore[union-attr]
+    given = dict(zip((entry.name for entry in schema), node.args, strict=False)) | dict(node.kwargs)
+    leads = {lead_of(given[key]) for key in row_arguments if lead_of(given[key])}
+    if len(leads) != 1:
+        return f"{name} reads rows of different shapes"
+    lead = leads.pop()
+    rank = value(given[row_arguments[0]]).dim()
+    for key, argument in given.items():
+        if key not in row_arguments and isinstance(argument, fx.Node) and lead_of(argument):
+            return f"{name} reads rows as {key!r}, which serves every row"
+        if key not in row_arguments and has_rows(argument):
+            return f"{name} has {key!r} with more than one dimension"
+    if given.get("group_index") is not None or given.get("quant_mode", "pertoken") not in (
+        "pertoken",
+        0,
+    ):
+        return f"{name} groups rows, so a rank's rows alone give another result"
+    replaced = {key: RowsOf(given[key], lead) for key in row_arguments}
+    for key in ("axis", "dim"):
+        position = given.get(key, next((e.default_value for e in schema if e.name == key), None))
+        if position is None:
+            continue
+        if position % rank < lead:
+            return f"{name} works over dimension {position}, which holds rows"
+        if position >= 0:
+            replaced[key] = position - lead + 1
+    positional = [entry.name for entry in schema if not entry.kwarg_only]
+    merged = given | replaced
+    last = max((positional.index(key) for key in merged if key in positional), default=-1)
+    defaults = {entry.name: entry.default_value for entry in schema}
+    args = tuple(merged.get(key, defaults[key]) for key in positional[: last + 1])
+    kwargs = {key: argument for key, argument in merged.items() if key not in positional}
+    identity = (
+        "sink_norm" if "norm" in name else "sink_quantize" if "quant" in name else "sink_pointwise"
+    )
+    return LocalCall(identity, node.target, args, kwargs, lead)
+
+
+def has_rows(argument: Any) -> bool:
+    """Whether an argument that should serve every row has more than one dimension."""
+    return (
+        isinstance(argument, fx.Node)
+        and isinstance(value(argument), Tensor)
+        and value(argument).dim() > 1
+    )
+
+
+def lead_of_first(node: fx.Node, lead_of: Callable[[fx.Node], int]) -> int:
+    """Row dimensions of the first argument."""
+    return lead_of(node.args[0]) if isinstance(node.args[0], fx.Node) else 0
+
+
+RESHAPES = frozenset(
+    f"aten::{name}"
+    for name in [
+        "view",
+        "_unsafe_view",
+        "reshape",
+        "flatten",
+        "unsqueeze",
+        "squeeze",
+        "alias",
+        "detach",
+        "clone",
+        "contiguous",
+        "view_copy",
+        "_reshape_alias",
+        "lift_fresh_copy",
+        "expand",
+    ]
+)
+NPU_ROW_OPERATORS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        # Arguments with one row per token; every other tensor argument serves all rows.
+        "npu::npu_rms_norm": ("input",),
+        "npu::npu_gemma_rms_norm": ("input",),
+        "npu::npu_add_rms_norm": ("x1", "x2"),
+        "npu::npu_add_rms_norm_cast": ("x1", "x2"),
+        "npu::npu_rms_norm_quant": ("x",),
+        "npu::npu_rms_norm_quant_v2": ("x",),
+        "npu::npu_add_rms_norm_quant": ("x1", "x2"),
+        "npu::npu_add_rms_norm_dynamic_quant": ("x1", "x2"),
+        "npu::npu_quantize": ("input",),
+        "npu::npu_dynamic_quant": ("input",),
+        "npu::npu_swiglu": ("input",),
+    }
+)
+HANDLERS: Mapping[str, Callable[..., Answer]] = MappingProxyType(
+    {
+        "aten::_to_copy": cast,
+        "aten::copy": copy,
+        "aten::rms_norm": normalized,
+        "aten::layer_norm": normalized,
+        "aten::mean": over_columns("sink_norm", 1),
+        "aten::sum": over_columns("sink_norm", 1),
+        "aten::amax": over_columns("sink_norm", 1),
+        "aten::amin": over_columns("sink_norm", 1),
+        "aten::slice": over_columns("sink_columns", 1),
+        "aten::split": over_columns("sink_columns", 2),
+        "aten::split_with_sizes": over_columns("sink_columns", 2),
+    }
+)

@@ -1,0 +1,195 @@
+"""What each of vLLM's operators means in NPU operators; one function for each.
+
+A table of names is enough, because each operator has one meaning, and vLLM need not be installed.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from ascend_passes import npu
+from ascend_passes.graph import value
+from ascend_passes.trace import fake_mode_of, faking
+
+aten = torch.ops.aten
+INT8 = 1
+"""torch's ScalarType code of int8, as NPU operators take it."""
+
+
+class Refused(Exception):  # noqa: N818 - an answer, not a failure
+    """Why a call stays as it is; the text is the miss's reason."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """A call to be replaced, and the place where its replacement is built."""
+
+    node: fx.Node
+    soc: str
+
+    def call(self, target: Any, *arguments: Any, **keywords: Any) -> fx.Node:
+        """A node in front of the call, with its value and the origin of what it stands for."""
+        with self.node.graph.inserting_before(self.node):
+            new = self.node.graph.call_function(target, arguments, keywords)
+        given = fx.map_arg((arguments, keywords), value)
+        fakes = [v for v in torch.utils._pytree.tree_leaves(given) if isinstance(v, Tensor)]
+        with faking(fake_mode_of(fakes)):
+            new.meta["val"] = target(*given[0], **given[1])
+        for key in ("stack_trace", "nn_module_stack"):
+            if key in self.node.meta:
+                new.meta[key] = self.node.meta[key]
+        new.meta["ascend_rule"] = "vllm_operators"
+        return new
+
+    def npu(self, name: str, **arguments: Any) -> fx.Node:
+        """`call` of an NPU operator, within its documented limits.
+
+        Raises:
+            Refused: the first limit that does not hold.
+        """
+        fakes = {
+            key: value(item) if isinstance(item, fx.Node) else item
+            for key, item in arguments.items()
+        }
+        for holds, reason in npu.legality(name, fakes, self.soc):
+            if not holds:
+                raise Refused(reason)
+        entries = npu.packet(name).default._schema.arguments
+        positional = [e.name for e in entries if not e.kwarg_only and e.name in arguments]
+        keywords = {
+            e.name: arguments[e.name] for e in entries if e.kwarg_only and e.name in arguments
+        }
+        return self.call(npu.packet(name).default, *(arguments[n] for n in positional), **keywords)
+
+    def item(self, source: fx.Node, index: int) -> fx.Node:
+        """One of several results."""
+        return self.call(operator.getitem, source, index)
+
+
+Arguments = Mapping[str, Any]
+Translation = Callable[[Site, Arguments], Mapping[str, fx.Node]]
+"""Arguments by name -> the nodes of what is written (by argument name) or returned ("0", "1")."""
+
+
+def refuse_unless(holds: bool, reason: str) -> None:
+    """Raise `Refused` with the reason where the condition does not hold."""
+    if not holds:
+        raise Refused(reason)
+
+
+def rms_norm(site: Site, given: Arguments) -> Mapping[str, fx.Node]:
+    """`vllm_ir::rms_norm(x, weight, epsilon, variance_size)`; [..., H] and [H] give [..., H]."""
+    return {"0": normed(site, given["x"], given)}
+
+
+def fused_add_rms_norm(site: Site, given: Arguments) -> Mapping[str, fx.Node]:
+    """`vllm_ir::fused_add_rms_norm(x, x_residual, ...)`: the norm of the sum, and the sum."""
+    total = site.call(aten.add.Tensor, given["x"], given["x_residual"])
+    return {"0": normed(site, total, given), "1": total}
+
+
+def normed(site: Site, x: fx.Node, given: Arguments) -> fx.Node:
+    """`npu_rms_norm` of x under vLLM's other arguments."""
+    refuse_unless(given.get("weight") is not None, "the norm has no weight, npu_rms_norm needs one")
+    refuse_unless(given.get("variance_size") is None, "the variance is of a part of each row only")
+    norm = site.npu("npu_rms_norm", input=x, gamma=given["weight"], epsilon=given["epsilon"])
+    return site.item(norm, 0)
+
+
+def static_quantize(site: Site, given: Arguments) -> Mapping[str, fx.Node]:
+    """`_C::static_scaled_int8_quant(out!, input, scale, azp)`: round(input / scale)."""
+    refuse_unless(given.get("azp") is None, "the static quantization is asymmetric")
+    scale = given["scale"]
+    if value(scale).dim() == 0:
+        scale = site.call(aten.view.default, scale, [1])
+    if value(given["input"]).dtype == torch.bfloat16 and value(scale).dtype == torch.float32:
+        # The fused operators want bfloat16 beside bfloat16. vLLM widens what checkpoints store in
+        # the model's dtype: then this is exact; any other scale moves a value by 1/4 LSB at most.
+        scale = site.call(aten._to_copy.default, scale, dtype=torch.bfloat16)
+    quantized = site.npu(
+        "npu_quantize", input=given["input"], scales=scale, zero_points=None, dtype=INT8, axis=-1
+    )
+    return {"out": quantized}
+
+
+def dynamic_quantize(site: Site, given: Arguments) -> Mapping[str, fx.Node]:
+    """`_C::dynamic_scaled_int8_quant(out!, input, scale!, azp!)`: one scale a row, [N, 1]."""
+    refuse_unless(given.get("azp") is None, "the dynamic quantization is asymmetric")
+    both = site.npu("npu_dynamic_quant", input=given["input"])
+    scale = site.call(aten.unsqueeze.default, site.item(both, 1), -1)
+    return {"out": site.item(both, 0), "scale": scale}
+
+
+def rotary_embedding(site: Site, given: Arguments) -> Mapping[str, fx.Node]:
+    """`_C::rotary_embedding(positions, query!, key!, head_size, cos_sin_cache, is_neox, ...)`.
+
+    Each row of the cache is cosines, then sines, of half a head. Positions are as many as tokens by
+    the operator's contract, though a graph may have two symbols for the number.
+    """
+    cache, head, query = given["cos_sin_cache"], given["head_size"], given["query"]
+    refuse_unless(value(given["positions"]).dim() == 1, "positions have more than one row")
+    refuse_unless(value(cache).shape[1] == head, "the rotation covers a part of each head only")
+    refuse_unless(not given.get("inverse"), "the rotation is an inverse one")
+    refuse_unless(value(cache).dtype == value(query).dtype, "cache and query have different dtypes")
+    rows = site.call(aten.index_select.default, cache, 0, given["positions"])
+    angles = [
+        whole_head(site, rows, query, start, head, given["is_neox"]) for start in (0, head // 2)
+    ]
+    mode = "half" if given["is_neox"] else "interleave"
+    return {
+        name: turned(site, given[name], angles, head, mode)
+        for name in ("query", "key")
+        if given.get(name) is not None
+    }
+
+
+def whole_head(
+    site: Site, rows: fx.Node, query: fx.Node, start: int, head: int, halves: bool
+) -> fx.Node:
+    """Cosines (start 0) or sines of a whole head, [1, T, 1, D], from the cache's rows of halves."""
+    half = site.call(aten.slice.Tensor, rows, 1, start, start + head // 2, 1)
+    if halves:
+        whole = site.call(aten.cat.default, [half, half], 1)
+    else:
+        whole = site.call(aten.stack.default, [half, half], -1)
+    shaped = site.call(aten.view.default, whole, [1, token_count(site, query), 1, head])
+    with faking(fake_mode_of([value(whole)])):  # by contract, where the shape rules see two symbols
+        shaped.meta["val"] = value(whole).new_empty([1, value(query).shape[0], 1, head])
+    return shaped
+
+
+def turned(site: Site, x: fx.Node, angles: list[fx.Node], head: int, mode: str) -> fx.Node:
+    """[T, heads * D] or [T, heads, D] rotated, in its own shape."""
+    tokens = token_count(site, x)
+    width = math.prod(value(x).shape[1:])
+    refuse_unless(isinstance(width, int), "the number of heads is not known while compiling")
+    heads = width // head
+    by_head = site.call(aten.view.default, x, [1, tokens, heads, head])
+    cos, sin = angles
+    result = site.npu("npu_rotary_mul", input=by_head, r1=cos, r2=sin, rotary_mode=mode)
+    return site.call(aten.view.default, result, [tokens, *value(x).shape[1:]])
+
+
+def token_count(site: Site, x: fx.Node) -> int | fx.Node:
+    """The first size of x, as a number or as a node that computes it."""
+    size = value(x).shape[0]
+    return size if isinstance(size, int) else site.call(aten.sym_size.int, x, 0)
+
+
+TRANSLATIONS: Mapping[str, Translation] = MappingProxyType(
+    {
+        "vllm_ir::rms_norm": rms_norm,
+        "vllm_ir::fused_add_rms_norm": fused_add_rms_norm,
+        "_C::static_scaled_int8_quant": static_quantize,
+        "_C::dynamic_scaled_int8_quant": dynamic_quantize,
+        "_C::rotary_embedding": rotary_embedding,
+    }
+)

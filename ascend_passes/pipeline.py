@@ -1,0 +1,143 @@
+"""The stages in their order, over one graph; a stage that fails is left out and said."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import fx
+
+from ascend_passes.graph import Context
+from ascend_passes.normalize import normalize
+from ascend_passes.options import OptionError, switched_on
+from ascend_passes.passes.deduplicate import deduplicate
+from ascend_passes.passes.eliminate_zeros import eliminate_zeros
+from ascend_passes.passes.hoist_rope import hoist_rope
+from ascend_passes.passes.matmul_collective import matmul_collective
+from ascend_passes.passes.prefetch import prefetch
+from ascend_passes.passes.reinplace import reinplace
+from ascend_passes.passes.sequence_parallel import sequence_parallel
+from ascend_passes.passes.vllm_operators import vllm_operators
+from ascend_passes.registry import rules
+from ascend_passes.report import Report
+from ascend_passes.rewrite import rewrite
+from ascend_passes.rule import Rule, RuleError
+
+
+class ExpectationError(RuntimeError):
+    """A rule fired less often than `expect` says, or `strict` met a refusal; the text says why."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the path of a graph."""
+
+    name: str
+    run: Callable[[fx.Graph, Context], Report]
+
+
+def recognize(graph: fx.Graph, context: Context) -> Report:
+    """Bring every spelling to its NPU operator."""
+    return rewrite(graph, [rule for rule in rules(context.options) if recognizes(rule)], context)
+
+
+def fuse(graph: fx.Graph, context: Context) -> Report:
+    """Join operators; the recognize rules take part, since a fused graph can show new spellings."""
+    return rewrite(graph, rules(context.options), context)
+
+
+def recognizes(rule: Rule) -> bool:
+    """Whether a rule lies in the folder of the recognize rules."""
+    return Path(rule.source).parent.name == "recognize"
+
+
+STAGES = (
+    Stage("normalize", lambda graph, context: normalize(graph)),
+    Stage("vllm_operators", vllm_operators),
+    Stage("hoist_rope", hoist_rope),
+    Stage("deduplicate", deduplicate),
+    Stage("recognize", recognize),
+    Stage("deduplicate", deduplicate),
+    Stage("sequence_parallel", sequence_parallel),
+    Stage("fuse", fuse),
+    Stage("matmul_collective", matmul_collective),
+    Stage("eliminate_zeros", eliminate_zeros),
+    Stage("prefetch", prefetch),
+    Stage("reinplace", reinplace),
+)
+INTERMEDIATE = ("recognize",)
+"""Stages whose misses a later stage tries again, so that only the later ones count."""
+
+
+def run_stages(gm: fx.GraphModule, context: Context) -> Report:
+    """Run every stage that is on, in place.
+
+    A stage that raises is left out: the graph starts again from its original without it, and the
+    report says so.
+
+    Raises:
+        OptionError: switches that cannot be read.
+        RuleError: a rule file of the user's that does not load.
+        Exception: what a stage raised, under `strict`.
+    """
+    original = copied(gm.graph)
+    skipped: dict[str, str] = {}
+    while True:
+        report, failed = attempt(gm, context, skipped)
+        if failed is None:
+            break
+        name, error = failed
+        if context.options.strict or isinstance(error, (OptionError, RuleError)):
+            raise error
+        skipped[name] = f"{name} failed and was left out: {type(error).__name__}: {error}"
+        gm.graph = copied(original)
+    gm.graph.lint()
+    gm.recompile()
+    return report + Report(errors=tuple(skipped.values()))
+
+
+def attempt(
+    gm: fx.GraphModule, context: Context, skipped: dict[str, str]
+) -> tuple[Report, tuple[str, Exception] | None]:
+    """Run the stages once; the report, or the stage that failed and its error."""
+    report = Report()
+    for stage in STAGES:
+        if stage.name in skipped or not switched_on(stage.name, context.options.passes):
+            continue
+        start = time.perf_counter()
+        try:
+            found = stage.run(gm.graph, context)
+        except Exception as error:  # a failing pass never breaks the user's model
+            return report, (stage.name, error)
+        if stage.name in INTERMEDIATE:
+            found = Report(fired=found.fired)
+        report = report + found + Report(seconds={stage.name: time.perf_counter() - start})
+    return report, None
+
+
+def copied(graph: fx.Graph) -> fx.Graph:
+    """The same graph with nodes of its own; values and origins are shared."""
+    copy = fx.Graph(graph.owning_module)
+    nodes: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        nodes[node] = copy.node_copy(node, nodes.__getitem__)
+    copy._codegen = graph._codegen
+    return copy
+
+
+def check_expectations(report: Report, context: Context) -> None:
+    """Raise ExpectationError where counts are below `expect`, or `strict` and a match was
+    refused."""
+    short = [
+        f"{name} fired {report.fired.get(name, 0)} times, expected {count}"
+        for name, count in context.options.expect.items()
+        if report.fired.get(name, 0) < count
+    ]
+    if context.options.strict:
+        short += [
+            f"{miss.rule} at {miss.place}: {miss.reason}" for miss in report.misses if miss.complete
+        ]
+    if short:
+        raise ExpectationError("; ".join(short) + f"\n{report}")

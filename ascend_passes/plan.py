@@ -1,0 +1,97 @@
+"""Plans: one Dynamo graph serves several compiled variants, and the token count of a call picks
+one."""
+
+from __future__ import annotations
+
+import bisect
+from dataclasses import dataclass
+
+from ascend_passes.options import OptionError, Options
+
+UNBOUNDED = 2**31 - 1
+"""Upper end of the last plan: no token count reaches it."""
+DENSE_STEP = 8
+"""Captured sizes are 1, 2, 4 and then every eighth, vLLM's default list up to 256."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A compiled variant for `low <= tokens <= high`."""
+
+    name: str
+    low: int
+    high: int
+    flashcomm: bool = False
+    matmul_collective: bool = False
+    prefetch: bool = False
+
+    def holds(self, tokens: int) -> bool:
+        """Whether a call with this many tokens belongs to the plan."""
+        return self.low <= tokens <= self.high
+
+
+def capture_sizes(options: Options) -> tuple[int, ...]:
+    """The token counts that are captured, ascending; a call is padded up to the next one.
+
+    Raises:
+        OptionError: a size that is not a positive whole number.
+    """
+    if not options.capture_sizes:
+        sizes = [1, 2, 4, *range(DENSE_STEP, options.capture_limit + 1, DENSE_STEP)]
+        return tuple(size for size in sizes if size <= options.capture_limit)
+    words = [word.strip() for word in options.capture_sizes.split(",")]
+    if not all(word.isdigit() and int(word) > 0 for word in words):
+        raise OptionError(f"option 'capture_sizes' is {options.capture_sizes!r}; write 1,2,4,8.")
+    return tuple(sorted({int(word) for word in words if int(word) <= options.capture_limit}))
+
+
+def padded_size(tokens: int, sizes: tuple[int, ...]) -> int | None:
+    """The smallest captured size that holds `tokens`, or None where none does."""
+    index = bisect.bisect_left(sizes, tokens)
+    return sizes[index] if index < len(sizes) else None
+
+
+def plans(options: Options, flashcomm_from: int | None = None) -> tuple[Plan, ...]:
+    """The plans under these options, in ascending order of tokens and without gaps.
+
+    Args:
+        options: the user's options.
+        flashcomm_from: the cost model's crossing point, used where `flashcomm_tokens` is -1.
+    """
+    above = (
+        options.flashcomm_tokens if options.flashcomm_tokens >= 0 else (flashcomm_from or UNBOUNDED)
+    )
+    edges = {1}
+    if options.flashcomm:
+        edges.add(above + 1)
+        if options.matmul_reduce_scatter:
+            edges.add(max(above, options.matmul_reduce_scatter_tokens) + 1)
+    if options.prefetch:
+        edges.add(options.prefetch_tokens)
+    starts = sorted(edge for edge in edges if 1 <= edge < UNBOUNDED)
+    return tuple(
+        variant(options, low, high, above)
+        for low, high in zip(starts, [*(start - 1 for start in starts[1:]), UNBOUNDED], strict=True)
+    )
+
+
+def variant(options: Options, low: int, high: int, flashcomm_above: int) -> Plan:
+    """The plan for one range of tokens; the range lies on one side of every threshold."""
+    flashcomm = options.flashcomm and low > flashcomm_above
+    fused = (
+        flashcomm and options.matmul_reduce_scatter and low > options.matmul_reduce_scatter_tokens
+    )
+    prefetch = options.prefetch and high < options.prefetch_tokens
+    return Plan(
+        name="large prefill" if flashcomm else "small",
+        low=low,
+        high=high,
+        flashcomm=flashcomm,
+        matmul_collective=fused,
+        prefetch=prefetch,
+    )
+
+
+def pick(choices: tuple[Plan, ...], tokens: int) -> Plan:
+    """The plan that holds `tokens`."""
+    return next(plan for plan in choices if plan.holds(tokens))

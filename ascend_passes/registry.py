@@ -1,0 +1,113 @@
+"""Find rule files, name them, and say in one hash what this process would do to a graph."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+import ascend_passes
+from ascend_passes.options import Options, switched_on
+from ascend_passes.rule import Rule, RuleError
+
+
+def pattern_folders() -> tuple[Path, ...]:
+    """The folders of the rules that come with the package: `recognize` and `fuse`."""
+    spec = importlib.util.find_spec("ascend_passes.patterns")
+    places = spec.submodule_search_locations if spec is not None else None
+    # A checkout that is not installed has the rules beside the package, not in it.
+    root = Path(places[0]) if places else Path(ascend_passes.__file__).parents[1] / "patterns"
+    return (root / "recognize", root / "fuse")
+
+
+def load(path: Path) -> Rule:
+    """The rule in a file, under the file's name.
+
+    Raises:
+        RuleError: the file cannot be run, or has no `rule`.
+    """
+    spec = importlib.util.spec_from_file_location(f"ascend_passes_rules.{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        sys_modules_insert(spec.name, module)
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise RuleError(f"{path}: {type(error).__name__}: {error}") from error
+    rule = getattr(module, "rule", None)
+    if not isinstance(rule, Rule):
+        raise RuleError(f"{path} must end in `rule = Rule(pattern, replacement, ...)`")
+    return dataclasses.replace(rule, name=path.stem, source=str(path))
+
+
+def sys_modules_insert(name: str, module: ModuleType) -> None:
+    """Make a rule's module known, so that annotations and sources can be looked up."""
+    sys.modules[name] = module
+
+
+@functools.cache
+def find(folder: Path) -> tuple[Rule, ...]:
+    """The rules of a folder, by name; files that start with `_` are no rules.
+
+    Raises:
+        RuleError: a file that is no rule, or no such folder.
+    """
+    if not folder.is_dir():
+        raise RuleError(f"{folder} is no folder; `rule_path` names folders with rule files")
+    return tuple(load(path) for path in sorted(folder.glob("[!_]*.py")))
+
+
+def rules(options: Options) -> tuple[Rule, ...]:
+    """The rules that are on under these options: the package's, then the user's own.
+
+    Raises:
+        RuleError: a rule file that does not load, or two rules of one name.
+    """
+    folders = [*pattern_folders(), *(Path(part) for part in options.rule_path.split(":") if part)]
+    every = [rule for folder in folders for rule in find(folder)]
+    refuse_twins(every)
+    return tuple(rule for rule in every if switched_on(rule.name, options.rules, rule.default))
+
+
+def refuse_twins(every: Iterable[Rule]) -> None:
+    """Raise RuleError for two rules of one name."""
+    seen: dict[str, Rule] = {}
+    for rule in every:
+        if rule.name in seen:
+            raise RuleError(f"{rule.source} and {seen[rule.name].source} have one name; rename one")
+        seen[rule.name] = rule
+
+
+def identity(options: Options) -> str:
+    """A hash of all that decides what a graph becomes: sources, options and versions.
+
+    For compile caches: equal identities rewrite equal graphs equally.
+    """
+    digest = hashlib.sha256()
+    package = Path(ascend_passes.__file__).parent
+    sources = sorted(package.rglob("*.py")) + [Path(rule.source) for rule in rules(options)]
+    for path in sources:
+        digest.update(path.name.encode() + path.read_bytes())
+    digest.update(repr(sorted(dataclasses.asdict(_plain(options)).items())).encode())
+    digest.update(torch.__version__.encode() + installed("torch-npu").encode())
+    return digest.hexdigest()
+
+
+def _plain(options: Options) -> Options:
+    return dataclasses.replace(options, expect=dict(options.expect))
+
+
+def installed(distribution: str) -> str:
+    """The version of an installed distribution, or "absent"."""
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "absent"

@@ -1,0 +1,426 @@
+"""The driver: sweep the rules over a graph until nothing changes, consumers first, the widest rule
+first."""
+
+from __future__ import annotations
+
+import bisect
+import operator
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from ascend_passes import npu, trace
+from ascend_passes.graph import (
+    SIDE_EFFECTS,
+    Context,
+    arguments_by_name,
+    base,
+    has_effect,
+    is_view,
+    operator_name,
+    place,
+    same_sizes,
+    same_strides,
+    value,
+    written,
+)
+from ascend_passes.match import Match, Stop, match, name, short
+from ascend_passes.normalize import arguments, normalize, remove_dead
+from ascend_passes.report import Miss, Report
+from ascend_passes.rule import Rule, conditions, refusal, replacement_arguments
+from ascend_passes.template import (
+    Template,
+    for_rank,
+    outlines,
+    output_nodes,
+    rank_of,
+    refuse_constants,
+)
+
+SWEEPS = 16
+"""Sweeps before rules count as chasing each other; the longest chain of rules that feed each other
+is 5."""
+
+
+class RewriteLoopError(RuntimeError):
+    """Rules that undo each other; the text names them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Emission:
+    """The replacement's graph for inputs of one kind."""
+
+    graph: fx.Graph
+    outputs: tuple[fx.Node, ...]
+
+
+@dataclass
+class Work:
+    """What one run of the driver knows about the graph it edits."""
+
+    graph: fx.Graph
+    context: Context
+    emissions: dict[Any, Emission | str] = field(default_factory=dict)
+    """Rule and kinds of inputs -> what to emit, or why not."""
+    read: dict[fx.Node, tuple[Any, ...]] = field(default_factory=dict)
+    effects: list[fx.Node] = field(default_factory=list)
+
+    def arguments(self, node: fx.Node) -> tuple[Any, ...]:
+        """`normalize.arguments`, read once for each node."""
+        if node not in self.read:
+            self.read[node] = arguments(node)
+        return self.read[node]
+
+
+def rewrite(graph: fx.Graph, rules: Sequence[Rule], context: Context) -> Report:
+    """Apply the rules to a normal graph, in place, until none fires; those with `after` join later.
+
+    Raises:
+        RewriteLoopError: the rules still fire after `SWEEPS` sweeps.
+    """
+    work = Work(graph, context)
+    early = [rule for rule in rules if not rule.after]
+    report = to_fixpoint(work, early)
+    if len(early) == len(rules):
+        return report
+    return Report(fired=report.fired) + to_fixpoint(work, rules)
+
+
+def to_fixpoint(work: Work, rules: Sequence[Rule]) -> Report:
+    """Sweep until nothing changes; the misses are those of the last sweep."""
+    fired: Counter[str] = Counter()
+    for _ in range(SWEEPS):
+        count, misses = sweep(work, rules)
+        fired.update(count)
+        if not count:
+            return Report(fired=dict(fired), misses=tuple(misses))
+        normalize(work.graph)
+    chasing = ", ".join(sorted(count))
+    raise RewriteLoopError(
+        f"rules undo each other after {SWEEPS} sweeps: {chasing}; drop one of them"
+    )
+
+
+def sweep(work: Work, rules: Sequence[Rule]) -> tuple[Counter[str], list[Miss]]:
+    """Try every rule at every node once; what fired, and what was refused."""
+    work.read.clear()
+    work.effects = [node for node in work.graph.nodes if has_effect(node)]
+    index = by_anchor(work, rules)
+    fired: Counter[str] = Counter()
+    misses: list[Miss] = []
+    for node in reversed(list(work.graph.nodes)):
+        if node.op != "call_function" or node.target not in index or node._erased:
+            continue
+        refused: list[Miss] = []
+        dtypes = dtypes_at(node)
+        for candidate in (item for item in index[node.target] if item.dtype in dtypes):
+            outcome = attempt(work, candidate, node)
+            if isinstance(outcome, Match):
+                fired[candidate.rule.name] += 1
+                break
+            if outcome is not None:
+                refused.append(outcome)
+        else:
+            misses += worth_telling(refused)
+    return fired, misses
+
+
+def dtypes_at(node: fx.Node) -> set[torch.dtype]:
+    """The dtypes of a node's tensors; a template for another dtype has nothing to say about it."""
+    found: set[torch.dtype] = set()
+    for fake in (value(item) for item in (node, *node.all_input_nodes)):
+        parts = fake if isinstance(fake, (list, tuple)) else (fake,)
+        found.update(part.dtype for part in parts if isinstance(part, Tensor))
+    return found
+
+
+def worth_telling(refused: Sequence[Miss]) -> list[Miss]:
+    """Of the misses at one node: those of whole matches, one for each rule, else the one that came
+    furthest."""
+    whole = {miss.rule: miss for miss in refused if miss.complete}
+    if whole or not refused:
+        return list(whole.values())
+    return [max(reversed(refused), key=lambda miss: miss.depth)]  # of equals, the shortest rule
+
+
+def by_anchor(work: Work, rules: Sequence[Rule]) -> dict[Any, list[Template]]:
+    """Anchor operator -> templates, those with more steps first, then by name."""
+    present = frozenset(node.target for node in work.graph.nodes if node.op == "call_function")
+    found = {value(node).dtype for node in work.graph.nodes if isinstance(value(node), Tensor)}
+    dtypes = sorted((dtype for dtype in found if dtype.is_floating_point), key=str)
+    index: dict[Any, list[Template]] = {}
+    for rule in rules:
+        for candidate in outlines(rule, dtypes, work.context.device, present):
+            index.setdefault(candidate.steps[candidate.anchor].target, []).append(candidate)
+    for candidates in index.values():
+        candidates.sort(key=lambda item: (-len(item.steps), item.name))
+    return index
+
+
+def attempt(work: Work, candidate: Template, node: fx.Node) -> Match | Miss | None:
+    """Match an outline, then its template, at a node and apply it; None where neither comes
+    near."""
+    loose = match(candidate, node, work.arguments, loose=True)
+    if isinstance(loose, Stop):
+        return miss(candidate, loose.node, loose.reason, loose.depth)
+    fitting = for_rank(candidate, rank_of(value(node)), work.context.device)
+    if fitting is None:
+        return None
+    found = match(fitting, node, work.arguments)
+    if isinstance(found, Stop):
+        return miss(fitting, found.node, found.reason, found.depth)
+    reason = refuse(work, found)
+    emission = reason or emission_of(work, found)
+    if isinstance(emission, Emission):
+        emission = refuse_writes(found, emission) or emission
+    if isinstance(emission, str):
+        return miss(fitting, node, emission, len(fitting.steps), complete=True)
+    apply(work, found, emission)
+    return found
+
+
+def miss(
+    candidate: Template, node: fx.Node, reason: str, depth: int, complete: bool = False
+) -> Miss | None:
+    """A refusal at a node, in terms of the model; None for one too far from a match to tell
+    anything.
+
+    Rules over NPU operators tell every stop behind their anchor; a spelling in aten starts at
+    operators as common as `mul`, so half of it must be there.
+    """
+    anchor = candidate.steps[candidate.anchor].target
+    near = 1 if anchor.namespace == "npu" else max(2, len(candidate.steps) // 2)
+    if not complete and depth < near:
+        return None
+    return Miss(candidate.rule.name, node.name, place(node), reason, depth, complete)
+
+
+def refuse(work: Work, found: Match) -> str | None:
+    """Why a match may not be applied: shared values, cycles, writes or stream boundaries inside."""
+    matched = {node for node in found.nodes if node is not None}
+    for node in () if found.template.rule.shares else found.interior:
+        outside = [user for user in node.users if user not in matched]
+        if outside:
+            count = len(node.users)
+            return (
+                f"{name(node)} has {count} users, {len(outside)} outside the pattern: "
+                f"{name(outside[0])}"
+            )
+    results = {node for node in found.outputs if node is not None}
+    if depends_on(found.inputs.values(), results, min(results)):
+        return "an input depends on an output; the fused operator would need its own result"
+    return refuse_boundary(work, found, min(matched))
+
+
+def depends_on(nodes: Iterable[fx.Node], targets: set[fx.Node], earliest: fx.Node) -> bool:
+    """Whether any of `nodes` is computed from one of `targets`."""
+    pending, seen = list(nodes), set()
+    while pending:
+        node = pending.pop()
+        if node in targets:
+            return True
+        if node in seen or node < earliest:
+            continue
+        seen.add(node)
+        pending += node.all_input_nodes
+    return False
+
+
+def refuse_boundary(work: Work, found: Match, earliest: fx.Node) -> str | None:
+    """Why the matched nodes cannot move together: an effect between them that they notice."""
+    last = max([*filter(None, found.nodes), *late_inputs(found, insertion_point(found))])
+    between = work.effects[
+        bisect.bisect_left(work.effects, earliest) : bisect.bisect_left(work.effects, last)
+    ]
+    owners = {base(node) for node in found.inputs.values()}
+    matched = set(found.nodes)
+    for effect in (node for node in between if node not in matched):
+        targets = written(effect)
+        if any(base(target) in owners for target in targets):
+            return f"{name(effect)} writes an input of the pattern in its middle"
+        if not targets and operator_name(effect) not in SIDE_EFFECTS:
+            return f"{name(effect)} is a stream or side-effect boundary inside the pattern"
+    return None
+
+
+def refuse_writes(found: Match, emission: Emission) -> str | None:
+    """Why the replacement may not write what it writes: memory that somebody else reads or owns."""
+    matched = {node for node in found.nodes if node is not None}
+    for node in emission.graph.nodes:
+        for target in written(node):
+            item = base(target).meta.get("input", "")
+            given = found.inputs.get(item)
+            if given is not None and not is_private(given, matched):
+                return f"{name(node)} writes {item}, which is used outside the pattern as well"
+    return None
+
+
+def is_private(node: fx.Node, matched: set[fx.Node]) -> bool:
+    """Whether nobody but the matched nodes reads the memory behind a node, and the graph made
+    it."""
+    owner = base(node)
+    if owner.op != "call_function":
+        return False
+    aliases = [owner]
+    for alias in aliases:
+        for user in alias.users:
+            if is_view(user) or user.target is operator.getitem:
+                aliases.append(user)
+            elif user not in matched:
+                return False
+    return True
+
+
+def emission_of(work: Work, found: Match) -> Emission | str:
+    """The replacement's graph for this match, traced once for inputs of a kind, or why there is
+    none."""
+    key = (
+        id(found.template.rule),
+        found.template.name,
+        tuple((item, kind_of(value(node))) for item, node in sorted(found.inputs.items())),
+        tuple(sorted((item, str(number)) for item, number in found.scalars.items())),
+        tuple(kind_of(value(node)) if node is not None else None for node in found.outputs),
+    )
+    if key not in work.emissions:
+        work.emissions[key] = emit(work, found)
+    return work.emissions[key]
+
+
+def kind_of(fake: Any) -> Any:
+    """What two tensors must share to be treated alike: dtype, device, sizes and strides."""
+    if not isinstance(fake, Tensor):
+        return str(fake)
+    sizes = tuple(
+        size if isinstance(size, int) else size.node.expr for size in (*fake.shape, *fake.stride())
+    )
+    return fake.dtype, fake.device, sizes
+
+
+def emit(work: Work, found: Match) -> Emission | str:
+    """Check the conditions, trace the replacement and check its operators' limits and its
+    results."""
+    rule = found.template.rule
+    fakes = {item: value(node) for item, node in found.inputs.items()}
+    for condition in conditions(rule, fakes, found.sizes, found.scalars):
+        reason = refusal(condition)
+        if reason is not None:
+            return reason
+    given = replacement_arguments(rule, fakes, found.scalars)
+    tensors = {item: fake for item, fake in given.items() if isinstance(fake, Tensor)}
+    scalars = {item: number for item, number in given.items() if item not in tensors}
+    graph = trace.trace(
+        lambda *values: rule.replacement(**dict(zip(tensors, values, strict=True)), **scalars),
+        list(tensors.values()),
+    ).graph
+    for node, item in zip(list(graph.nodes), tensors, strict=False):
+        node.meta["input"] = item
+    remove_dead(graph)
+    refuse_constants(graph, f"{rule.name}.replacement")
+    reason = refuse_limits(work, graph)
+    if reason is not None:
+        return reason
+    outputs = tuple(output_nodes(graph))
+    return refuse_results(found, outputs) or Emission(graph, outputs)
+
+
+def refuse_limits(work: Work, graph: fx.Graph) -> str | None:
+    """The first documented limit of an NPU operator that the replacement would break."""
+    for node in graph.nodes:
+        target = node.target
+        if node.op != "call_function" or not isinstance(target, torch._ops.OpOverload):
+            continue
+        operator_entry = npu.OPERATORS.get(target._schema.name.split("::")[1])
+        if operator_entry is None or target.namespace not in ("npu", "atb"):
+            continue
+        given = {
+            item: value(argument) if isinstance(argument, fx.Node) else argument
+            for item, argument, _ in arguments_by_name(node)  # as the operator will see them
+        }
+        for condition in npu.legality(operator_entry.name, given, work.context.options.soc):
+            reason = refusal(condition)
+            if reason is not None:
+                return f"{operator_entry.name}: {reason}"
+    return None
+
+
+def refuse_results(found: Match, outputs: Sequence[fx.Node]) -> str | None:
+    """How the replacement's results differ from what the graph's users rely on."""
+    for old, new in zip(found.outputs, outputs, strict=True):
+        if old is None:
+            continue
+        a, b = value(old), value(new)
+        if a.dtype != b.dtype:
+            return f"the result would be {short(b.dtype)} instead of {short(a.dtype)}"
+        if not same_sizes(a.shape, b.shape):
+            return f"the result would have shape {tuple(b.shape)} instead of {tuple(a.shape)}"
+        if not same_strides(a, b):
+            return f"the result would have strides {b.stride()} instead of {a.stride()}"
+    return None
+
+
+def apply(work: Work, found: Match, emission: Emission) -> None:
+    """Put the replacement in, hand its results to the users of the old ones, and drop the old
+    nodes."""
+    graph = work.graph
+    point = insertion_point(found)
+    for node in late_inputs(found, point):
+        point.prepend(node)
+    copies: dict[fx.Node, fx.Node] = {}
+    with graph.inserting_before(point):
+        for node in emission.graph.nodes:
+            if node.op == "placeholder":
+                copies[node] = found.inputs[node.meta["input"]]
+            elif node.op != "output":
+                copies[node] = graph.node_copy(node, copies.__getitem__)
+                stamp(copies[node], found, node)
+    for old, new in zip(found.outputs, emission.outputs, strict=True):
+        if old is not None:
+            old.replace_all_uses_with(copies[new], propagate_meta=False)
+            if copies[new].op == "call_function" and isinstance(value(old), Tensor):
+                copies[new].meta["val"] = value(old)
+    for node in sorted((node for node in found.nodes if node is not None), reverse=True):
+        if not node.users:
+            graph.erase_node(node)
+            work.read.pop(node, None)
+    for node in emission.outputs:
+        for user in copies[node].users:
+            work.read.pop(user, None)
+
+
+def insertion_point(found: Match) -> fx.Node:
+    """The node in front of which the replacement goes: the anchor, or an earlier user of a
+    result."""
+    matched = {node for node in found.nodes if node is not None}
+    users = [
+        user
+        for node in found.outputs
+        if node is not None
+        for user in node.users
+        if user not in matched
+    ]
+    return min([found.anchor, *users])
+
+
+def late_inputs(found: Match, point: fx.Node) -> list[fx.Node]:
+    """Inputs that stand behind the insertion point, with what they need, in order."""
+    pending, late = list(found.inputs.values()), set()
+    while pending:
+        node = pending.pop()
+        if node in late or node < point or node is point or node.op == "placeholder":
+            continue
+        late.add(node)
+        pending += node.all_input_nodes
+    return sorted(late)
+
+
+def stamp(new: fx.Node, found: Match, source: fx.Node) -> None:
+    """Give a new node its value and the origin of what it replaces."""
+    new.meta = {
+        key: item for key, item in found.anchor.meta.items() if key not in ("val", "tensor_meta")
+    }
+    new.meta["val"] = source.meta.get("val")
+    new.meta["ascend_rule"] = found.template.name

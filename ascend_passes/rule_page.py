@@ -1,0 +1,114 @@
+"""A rule as a page for people: sentence, code, conditions, graphs before and after."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import fx
+
+from ascend_passes import trace
+from ascend_passes.rule import Rule
+from ascend_passes.template import example_scalars
+
+LEADING = (4,)
+"""The sizes that stand for `...` on a page."""
+
+
+@dataclass(frozen=True)
+class RulePage:
+    """What there is to say about a rule."""
+
+    name: str
+    kind: str
+    """`recognize`, `fuse`, or the name of the user's folder."""
+    documentation: str
+    patterns: tuple[str, ...]
+    replacement: str
+    conditions: tuple[str, ...]
+    """The reasons that `where` may give, as the file writes them."""
+    examples: tuple[str, ...]
+    graph_before: str
+    graph_after: str
+    source: str
+
+
+def page(rule: Rule) -> RulePage:
+    """The page of a rule; the graphs are traced at its first example."""
+    folder = Path(rule.source).parent.name
+    return RulePage(
+        name=rule.name,
+        kind=folder,
+        documentation=inspect.cleandoc(inspect.getmodule(rule.replacement).__doc__ or ""),
+        patterns=tuple(source_of(spelling.function) for spelling in rule.spellings),
+        replacement=source_of(rule.replacement),
+        conditions=tuple(reasons(rule.where)),
+        examples=tuple(
+            ", ".join(f"{name}={size}" for name, size in sizes.items()) for sizes in rule.examples
+        ),
+        graph_before=traced(rule, rule.spellings[0].function),
+        graph_after=traced(rule, rule.replacement),
+        source=rule.source,
+    )
+
+
+def traced(rule: Rule, function: Callable[..., Any]) -> str:
+    """The listing of one side at the first example, with the first spelling's parameters."""
+    spelling = rule.spellings[0]
+    sizes = rule.examples[0]
+    shapes = [
+        (
+            *(LEADING if item.any_rank else ()),
+            *(size.factor * sizes.get(size.name, 1) for size in item.sizes),
+        )
+        for item in spelling.inputs
+    ]
+    dtypes = [item.dtype or rule.dtypes[0] for item in spelling.inputs]
+    names = [item.name for item in spelling.inputs]
+    scalars = {
+        name: rule.values[name][0] if name in rule.values else number
+        for name, number in example_scalars(spelling).items()
+    }
+
+    wanted = inspect.signature(function).parameters
+
+    def call(*tensors: Any) -> Any:
+        given = {**dict(zip(names, tensors, strict=True)), **scalars}
+        return function(**{name: value for name, value in given.items() if name in wanted})
+
+    graph = trace.trace(call, trace.fake_inputs(shapes, dtypes, "cpu")).graph
+    for node, name in zip(graph.find_nodes(op="placeholder"), names, strict=True):
+        node.name = name
+    return listing(graph)
+
+
+def source_of(function: Callable[..., Any]) -> str:
+    """The function as its file writes it."""
+    return inspect.getsource(function).rstrip()
+
+
+def reasons(where: Callable[..., Any] | None) -> Iterator[str]:
+    """The second value of each `yield condition, reason`, without its quotes."""
+    if where is None:
+        return
+    for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(where)))):
+        if isinstance(node, ast.Yield) and isinstance(node.value, ast.Tuple):
+            text = ast.unparse(node.value.elts[1])
+            yield text.removeprefix("f").strip("'\"")
+
+
+def listing(graph: fx.Graph) -> str:
+    """One line for each operator: `name = namespace.operator(arguments)`."""
+    lines = []
+    for node in graph.nodes:
+        if node.op == "output":
+            lines.append(f"return {node.args[0]}")
+        elif node.op != "placeholder":
+            arguments = [*map(str, node.args), *(f"{k}={v}" for k, v in node.kwargs.items())]
+            lines.append(f"{node.name} = {node.target}({', '.join(arguments)})")
+    return "\n".join(lines)

@@ -1,0 +1,84 @@
+"""A graph computed in float64, and distances between results in the units of a rule's tolerance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.overrides import TorchFunctionMode
+
+from ascend_passes import npu
+
+NARROWING = (Tensor.float, Tensor.half, Tensor.bfloat16)
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of the same kind with the most digits; integers stay."""
+    if dtype.is_complex:
+        return torch.complex128
+    return torch.float64 if dtype.is_floating_point else dtype
+
+
+class Widened(TorchFunctionMode):
+    """References of NPU operators cast to float32 inside; here these casts go to float64."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if function in NARROWING:
+            return args[0].double()
+        if function is Tensor.to:
+            args = tuple(wide(one) if isinstance(one, torch.dtype) else one for one in args)
+        return function(*args, **(kwargs or {}))
+
+
+class Exact(fx.Interpreter):
+    """Runs a graph with every floating dtype in it widened."""
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """The operator on widened arguments; that of the NPU by its reference."""
+        kwargs = {
+            k: wide(one) if isinstance(one, torch.dtype) else one for k, one in kwargs.items()
+        }
+        schema = getattr(target, "_schema", None)
+        operator = npu.OPERATORS.get(schema.name.split("::")[1]) if schema is not None else None
+        if operator is None:
+            return super().call_function(target, args, kwargs)
+        with Widened():
+            return operator.reference(*args, **kwargs)
+
+
+def run(gm: Callable[..., Any], inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The results of a graph on real inputs."""
+    with torch.no_grad():
+        results = gm(*inputs)
+    return tuple(results) if isinstance(results, (list, tuple)) else (results,)
+
+
+def run_exactly(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The results of a graph in float64; integers are those of the float64 values, rounded once."""
+    return run(Exact(gm).run, [tensor.to(wide(tensor.dtype)) for tensor in inputs])
+
+
+def unit(exact: Tensor, dtype: torch.dtype) -> Tensor:
+    """One unit in the last place of `dtype` at the largest magnitude of each row; 1 for integers.
+
+    A row is the last dim. Sums inside a row may cancel, so an element's own unit says nothing.
+    """
+    if not exact.dtype.is_floating_point:
+        return torch.ones((), dtype=torch.float64)
+    kind = torch.finfo(dtype)
+    largest = exact.abs().amax(-1, keepdim=True).clamp(min=kind.smallest_normal)
+    exponent = torch.frexp(largest).exponent - 1
+    return torch.ldexp(torch.full_like(largest, kind.eps), exponent)
+
+
+def distance(one: Tensor, other: Tensor, step: Tensor) -> float:
+    """Largest difference in steps; endless where one of the two is no number."""
+    if one.numel() == 0:
+        return 0.0
+    apart = (one.double() - other.double()).abs() / step
+    apart = torch.where(one.double() == other.double(), 0.0, apart)
+    return float(torch.nan_to_num(apart, nan=torch.inf).max())

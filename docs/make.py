@@ -1,0 +1,130 @@
+"""Write the generated pages: the options, and one page for each rule.
+
+With --check, write nothing and fail where a page is not what it should be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+
+from ascend_passes.commands.rules import every_rule
+from ascend_passes.options import Options
+from ascend_passes.rule_page import RulePage, page
+
+DOCS = Path(__file__).parent
+ROOT = DOCS.parent
+GENERATED = "<!-- Written by `make docs`; do not edit. -->"
+
+
+def main() -> int:
+    """0; 1 where --check finds pages that are out of date."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="only compare")
+    check = parser.parse_args().check
+    wanted = dict(pages())
+    stale = [path for path, text in wanted.items() if current(path) != text]
+    extra = [path for path in (DOCS / "rules").glob("*.md") if path not in wanted]
+    for path in (*stale, *extra):
+        print(f"{path.relative_to(ROOT)} {'is out of date' if check else 'written'}")
+    if check:
+        return 1 if stale or extra else 0
+    (DOCS / "rules").mkdir(exist_ok=True)
+    for path in stale:
+        path.write_text(wanted[path])
+    for path in extra:
+        path.unlink()
+    return 0
+
+
+def current(path: Path) -> str | None:
+    """What the file holds, None where there is none."""
+    return path.read_text() if path.is_file() else None
+
+
+def pages() -> Iterator[tuple[Path, str]]:
+    """Each generated file and what it must hold."""
+    yield DOCS / "options.md", options_page()
+    found = [page(rule) for rule in every_rule(Options())]
+    yield DOCS / "rules" / "index.md", index_page(found)
+    for one in found:
+        yield DOCS / "rules" / f"{one.name}.md", rule_page(one)
+
+
+def options_page() -> str:
+    """The table of the options, from the fields of `Options`."""
+    lines = [
+        "# Options",
+        "",
+        GENERATED,
+        "",
+        'Given as `torch.compile(model, backend="ascend_dense", options={...})`, as',
+        "`--option NAME=VALUE` to a command, or as environment variables; an option that is given",
+        "wins over the environment.",
+        "An unknown option or a wrong value is an error that lists what is valid.",
+        "",
+        "| option | default | environment variable | meaning |",
+        "|---|---|---|---|",
+    ]
+    defaults = Options()
+    for field in fields(Options):
+        choices = field.metadata["choices"]
+        valid = f" One of {', '.join(f'`{choice}`' for choice in choices)}." if choices else ""
+        default = getattr(defaults, field.name)
+        shown = dict(default) if isinstance(default, Mapping) else default
+        sentence = field.metadata["sentence"] + valid
+        lines.append(
+            f"| `{field.name}` | `{shown!r}` | `{field.metadata['environment']}` | {sentence} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def index_page(found: list[RulePage]) -> str:
+    """The list of all rules with their sentences."""
+    rows = [
+        f"| [{one.name}]({one.name}.md) | {one.kind} | {one.documentation.splitlines()[0]} |"
+        for one in found
+    ]
+    return "\n".join(
+        ["# Rules", "", GENERATED, "", "| rule | kind | |", "|---|---|---|", *rows, ""]
+    )
+
+
+def rule_page(one: RulePage) -> str:
+    """The page of one rule."""
+    source = Path(one.source).resolve()
+    link = Path("../..") / source.relative_to(ROOT.resolve())
+    refusals = [f"* {reason}" for reason in one.conditions]
+    return "\n".join(
+        [
+            f"# {one.name}",
+            "",
+            GENERATED,
+            "",
+            one.documentation,
+            "",
+            f"Kind: {one.kind}. Source: [{source.name}]({link}).",
+            f"Sizes in tests: {'; '.join(one.examples)}.",
+            "",
+            *code("Pattern", "\n\n\n".join(one.patterns)),
+            *code("Replacement", one.replacement),
+            "## Refused where",
+            "",
+            *(refusals or ["Only the documented limits of the operator refuse it."]),
+            "",
+            *code("Graph before", one.graph_before),
+            *code("Graph after", one.graph_after),
+        ]
+    )
+
+
+def code(title: str, text: str) -> list[str]:
+    """A section with Python in it."""
+    return [f"## {title}", "", "```python", text, "```", ""]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""NPU operators that stand next to each other become one."""

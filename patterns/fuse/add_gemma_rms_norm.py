@@ -1,0 +1,30 @@
+"""Residual add and Gemma's RMSNorm become one `npu_add_rms_norm` with one plus the weight as its
+gain.
+
+The gain depends on a parameter alone and is computed once.
+"""
+
+from typing import Annotated
+
+from torch import Tensor
+
+from ascend_passes import Rule, npu
+
+Rows = Annotated[Tensor, "... H"]
+Gain = Annotated[Tensor, "H"]
+
+
+def pattern(x: Rows, residual: Rows, gamma: Gain, *, eps: float):
+    total = x + residual
+    y, _ = npu.npu_gemma_rms_norm(total, gamma, eps)
+    return y, total
+
+
+def replacement(x: Tensor, residual: Tensor, gamma: Tensor, *, eps: float):
+    y, _, total = npu.npu_add_rms_norm(x, residual, gamma + 1, eps)
+    return y, total
+
+
+rule = Rule(
+    pattern, replacement, examples=[{"H": 64}, {"H": 2560}], tolerance=3
+)  # 1 + gamma rounds

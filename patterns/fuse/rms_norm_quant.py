@@ -1,0 +1,31 @@
+"""RMSNorm and a quantize with one stored scale become one `npu_rms_norm_quant`.
+
+The first norm of a model has no residual. The operator multiplies by its scale and adds a bias, so
+it gets the reciprocal and zeros, which depend on parameters alone and are made once.
+"""
+
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from ascend_passes import Rule, npu
+
+Rows = Annotated[Tensor, "... H"]
+Gain = Annotated[Tensor, "H"]
+Scale = Annotated[Tensor, "1"]
+INT8 = 1  # torch's number for the dtype, which the operator takes
+
+
+def pattern(x: Rows, gamma: Gain, scale: Scale, *, eps: float):
+    y, _ = npu.npu_rms_norm(x, gamma, eps)
+    return npu.npu_quantize(y, scale, None, INT8, -1, True)
+
+
+def replacement(x: Tensor, gamma: Tensor, scale: Tensor, *, eps: float):
+    reciprocal = (1 / scale.to(torch.float32)).to(x.dtype)
+    offset = torch.zeros_like(scale, dtype=torch.int8)
+    return npu.npu_rms_norm_quant(x, gamma, torch.zeros_like(gamma), reciprocal, offset, eps)
+
+
+rule = Rule(pattern, replacement, examples=[{"H": 64}], after=("add_rms_norm",))

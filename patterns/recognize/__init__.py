@@ -1,0 +1,1 @@
+"""Every spelling of an operation becomes the one NPU operator for it."""

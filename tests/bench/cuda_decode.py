@@ -1,0 +1,358 @@
+"""Decodes Qwen3 with random weights in eager, compiled and as captured graphs, and compares them.
+
+    python tests/bench/cuda_decode.py                # a CUDA machine
+    python tests/bench/cuda_decode.py --device cpu   # the recorder, with a tiny model
+
+Run from the root of the repository; the package need not be installed. For each kind of weights and
+each batch it checks that
+
+* captured and uncaptured runs give equal logits and tokens, bit for bit,
+* a captured step is one graph launch and copies no cache, neither into the graph nor inside it,
+* a captured step makes the host wait nowhere,
+* the asynchronous decode loop gives the tokens of the synchronous one,
+
+prints a table with milliseconds per step, and writes `cuda_decode.json` into the folder `$OUT`.
+The exit status is the number of rows with a failed check.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parents[2]
+PROMPT = 16
+WARM = 4
+"""Steps before the clock starts: compilation, warm-up and capture are the first three."""
+TINY = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "vocab_size": 512,
+}
+QWEN3_0_6B = {
+    "hidden_size": 1024,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "vocab_size": 151936,
+}
+KINDS = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "w8a8-static": torch.bfloat16,
+    "w8a8-dynamic": torch.bfloat16,
+}
+
+
+def use_source_tree() -> None:
+    """Make the package and its backend's name known without an installation."""
+    sys.path.insert(0, str(ROOT))
+    from ascend_passes.backend import ascend_dense
+
+    if "ascend_dense" not in torch._dynamo.list_backends(exclude_tags=()):
+        torch._dynamo.register_backend(ascend_dense, name="ascend_dense")
+
+
+@dataclass
+class Row:
+    """One kind of weights at one batch."""
+
+    kind: str
+    batch: int
+    rows: int = 0
+    eager_ms: float = 0.0
+    compiled_ms: float = 0.0
+    captured_ms: float = 0.0
+    loop_ms: float = 0.0
+    tokens_as_eager: str = ""
+    first_logits_off_eager: float = 0.0
+    launches: float = 0.0
+    """Graph launches of one captured step."""
+    failures: list[str] = field(default_factory=list)
+
+    def check(self, name: str, good: bool) -> None:
+        if not good:
+            self.failures.append(name)
+
+
+def step_with_logits(model: Any, tokens: Tensor, cache: Any) -> Tensor:
+    logits = model(tokens, past_key_values=cache, use_cache=True).logits[:, -1]
+    tokens.copy_(logits.argmax(-1, keepdim=True))
+    return logits
+
+
+class Session:
+    """One prompt being decoded by one variant of the step."""
+
+    def __init__(
+        self, step: Callable[..., Tensor], model: Any, prompts: Tensor, length: int
+    ) -> None:
+        from transformers import StaticCache
+
+        self.step, self.model = step, model
+        self.cache = StaticCache(config=model.config, max_cache_len=length)
+        logits = model(prompts, past_key_values=self.cache, use_cache=True, logits_to_keep=1).logits
+        self.tokens = logits[:, -1].argmax(-1, keepdim=True)
+
+    def advance(self) -> Tensor:
+        return self.step(self.model, self.tokens, self.cache)
+
+    def collect(self, steps: int) -> tuple[Tensor, Tensor]:
+        """(tokens [B, steps], logits [B, steps, V]) of the next steps."""
+        tokens, logits = [], []
+        for _ in range(steps):
+            logits.append(self.advance().clone())
+            tokens.append(self.tokens.clone())
+        return torch.cat(tokens, 1), torch.stack(logits, 1)
+
+
+def synchronize(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def milliseconds(session: Session, steps: int, device: str) -> float:
+    for _ in range(WARM):
+        session.advance()
+    synchronize(device)
+    begin = time.perf_counter()
+    for _ in range(steps):
+        session.advance()
+    synchronize(device)
+    return (time.perf_counter() - begin) / steps * 1e3
+
+
+def runners() -> list[Any]:
+    """The capture runners alive in this process, however the backend keeps them."""
+    from ascend_passes.capture import Runner
+
+    return [found for found in gc.get_objects() if type(found) is Runner]
+
+
+def cache_copies(runner: Any) -> Iterator[str]:
+    """Nodes that write a whole cache, a four-dimensional input, instead of one position of it."""
+    for node in runner.graph.nodes:
+        if node.op == "call_function" and node.target is torch.ops.aten.copy_.default:
+            destination = node.args[0]
+            if destination.op == "placeholder" and destination.meta["val"].dim() == 4:
+                yield node.name
+
+
+def graph_launches(session: Session, steps: int, device: str) -> float:
+    """Graph launches of a step: as the CUDA profiler counts them, on a CPU as the runner does."""
+    if device == "cpu":
+        before = sum(runner.counters.replays for runner in runners())
+        for _ in range(steps):
+            session.advance()
+        return (sum(runner.counters.replays for runner in runners()) - before) / steps
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+        for _ in range(steps):
+            session.advance()
+        synchronize(device)
+    return (
+        sum(event.count for event in profiler.key_averages() if event.key == "cudaGraphLaunch")
+        / steps
+    )
+
+
+def waits_nowhere(session: Session, device: str) -> bool:
+    """Whether captured steps run while waiting for the device is an error."""
+    if device == "cpu":
+        return True  # the recorder refuses waits at the capture
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(8):
+            session.advance()
+    except RuntimeError:
+        traceback.print_exc()
+        return False
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return True
+
+
+def compiled(mode: str) -> Callable[..., Tensor]:
+    torch._dynamo.reset()
+    return torch.compile(step_with_logits, backend="ascend_dense", options={"cudagraph_mode": mode})
+
+
+def make_model(kind: str, settings: argparse.Namespace) -> Any:
+    from ascend_passes.models.build import small_model
+
+    sizes = dict(TINY if settings.device == "cpu" else QWEN3_0_6B)
+    if settings.layers:
+        sizes["num_hidden_layers"] = settings.layers
+    model = small_model("qwen3", KINDS[kind], seed=settings.seed, **sizes)
+    if kind.startswith("w8a8"):
+        from ascend_passes.models.quantize import quantize_model
+
+        quantize_model(model, kind.removeprefix("w8a8-"), torch.randint(0, 512, (2, 16)))
+    return model.to(settings.device)
+
+
+def measure(model: Any, row: Row, settings: argparse.Namespace) -> None:
+    from ascend_passes.decode import Decoder, decode_loop
+    from ascend_passes.options import Options
+    from ascend_passes.plan import capture_sizes, padded_size
+
+    device, steps = settings.device, settings.steps
+    length = PROMPT + 2 * steps + 32
+    row.rows = padded_size(row.batch, capture_sizes(Options())) or row.batch
+    vocabulary = model.config.vocab_size
+    given = torch.randint(0, vocabulary, (row.batch, PROMPT), device=device)
+    prompts = torch.cat([given, given[-1:].expand(row.rows - row.batch, -1)])
+
+    eager = Session(step_with_logits, model, prompts, length)
+    eager_tokens, eager_logits = eager.collect(steps)
+    row.eager_ms = milliseconds(eager, steps, device)
+
+    plain = Session(compiled("NONE"), model, prompts, length)
+    plain_tokens, plain_logits = plain.collect(steps)
+    row.compiled_ms = milliseconds(plain, steps, device)
+
+    gc.collect()
+    known = set(map(id, runners()))
+    graphs = Session(compiled("FULL_DECODE_ONLY"), model, prompts, length)
+    tokens, logits = graphs.collect(steps)
+    row.captured_ms = milliseconds(graphs, steps, device)
+    new = [runner for runner in runners() if id(runner) not in known]
+
+    row.check("captured logits differ from uncaptured", torch.equal(logits, plain_logits))
+    row.check("captured tokens differ from uncaptured", torch.equal(tokens, plain_tokens))
+    row.check("not captured as one graph", [r.counters.captures for r in new] == [1])
+    for runner in new:
+        row.failures += [miss.reason for miss in runner.report().misses]
+        row.check("inputs are copied into the graph", runner.counters.bytes_in == 0)
+        row.failures += [f"{name} copies a cache" for name in cache_copies(runner)]
+    row.launches = graph_launches(graphs, 8, device)
+    row.check("a step is not one graph launch", row.launches == 1)
+    row.check("a step waits for the host", waits_nowhere(graphs, device))
+    same = (plain_tokens[: row.batch] == eager_tokens[: row.batch]).float().mean().item()
+    row.tokens_as_eager = f"{same:.1%}"
+    off = plain_logits[: row.batch, 0].float() - eager_logits[: row.batch, 0].float()
+    row.first_logits_off_eager = off.abs().max().item()
+
+    torch._dynamo.reset()
+    decoder = Decoder.of(model, row.batch, PROMPT + steps)
+    decode_loop(decoder, given, max_new_tokens=WARM)
+    begin = time.perf_counter()
+    ahead = decode_loop(decoder, given, max_new_tokens=steps)
+    row.loop_ms = (time.perf_counter() - begin) / steps * 1e3
+    behind = decode_loop(decoder, given, max_new_tokens=steps, asynchronous=False)
+    row.check("asynchronous tokens differ from synchronous", torch.equal(ahead, behind))
+    row.check(
+        "decode loop's tokens differ from the captured steps'",
+        torch.equal(ahead[:, PROMPT + 1 :], tokens[: row.batch, : steps - 1].cpu()),
+    )
+
+
+def table_of(rows: list[Row], device: str) -> Table:
+    table = Table(title=f"Qwen3 decode on {device}: ms per step, and how much faster than eager")
+    for name in (
+        "weights",
+        "batch",
+        "eager",
+        "compiled",
+        "captured",
+        "decode_loop",
+        "launches",
+        "tokens as eager",
+        "checks",
+    ):
+        table.add_column(name)
+
+    def timed(row: Row, value: float) -> str:
+        return f"{value:.3f} ({row.eager_ms / value:.2f}x)" if value else "-"
+
+    for row in rows:
+        size = f"{row.batch}" + (f" in {row.rows}" if row.rows not in (0, row.batch) else "")
+        verdict = "[red]" + "; ".join(row.failures) if row.failures else "[green]all hold"
+        table.add_row(
+            row.kind,
+            size,
+            timed(row, row.eager_ms),
+            timed(row, row.compiled_ms),
+            timed(row, row.captured_ms),
+            timed(row, row.loop_ms),
+            f"{row.launches:g}",
+            row.tokens_as_eager,
+            verdict,
+        )
+    return table
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 3, 8])
+    parser.add_argument("--steps", type=int, default=64)
+    parser.add_argument("--layers", type=int, default=0, help="0 for the model's own number")
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    return parser.parse_args()
+
+
+@torch.no_grad()
+def main() -> int:
+    settings = parse()
+    use_source_tree()
+    console = Console(width=180)
+    torch.manual_seed(settings.seed)
+    console.print(f"torch {torch.__version__}, seed {settings.seed}")
+    rows: list[Row] = []
+    for kind in settings.kinds:
+        try:
+            model = make_model(kind, settings)
+        except Exception as error:
+            traceback.print_exc()
+            rows.append(Row(kind, 0, failures=[f"no model: {type(error).__name__}: {error}"]))
+            continue
+        for batch in settings.batches:
+            row = Row(kind, batch)
+            rows.append(row)
+            try:
+                measure(model, row, settings)
+            except Exception as error:
+                traceback.print_exc()
+                row.failures.append(f"{type(error).__name__}: {error}".splitlines()[0])
+            console.print(f"{kind} batch {batch}: {'; '.join(row.failures) or 'all checks hold'}")
+        del model
+    console.print(table_of(rows, settings.device))
+    out = Path(os.environ.get("OUT", "."))
+    record = {
+        "torch": torch.__version__,
+        "device": settings.device,
+        "seed": settings.seed,
+        "steps": settings.steps,
+        "rows": [asdict(row) for row in rows],
+    }
+    if settings.device == "cuda":
+        record["gpu"] = torch.cuda.get_device_name()
+    (out / "cuda_decode.json").write_text(json.dumps(record, indent=2))
+    return sum(bool(row.failures) for row in rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""Bytes that collectives really send, counted from the calls as the profiler sees them run."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch.profiler import ProfilerActivity, profile
+
+SENT = {
+    # Operator -> what a rank sends of its input's bytes, n being the ranks.
+    "_c10d_functional::all_reduce": lambda n: 2 * (n - 1) / n,
+    "_c10d_functional::reduce_scatter_tensor": lambda n: (n - 1) / n,
+    "_c10d_functional::all_gather_into_tensor": lambda n: n - 1,
+}
+ELEMENT_BYTES = {"signed char": 1, "c10::BFloat16": 2, "c10::Half": 2, "float": 4, "double": 8}
+
+
+@dataclass(frozen=True)
+class Wire:
+    """The functional collectives of one call."""
+
+    counts: dict[str, int]
+    sent: float
+    """Bytes each rank sends by the algorithms that send least."""
+
+
+def wire(call: Callable[[], Any], ranks: int) -> Wire:
+    """Run a call under the profiler and count its collectives, those inside other operators too."""
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as recorded:
+        call()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "trace.json")
+        recorded.export_chrome_trace(str(path))
+        events = json.loads(path.read_text())["traceEvents"]
+    found = [e for e in events if e.get("cat") == "cpu_op" and e["name"] in SENT]
+    sent = 0.0
+    for event in found:
+        shape, dtype = event["args"]["Input Dims"][0], event["args"]["Input type"][0]
+        sent += math.prod(shape) * ELEMENT_BYTES[dtype] * SENT[event["name"]](ranks)
+    return Wire(dict(Counter(event["name"] for event in found)), sent)

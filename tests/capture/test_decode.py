@@ -1,0 +1,263 @@
+"""Decoding a Hugging Face model through captured graphs, ahead of the host."""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+
+import pytest
+import torch
+from transformers import StaticCache
+
+from ascend_passes.capture import device_for
+from ascend_passes.decode import Decoder, decode_loop, greedy_step, waits_for_host
+from ascend_passes.models.build import small_model
+from ascend_passes.models.quantize import quantize_model
+from ascend_passes.options import Options
+
+from .backend import Backend, graph_of
+
+SMALL = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "vocab_size": 97,
+}
+STEPS = 64
+PROMPT = 5
+
+
+def model_of(kind):
+    dtype = torch.bfloat16 if kind == "bfloat16" else torch.float32
+    model = small_model("qwen3", dtype, seed=1, **SMALL)
+    if kind in ("static", "dynamic"):
+        quantize_model(model, kind, torch.randint(0, 97, (2, 16)))
+    return model
+
+
+@pytest.fixture(scope="module")
+def models():
+    return functools.cache(model_of)
+
+
+def step_with_logits(model, tokens, cache):
+    logits = model(tokens, past_key_values=cache, use_cache=True).logits[:, -1]
+    tokens.copy_(logits.argmax(-1, keepdim=True))
+    return logits
+
+
+@torch.no_grad()
+def decode(step, model, prompts):
+    """(tokens, logits) of each step after the prefill."""
+    cache = StaticCache(config=model.config, max_cache_len=PROMPT + STEPS)
+    first = model(prompts, past_key_values=cache, use_cache=True).logits[:, -1]
+    tokens = first.argmax(-1, keepdim=True)
+    chosen, logits = [tokens.clone()], []
+    for _ in range(STEPS - 1):
+        logits.append(step(model, tokens, cache))
+        chosen.append(tokens.clone())
+    return torch.cat(chosen, 1), torch.stack(logits, 1)
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "static", "dynamic"])
+def test_capture_changes_no_bit(models, kind):
+    model = models(kind)
+    prompts = torch.randint(0, 97, (8, PROMPT))
+    sizes = {1: 1, 3: 4, 8: 8}
+    for batch, rows in sizes.items():
+        given = torch.cat([prompts[:batch], prompts[batch - 1 : batch].expand(rows - batch, -1)])
+        plain = Backend()
+        captured = Backend(Options(cudagraph_mode="FULL_DECODE_ONLY"))
+        torch._dynamo.reset()
+        tokens, logits = decode(torch.compile(step_with_logits, backend=plain), model, given)
+        torch._dynamo.reset()
+        got, got_logits = decode(torch.compile(step_with_logits, backend=captured), model, given)
+        assert torch.equal(got, tokens)
+        assert torch.equal(got_logits, logits)
+        (runner,) = captured.runners
+        counters = runner.counters
+        assert not runner.report().misses
+        assert (counters.captures, counters.uncaptured) == (1, 0)
+        assert counters.replays == STEPS - 2  # one graph a step, after the warm-up
+        assert counters.bytes_in == 0  # neither caches nor tokens are copied
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    return torch.randint(0, 97, (3, PROMPT))
+
+
+@pytest.fixture(scope="module")
+def backend():
+    return Backend(Options(cudagraph_mode="FULL_DECODE_ONLY", capture_sizes="3,4"))
+
+
+def test_asynchronous_is_synchronous_is_uncaptured(models, prompts, backend):
+    torch._dynamo.reset()
+    model = models("float32")
+    expected = decode_loop(
+        model, prompts, max_new_tokens=STEPS, backend=Backend(), asynchronous=False
+    )
+    for asynchronous in (True, False):
+        got = decode_loop(
+            model, prompts, max_new_tokens=STEPS, backend=backend, asynchronous=asynchronous
+        )
+        assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+def test_early_stop(models, prompts, asynchronous):
+    model = models("float32")
+    free = decode_loop(model, prompts, max_new_tokens=20, backend=None)
+    ends = sorted({int(row[PROMPT + step]) for row, step in zip(free, (3, 9, 6), strict=True)})
+    steps = []
+    got = decode_loop(
+        model,
+        prompts,
+        max_new_tokens=20,
+        eos_token_id=ends,
+        pad_token_id=-7,
+        backend=None,
+        stream=steps.append,
+        asynchronous=asynchronous,
+    )
+    length = got.shape[1] - PROMPT
+    assert length <= 10
+    for row, whole in zip(got[:, PROMPT:], free[:, PROMPT:], strict=True):
+        stop = next(i for i, token in enumerate(whole.tolist()) if token in ends) + 1
+        assert torch.equal(row[:stop], whole[:stop])
+        assert row[stop:].eq(-7).all()
+    assert torch.equal(torch.stack(steps, 1), got[:, PROMPT:])
+
+
+def test_end_at_the_first_token(models, prompts):
+    model = models("float32")
+    first = decode_loop(model, prompts[:1], max_new_tokens=1, backend=None)
+    got = decode_loop(
+        model, prompts[:1], max_new_tokens=9, eos_token_id=int(first[0, -1]), backend=None
+    )
+    assert torch.equal(got, first)
+
+
+def test_next_step_is_launched_before_a_result_is_read():
+    """The second step starts while the first result is still unread."""
+    started = [threading.Event() for _ in range(3)]
+    count = iter(range(3))
+
+    def step(tokens):
+        started[next(count)].set()
+        tokens.add_(1)
+
+    def read(tokens):
+        if int(tokens[0]) < 3:
+            assert started[int(tokens[0])].wait(timeout=5)
+
+    got = decode_loop(step, torch.zeros(2, 1, dtype=torch.int64), max_new_tokens=3, stream=read)
+    assert got.tolist() == [[0, 1, 2, 3]] * 2
+
+
+def test_host_work_hides_behind_the_steps():
+    def step(tokens):
+        time.sleep(0.02)
+        tokens.add_(1)
+
+    def seconds(asynchronous):
+        begin = time.perf_counter()
+        decode_loop(
+            step,
+            torch.zeros(1, 1, dtype=torch.int64),
+            max_new_tokens=10,
+            stream=lambda _: time.sleep(0.02),
+            asynchronous=asynchronous,
+        )
+        return time.perf_counter() - begin
+
+    assert seconds(True) < 0.75 * seconds(False)
+
+
+def test_surplus_step_is_dropped():
+    launched = []
+
+    def step(tokens):
+        launched.append(1)
+        tokens.add_(1)
+
+    got = decode_loop(step, torch.zeros(1, 1, dtype=torch.int64), max_new_tokens=50, eos_token_id=3)
+    assert got.tolist() == [[0, 1, 2, 3]]
+    assert len(launched) in (4, 3)
+
+
+def test_error_of_a_step_reaches_the_caller():
+    def step(tokens):
+        raise RuntimeError("broken kernel")
+
+    with pytest.raises(RuntimeError, match="broken kernel"):
+        decode_loop(step, torch.zeros(1, 1, dtype=torch.int64), max_new_tokens=5)
+
+
+def test_decoder_keeps_its_graph_for_the_next_prompts(models, backend):
+    torch._dynamo.reset()
+    model, begin = models("float32"), len(backend.runners)
+    decoder = Decoder.of(model, 3, 30, backend=backend)
+    for _ in range(3):
+        prompts = torch.randint(0, 97, (3, PROMPT))
+        got = decode_loop(decoder, prompts, max_new_tokens=20)
+        plain = decode_loop(model, prompts, max_new_tokens=20, backend=None)
+        assert torch.equal(got, plain)
+    (runner,) = backend.runners[begin:]
+    assert (runner.counters.captures, runner.counters.warm_ups) == (1, 1)
+    with pytest.raises(ValueError, match="do not fit"):
+        decode_loop(decoder, prompts, max_new_tokens=31)
+
+
+def test_arguments_are_checked():
+    with pytest.raises(ValueError, match="need"):
+        decode_loop(lambda tokens: None, torch.zeros(2, dtype=torch.int64), max_new_tokens=1)
+
+
+def test_waits_for_host(models, prompts):
+    def bad(model, tokens, cache):
+        greedy_step(model, tokens, cache)
+        if tokens[0, 0] >= 0:
+            tokens.add_(1)
+        return tokens.tolist()
+
+    model = models("float32")
+    cache = StaticCache(config=model.config, max_cache_len=20)
+    assert waits_for_host(greedy_step, model, prompts[:, :1].clone(), cache) == ()
+    found = waits_for_host(bad, model, prompts[:, :1].clone(), cache)
+    assert [fault.kind for fault in found] == ["host_sync", "host_copy"]
+    assert "tokens.tolist()" in found[-1].line
+
+
+def test_waits_for_host_reads_a_graph(models):
+    gm = graph_of(lambda x: x * 2, torch.ones(3))
+    assert waits_for_host(gm) == ()
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+        gm = graph_of(lambda x: torch.nonzero(x), torch.ones(3))
+    (fault,) = waits_for_host(gm)
+    assert fault.kind == "dynamic_shape"
+    assert "nonzero(x)" in fault.line
+
+
+def test_devices():
+    assert device_for("cpu") is device_for("cpu")
+    with pytest.raises(ValueError, match="npu, cuda, cpu"):
+        device_for("xpu")
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+def test_ascend_dense_pads_the_batch_before_it_makes_the_cache(models, prompts, asynchronous):
+    torch._dynamo.reset()
+    model = models("float32")
+    decoder = Decoder.of(model, 3, PROMPT + 12, options={"executor": "eager"})
+    assert decoder.tokens.shape == (4, 1)
+    got = decode_loop(decoder, prompts, max_new_tokens=12, asynchronous=asynchronous)
+    uncaptured = {"executor": "eager", "cudagraph_mode": "NONE"}
+    expected = decode_loop(model, prompts, max_new_tokens=12, options=uncaptured)
+    assert torch.equal(got, expected)
+    assert decoder.cache.layers[0].keys.shape[0] == 4

@@ -1,0 +1,241 @@
+"""Puts the real torch_npu wheel beside the installed torch and builds the CANN stand-in for it.
+
+The wheel imports on a machine without CANN once the libraries it links against exist. Which symbols
+they must export is read from the wheel itself; `standin.c` gives behaviour to the few that need it,
+the rest is generated here. Nothing of this enters the main environment or the repository.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+VERSION = "2.13.0"
+REQUIREMENTS = (
+    f"torch-npu=={VERSION}",
+    # What torch_npu and torchair import and the wheel's metadata leaves to CANN's own installer.
+    *("numpy", "pyyaml", "decorator", "scipy", "attrs", "psutil", "packaging", "protobuf"),
+)
+LOADED_AT_RUN_TIME = ("libopapi.so", "libnnopbase.so", "libruntime.so")
+"""Libraries that torch_npu opens by name, for its operators, and does not link against."""
+UNREACHABLE = re.compile("NewConnectionError|NameResolutionError|ConnectTimeout|ProxyError")
+"""What pip prints when it gets no answer from the registry."""
+CPP_TABLES = ("_ZTV", "_ZTI", "_ZTS")
+"""Mangled prefixes of C++ vtables and type information: data, not functions."""
+STANDIN = "libcann_standin.so"
+OPERATOR_HELPERS = [
+    "aclCreateTensor",
+    "aclCreateScalar",
+    "aclCreateIntArray",
+    "aclCreateBoolArray",
+    "aclCreateTensorList",
+    "aclCreateScalarList",
+    "aclDestroyTensor",
+    "aclDestroyScalar",
+    "aclDestroyIntArray",
+    "aclDestroyBoolArray",
+    "aclDestroyTensorList",
+    "aclDestroyScalarList",
+    "aclDestroyAclOpExecutor",
+    "InitHugeMemThreadLocal",
+    "UnInitHugeMemThreadLocal",
+    "ReleaseHugeMem",
+    "InitPTACacheThreadLocal",
+    "SetPTAHashKey",
+]
+
+
+class BuildError(RuntimeError):
+    """The wheel could not be installed or the stand-in not built; the text has the output."""
+
+
+class RegistryError(BuildError):
+    """The package registry cannot be reached."""
+
+
+def folder() -> Path:
+    """Where the wheel and the stand-in are kept between runs."""
+    return Path(os.environ.get("ASCEND_PASSES_CONFORMANCE", ROOT / "build" / "conformance"))
+
+
+def site() -> Path:
+    """The folder with torch_npu, for PYTHONPATH."""
+    return folder() / f"torch-npu-{VERSION}-py{sys.version_info.major}{sys.version_info.minor}"
+
+
+def command(*words: str | Path) -> str:
+    """Standard output of a command.
+
+    Raises:
+        BuildError: it failed.
+    """
+    done = subprocess.run([str(word) for word in words], capture_output=True, text=True)
+    if done.returncode:
+        raise BuildError(f"{' '.join(map(str, words))}\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def install() -> Path:
+    """The folder with the wheel, installed there on the first call."""
+    target = site()
+    if not (target / "torch_npu").is_dir():
+        partial = target.with_name(target.name + ".partial")
+        options = ("--quiet", "--no-deps", "--disable-pip-version-check", "--upgrade", "--target")
+        try:
+            command(sys.executable, "-m", "pip", "install", *options, partial, *REQUIREMENTS)
+        except BuildError as error:
+            if UNREACHABLE.search(str(error)):
+                raise RegistryError(str(error)) from error
+            raise
+        partial.rename(target)
+    return target
+
+
+def wheel_libraries() -> list[Path]:
+    """The wheel's shared libraries and extension modules."""
+    package = site() / "torch_npu"
+    patterns = ("lib/*.so", "_C*.so", "dynamo/torchair/core/*.so")
+    return sorted(path for pattern in patterns for path in package.glob(pattern))
+
+
+def symbols(kind: str, *libraries: Path) -> set[str]:
+    """Unversioned names that `libraries` define (`--defined-only`) or want (`--undefined-only`)."""
+    lines = command("nm", "--dynamic", kind, "--format=posix", *libraries).splitlines()
+    words = [line.split() for line in lines if not line.endswith(":")]
+    return {word[0].split("@")[0] for word in words if len(word) > 1 and word[1] not in "wv"}
+
+
+def linked_libraries(library: Path) -> set[str]:
+    """The libraries that `library` names as needed."""
+    return set(re.findall(r"NEEDED.*\[(.+?)\]", command("readelf", "--dynamic", library)))
+
+
+def present_libraries() -> list[Path]:
+    """The shared libraries that a Python process with torch has loaded."""
+    script = "import torch, pathlib; print(pathlib.Path('/proc/self/maps').read_text())"
+    environment = {**os.environ, "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
+    maps = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True
+    ).stdout
+    return sorted({Path(path) for path in re.findall(r"(/\S+\.so[\d.]*)$", maps, re.MULTILINE)})
+
+
+def wanted_symbols() -> set[str]:
+    """What the wheel's libraries want and nothing on this machine defines: CANN's part."""
+    libraries = wheel_libraries()
+    defined = symbols("--defined-only", *libraries, *present_libraries(), Path(sys.executable))
+    return symbols("--undefined-only", *libraries) - defined
+
+
+def wanted_libraries() -> set[str]:
+    """The libraries that the wheel links against and that are not on this machine."""
+    libraries = wheel_libraries()
+    present = {path.name for path in [*libraries, *present_libraries()]}
+    needed = set().union(*map(linked_libraries, libraries))
+    return {name for name in needed - present if not on_loader_path(name)}
+
+
+def on_loader_path(name: str) -> bool:
+    """Whether the system's loader would find a library by this name."""
+    return f"\t{name} " in loader_cache()
+
+
+@functools.cache
+def loader_cache() -> str:
+    """The system loader's list of libraries."""
+    return command("/sbin/ldconfig", "-p")
+
+
+def kernel_symbols() -> set[str]:
+    """The operators' kernels, which torch_npu looks up by name at run time."""
+    content = (site() / "torch_npu" / "lib" / "libtorch_npu.so").read_bytes()
+    kernels = {name.decode() for name in re.findall(rb"(?<=\0)aclnn[A-Z]\w+(?=\0)", content)}
+    sizes = {f"{name}GetWorkspaceSize" for name in kernels if not name.endswith("GetWorkspaceSize")}
+    return kernels | sizes
+
+
+def source(missing: set[str], kernels: set[str], helpers: set[str]) -> str:
+    """C for the symbols without behaviour: `missing` refuse, `kernels` may be empty."""
+    lines = ["int standin_missing(const char *name);", "int standin_kernel(const char *name);"]
+    tables = {name for name in missing if name.startswith(CPP_TABLES)}
+    lines += [f"char {name}[512];" for name in sorted(tables)]
+    lines += [
+        f'int {name}(void) {{ return standin_missing("{name}"); }}'
+        for name in sorted(missing - tables)
+    ]
+    lines += [
+        f'int {name}(void) {{ return standin_kernel("{name}"); }}' for name in sorted(kernels)
+    ]
+    lines += [f"long {name}(void) {{ return 0; }}" for name in sorted(helpers)]
+    return "\n".join(lines) + "\n"
+
+
+def build() -> Path:
+    """The folder with the stand-in's libraries, built anew when their sources changed."""
+    install()
+    recipe = (HERE / "standin.c").read_bytes() + Path(__file__).read_bytes() + VERSION.encode()
+    target = folder() / f"standin-{hashlib.sha256(recipe).hexdigest()[:12]}"
+    if target.is_dir():
+        return target
+    partial = target.with_name(target.name + ".partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    behaviour = partial / "behaviour.o"
+    options = ("-fPIC", "-O1", "-w")
+    command("cc", *options, "-c", HERE / "standin.c", "-o", behaviour)
+    written = symbols_of_object(behaviour)
+    missing, kernels = wanted_symbols() - written, kernel_symbols() - written
+    generated = partial / "generated.c"
+    generated.write_text(source(missing - kernels, kernels, set(OPERATOR_HELPERS) - written))
+    standin = partial / STANDIN
+    command(
+        "cc",
+        *options,
+        "-shared",
+        f"-Wl,-soname,{standin.name}",
+        "-o",
+        standin,
+        generated,
+        behaviour,
+    )
+    for name in {*wanted_libraries(), *LOADED_AT_RUN_TIME}:
+        forward(partial / name, standin)
+    partial.rename(target)
+    return target
+
+
+def symbols_of_object(path: Path) -> set[str]:
+    """The functions that an object file defines."""
+    return {
+        line.split()[0]
+        for line in command("nm", "--defined-only", "--format=posix", path).splitlines()
+    }
+
+
+def forward(library: Path, standin: Path) -> None:
+    """An empty library that needs the stand-in: look-ups by name find every symbol in it."""
+    link = ("-shared", "-Wl,--no-as-needed", f"-Wl,-soname,{library.name}", "-Wl,-rpath,$ORIGIN")
+    command("cc", *link, "-o", library, "-x", "c", "/dev/null", "-x", "none", standin)
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """The environment of a process that imports the wheel on the stand-in."""
+    libraries = build()
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(site()), str(ROOT)]),
+        "LD_LIBRARY_PATH": os.pathsep.join(
+            filter(None, [str(libraries), os.environ.get("LD_LIBRARY_PATH")])
+        ),
+        "STANDIN_LIBRARY": str(libraries / STANDIN),
+        "OMP_NUM_THREADS": "1",
+        # Operators run in the calling thread, so that the stand-in sees them in order.
+        "TASK_QUEUE_ENABLE": "0",
+        **extra,
+    }

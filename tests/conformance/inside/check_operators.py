@@ -1,0 +1,146 @@
+"""Our declarations are the wheel's: schemas, fakes, writes, legality."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch_npu
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ascend_passes import graph, npu
+from tests.conformance import wheel_faults
+from tests.conformance.inside import fakes, inputs, wheel
+
+OPERATORS = list(npu.OPERATORS.values())
+NAMES = [operator.name for operator in OPERATORS]
+by_operator = pytest.mark.parametrize("operator", OPERATORS, ids=NAMES)
+random_calls = settings(
+    max_examples=12, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+)
+
+
+def test_every_operator_has_random_calls():
+    assert set(inputs.CALLS) == set(NAMES)
+
+
+@by_operator
+def test_schema_is_the_wheels(operator):
+    assert wheel.normalized(operator.schema) == wheel.schema(operator)
+
+
+def test_a_schema_changed_by_one_default_is_seen():
+    operator = npu.OPERATORS["npu_rms_norm"]
+    changed = operator.schema.replace("1e-06", "1e-05")
+    assert changed != operator.schema
+    assert wheel.normalized(changed) != wheel.schema(operator)
+
+
+@by_operator
+def test_meta_is_where_we_think(operator):
+    assert wheel.has_meta(operator) == (operator.name not in wheel_faults.NO_META)
+
+
+@pytest.mark.parametrize("difference", [fakes.difference, fakes.symbolic_difference])
+@pytest.mark.parametrize("name", sorted(set(NAMES) - set(wheel_faults.NO_META)))
+def test_fake_agrees_with_meta(name, difference):
+    operator = npu.OPERATORS[name]
+    if difference is fakes.symbolic_difference and name in wheel_faults.SYMBOLIC:
+        return  # test_symbolic_faults_are_there holds these
+
+    @random_calls
+    @given(st.data())
+    def agrees(data):
+        call = inputs.CALLS[name](inputs.Draw(data.draw))
+        assert difference(operator.fake, wheel.overload(operator), call) == ""
+
+    agrees()
+
+
+def test_a_fake_with_a_wrong_dtype_is_seen():
+    operator = npu.OPERATORS["npu_rms_norm"]
+    call = inputs.Call((inputs.meta(4, 32, dtype=torch.half), inputs.meta(32, dtype=torch.half)))
+
+    def wrong(*args, **kwargs):
+        y, rstd = operator.fake(*args, **kwargs)
+        return y.float(), rstd
+
+    changed = dataclasses.replace(operator, fake=wrong)
+    assert "float32" in fakes.difference(changed.fake, wheel.overload(operator), call)
+    assert fakes.difference(operator.fake, wheel.overload(operator), call) == ""
+
+
+@pytest.mark.parametrize("name", sorted(wheel_faults.SYMBOLIC))
+def test_symbolic_faults_are_there(name):
+    operator = npu.OPERATORS[name]
+
+    @random_calls
+    @given(st.data())
+    def differs(data):
+        draw = inputs.Draw(data.draw)
+        if draw.tokens == 1:
+            return  # a size of 1 is no symbol
+        call = inputs.CALLS[name](draw)
+        assert fakes.symbolic_difference(operator.fake, wheel.overload(operator), call)
+
+    differs()
+
+
+@pytest.mark.parametrize("name", sorted(wheel_faults.KEEPS_STRIDES))
+def test_stride_faults_are_there(name):
+    operator = npu.OPERATORS[name]
+    call = inputs.transposed_call(name, inputs.meta(32, 32, dtype=torch.half).t())
+    found = fakes.difference(operator.fake, wheel.overload(operator), call)
+    assert "(32, 1)" in found and "(1, 32)" in found
+
+
+def test_a_meta_that_needs_its_optional_arguments():
+    operator = npu.OPERATORS["npu_rms_norm_quant_v2"]
+    x, gamma = inputs.meta(4, 32, dtype=torch.half), inputs.meta(32, dtype=torch.half)
+    scale = inputs.meta(1, dtype=torch.float32)
+    with pytest.raises(TypeError, match="'offset' and 'beta'"):
+        wheel.overload(operator)(x, gamma, scale)
+    assert operator.fake(x, gamma, scale)[0].dtype == torch.int8
+
+
+def undeclared_writes() -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Operators whose CANN declaration returns an input and whose torch schema writes nothing.
+
+    CANN declares a kernel that works in place by an output with the name of an input; torchair
+    carries those declarations as docstrings. Arguments under other names (`scatter_update`'s `var`)
+    belong to out-of-place operators that torch_npu makes from the same kernel with a copy.
+    """
+    file = "dynamo/torchair/_ge_concrete_graph/auto_generated_ge_raw_ops.py"
+    text = (Path(torch_npu.__file__).parent / file).read_text()
+    in_place = {}
+    for kernel, body in re.findall(r'"""REG_OP\((\w+)\)(.*?)"""', text, re.DOTALL):
+        taken = re.findall(r"\.(?:\w+_)?INPUT\((\w+)", body)
+        returned = re.findall(r"\.(?:\w+_)?OUTPUT\((\w+)", body)
+        in_place[kernel.lower()] = set(taken) & set(returned)
+    for name in torch._C._dispatch_get_all_op_names():
+        space, _, short = name.partition("::")
+        if space != "npu" or "." in short:
+            continue
+        schema = getattr(torch.ops.npu, short).default._schema
+        written = in_place.get(short.replace("npu_", "").replace("_", ""), set())
+        arguments = tuple(a.name for a in schema.arguments if a.name in written)
+        if arguments and not schema.is_mutable:
+            yield name, arguments
+
+
+def test_every_undeclared_write_is_known():
+    assert dict(undeclared_writes()) == dict(graph.UNDECLARED_WRITES)
+
+
+def test_a_missing_undeclared_write_is_seen():
+    found = dict(undeclared_writes())
+    assert "npu::npu_apply_rotary_pos_emb" in found
+    known = {
+        k: v for k, v in graph.UNDECLARED_WRITES.items() if k != "npu::npu_apply_rotary_pos_emb"
+    }
+    assert found != known

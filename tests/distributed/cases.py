@@ -1,0 +1,111 @@
+"""What runs on every rank: compile with FlashComm, compare with the unrewritten model."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from stacks import VOCABULARY, Kind, Stack
+from torch import Tensor
+
+import ascend_passes
+from ascend_passes import compiled as pipeline_compiled
+from ascend_passes import cost, profiles
+
+sys.path.append(str(Path(__file__).parents[1] / "bench"))
+from wire import wire
+
+FORCED = "-sequence_parallel.cost"
+"""Rewrites whatever the cost model says: these graphs are far too small to gain."""
+
+
+ESTIMATES: list[float] = []
+"""Bytes on the wire of each rewritten graph, in the order of compilation."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One case on one rank."""
+
+    error: float
+    """Root mean square of the difference over that of the expected values, the worst call's."""
+    same_tokens: bool
+    fired: int
+    fused: int
+    misses: tuple[str, ...]
+    counts: dict[str, int]
+    sent: float
+    notes: tuple[str, ...]
+    estimated: float
+    """Bytes each rank sends by the cost model's count over the rewritten graph."""
+    decision: str
+
+
+def compiled(model: Any, options: dict[str, Any], dynamic: bool | None) -> Any:
+    torch._dynamo.reset()
+    ascend_passes.reset()
+    ESTIMATES.clear()
+    chosen = {"flashcomm": True, "flashcomm_tokens": 0, "matmul_reduce_scatter_tokens": 0}
+    return torch.compile(
+        model, backend=ascend_passes.ascend_dense, options=chosen | options, dynamic=dynamic
+    )
+
+
+def stack(
+    kind: Kind, seed: int, shapes: list[tuple[int, ...]], dynamic: bool, options: dict[str, Any]
+) -> Outcome:
+    """A hand-made stack over several token counts."""
+    torch.manual_seed(seed + dist.get_rank())
+    ranks = dist.get_world_size()
+    model = Stack(kind, 2, dist.group.WORLD.group_name, ranks)
+    every = [shared_ids(shape) for shape in shapes]
+    return compare(model, compiled(model, options, dynamic), every)
+
+
+def watched(graph: Any, context: Any) -> None:
+    """Count a rewritten graph's bytes before it runs."""
+    estimate = cost.estimate(graph, profiles.ATLAS_800_A2)
+    ESTIMATES.append(estimate.wire_bytes)
+    AGREE(graph, context)
+
+
+AGREE = pipeline_compiled.require_agreement
+pipeline_compiled.require_agreement = watched
+
+
+def shared_ids(shape: tuple[int, ...]) -> Tensor:
+    ids = torch.randint(0, VOCABULARY, shape)
+    dist.broadcast(ids, 0)
+    return ids
+
+
+def compare(model: Any, rewritten: Any, every: list[Tensor]) -> Outcome:
+    worst, same = 0.0, True
+    with torch.no_grad():
+        for ids in every:
+            expected, found = model(ids), rewritten(ids)
+            for one, other in zip(expected, found, strict=True):
+                assert one.shape == other.shape and one.dtype == other.dtype
+                worst = max(worst, relative(other, one))
+            same &= bool((expected[0].argmax(-1) == found[0].argmax(-1)).all())
+        seen = wire(lambda: rewritten(every[-1]), dist.get_world_size())
+    reports = ascend_passes.reports()
+    assert not any(report.errors for report in reports), [r.errors for r in reports]
+    last = reports[-1]
+    misses = tuple(miss.reason for r in reports for miss in r.misses if "collective" in miss.rule)
+    fired = last.fired.get("sequence_parallel", 0)
+    fused = last.fired.get("matmul_collective", 0)
+    decisions = [d for d in last.decisions if d.subject == "sequence_parallel"]
+    reason = decisions[0].reason if decisions else ""
+    return Outcome(
+        worst, same, fired, fused, misses, seen.counts, seen.sent, last.notes, ESTIMATES[-1], reason
+    )
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    wide = expected.double()
+    return float(((found.double() - wide).pow(2).mean() / wide.pow(2).mean()).sqrt())

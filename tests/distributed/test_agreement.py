@@ -1,0 +1,59 @@
+"""Ranks that would run different graphs get an error, all of them, and nobody waits."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from cases import FORCED, compiled, shared_ids
+from ranks import Ranks
+from stacks import Kind, Stack
+
+from ascend_passes import agreement
+
+SECONDS = 30
+"""Compiling on a busy machine included; a collective that nobody joins would wait for minutes."""
+
+
+def differing(topic: str) -> tuple[str, float]:
+    """Compile with something that only this rank has; the error and the seconds it took."""
+    first = dist.get_rank() == 0
+    torch.manual_seed(0)
+    ranks = dist.get_world_size()
+    layers = 3 if first and topic == "graph" else 2
+    kind = Kind(auxiliary=first and topic == "auxiliary")
+    model = Stack(kind, 3, dist.group.WORLD.group_name, ranks)
+    model.layers = model.layers[:layers]
+    options: dict[str, Any] = {"passes": FORCED, "rules": "-*"}
+    if topic == "options":
+        options["flashcomm"] = first
+    if topic == "version":
+        real = agreement.identity
+        agreement.identity = lambda given: f"{'older' if first else 'newer'}{real(given)}"
+    ids = shared_ids((8,))
+    start = time.perf_counter()
+    try:
+        with torch.no_grad():
+            compiled(model, options, dynamic=False)(ids)
+        text = ""
+    except Exception as error:
+        text = str(error)
+    finally:
+        if topic == "version":
+            agreement.identity = real
+    return text, time.perf_counter() - start
+
+
+@pytest.mark.parametrize("topic", ["options", "graph", "version"])
+def test_a_difference_is_an_error_on_all_ranks(two: Ranks, topic: str) -> None:
+    for text, seconds in two.run(differing, topic):
+        assert "ranks [0] have" in text and "ranks [1] have" in text
+        assert {"options": "flashcomm=", "graph": "collectives", "version": "older"}[topic] in text
+        assert seconds < SECONDS
+
+
+def test_equal_ranks_agree(two: Ranks) -> None:
+    assert [text for text, _ in two.run(differing, "nothing")] == ["", ""]

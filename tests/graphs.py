@@ -1,0 +1,78 @@
+"""Graphs for tests of the engine: traced, rewritten, and run against what they were."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from ascend_passes import Report, Rule, trace
+from ascend_passes.graph import Context
+from ascend_passes.normalize import normalize
+from ascend_passes.options import Options
+from ascend_passes.pipeline import copied
+from ascend_passes.registry import rules
+from ascend_passes.rewrite import rewrite
+
+
+def traced(
+    function: Callable[..., Any], inputs: Sequence[Tensor], dynamic: bool = False, fixed: int = 1
+) -> fx.GraphModule:
+    """The normal graph of `function`.
+
+    Args:
+        function: of the inputs.
+        inputs: examples.
+        dynamic: make sizes symbols, equal ones the same symbol.
+        fixed: last dims that keep their numbers, as a model's own sizes do.
+    """
+    shapes, dtypes = [tuple(t.shape) for t in inputs], [t.dtype for t in inputs]
+    if dynamic:
+        symbolic = trace.symbolic_inputs(shapes, dtypes, "cpu")
+        with trace.faking(trace.fake_mode_of(symbolic)):
+            fakes = [
+                torch.empty(
+                    (*s.shape[: max(0, s.dim() - fixed)], *shape[max(0, s.dim() - fixed) :]),
+                    dtype=s.dtype,
+                )
+                for s, shape in zip(symbolic, shapes, strict=True)
+            ]
+    else:
+        fakes = trace.fake_inputs(shapes, dtypes, "cpu")
+    gm = trace.trace(function, fakes)
+    normalize(gm.graph)
+    gm.recompile()
+    return gm
+
+
+def rewritten(
+    gm: fx.GraphModule, chosen: Sequence[Rule], inputs: Sequence[Tensor], tolerance: float = 1e-5
+) -> Report:
+    """Rewrite `gm` in place; its results must stay those of the graph that it was."""
+    original = fx.GraphModule(gm, copied(gm.graph))
+    report = rewrite(gm.graph, chosen, Context())
+    gm.graph.lint()
+    gm.recompile()
+    expected = original(*(tensor.clone() for tensor in inputs))
+    torch.testing.assert_close(
+        gm(*(tensor.clone() for tensor in inputs)), expected, atol=tolerance, rtol=tolerance
+    )
+    return report
+
+
+def rule_named(*names: str) -> list[Rule]:
+    """Rules of the package."""
+    known = {rule.name: rule for rule in rules(Options(rules="+*"))}
+    return [known[name] for name in names]
+
+
+def targets(gm: fx.GraphModule) -> list[str]:
+    """The operators that a graph calls, in order."""
+    return [str(node.target) for node in gm.graph.nodes if node.op == "call_function"]
+
+
+def reasons(report: Report) -> str:
+    """Every refusal of a report in one text."""
+    return "; ".join(f"{miss.rule}: {miss.reason}" for miss in report.misses)

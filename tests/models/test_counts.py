@@ -1,0 +1,196 @@
+"""How often each rule fires on real models; a change of the engine must not lower it."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+
+pytest.importorskip("transformers")
+pytest.importorskip("compressed_tensors")
+
+import ascend_passes
+from ascend_passes import Report
+from ascend_passes.models.build import small_model
+from ascend_passes.models.merged import trace_merged
+from ascend_passes.models.quantize import quantize_model, quantized_layers
+
+LAYERS = 2
+PASSES = ("normalize", "deduplicate", "merge_equal", "fold_constants", "eliminate_zeros")
+"""Names in a report that count nodes and values, not fusions."""
+SPELLED_OUT = ("aten.rsqrt", "aten.silu", "aten.neg", "aten.round", "aten.clamp", "aten.pow")
+"""Operators that only spellings of the fused operators have in these models."""
+DECODER = {
+    "rms_norm": 2 * LAYERS + 1,
+    "swiglu_unpacked": LAYERS,
+    "rotary_mul_heads": 2 * LAYERS,
+    "add_rms_norm": 2 * LAYERS,
+    "apply_rotary_pos_emb": LAYERS,
+}
+"""Llama and its like: two norms in a layer and the last; the first norm of all adds nothing."""
+QWEN3 = {**DECODER, "rms_norm": 4 * LAYERS + 1}
+"""Queries and keys have norms of their own."""
+GEMMA3 = {
+    "gemma_rms_norm": 4 * LAYERS + 1,
+    "gemma_rms_norm_heads": 2 * LAYERS,
+    "rotary_mul_heads": 2 * LAYERS,
+    "add_gemma_rms_norm": 2 * LAYERS,
+    "apply_rotary_pos_emb": LAYERS,
+}
+"""Norms in front of and behind both parts of a layer; GELU in place of SwiGLU."""
+FLOAT = {"qwen2": DECODER, "qwen3": QWEN3, "llama": DECODER, "mistral": DECODER, "gemma3": GEMMA3}
+STATIC = {
+    **QWEN3,
+    "quantize_static": 4 * LAYERS,
+    "quant_matmul_static": 7 * LAYERS,
+    "add_rms_norm_quant": 2 * LAYERS - 1,
+    "rms_norm_quant": 1,
+}
+"""Equal scales of q, k, v and of gate, up: a row is quantized once, 4 times in a layer."""
+DYNAMIC = {
+    **QWEN3,
+    "quantize_dynamic": 4 * LAYERS,
+    "quant_matmul_dynamic": 7 * LAYERS,
+    "add_rms_norm_dynamic_quant": 2 * LAYERS - 1,
+    "swiglu_quant_dynamic": LAYERS,
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def token_ids(count=7):
+    return torch.randint(512, (1, count), generator=torch.Generator().manual_seed(1))
+
+
+@functools.cache
+def model_of(family, dtype, activations=None):
+    """A small model whose norms have gains of their own, as trained ones do."""
+    model = small_model(
+        family, dtype, num_hidden_layers=LAYERS, hidden_size=256, intermediate_size=256
+    )
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(torch.rand(parameter.shape, generator=generator))
+    if activations is not None:
+        quantize_model(model, activations, token_ids(16))
+    return model
+
+
+@torch.no_grad()
+def compiled(model, dynamic) -> tuple[Report, torch.Tensor]:
+    """The report of one compilation and the logits of its first call."""
+    torch._dynamo.reset()
+    ascend_passes.reset()
+    logits = torch.compile(model, backend="ascend_dense", dynamic=dynamic)(
+        token_ids(), use_cache=False
+    ).logits
+    (report,) = ascend_passes.reports()
+    assert not report.errors
+    return report, logits
+
+
+def counts(report):
+    return {name: count for name, count in report.fired.items() if name not in PASSES}
+
+
+def assert_nothing_spelled_out(report):
+    """No operator that only a spelling has is left."""
+    left = [name for name in SPELLED_OUT if f"{name}." in report.graph_after]
+    assert left == []
+
+
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("family", FLOAT)
+def test_float_models(family, dtype, dynamic):
+    model = model_of(family, dtype)
+    report, logits = compiled(model, dynamic)
+    assert counts(report) == FLOAT[family]
+    assert_nothing_spelled_out(report)
+    with torch.no_grad():
+        eager = model(token_ids(), use_cache=False).logits
+    bound = 1e-4 if dtype == torch.float32 else 0.1
+    assert (logits - eager).abs().max() <= bound * eager.abs().max()
+
+
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+@pytest.mark.parametrize(
+    ("activations", "expected"), [("static", STATIC), ("dynamic", DYNAMIC)], ids=["scales", "rows"]
+)
+def test_w8a8_with_separate_projections(activations, expected, dynamic):
+    report, _ = compiled(model_of("qwen3", torch.bfloat16, activations), dynamic)
+    assert counts(report) == expected
+    assert_nothing_spelled_out(report)
+
+
+def with_scales(different):
+    """A static W8A8 model whose q, k and v projections store this many different scales."""
+    model = small_model(
+        "qwen3", torch.bfloat16, num_hidden_layers=LAYERS, hidden_size=256, intermediate_size=256
+    )
+    quantize_model(model, "static", token_ids(16))
+    scales = {"k_proj": min(1, different - 1), "v_proj": different - 1}
+    for name, layer in quantized_layers(model):
+        layer.input_scale.data.fill_(0.02 + 0.01 * scales.get(name.rsplit(".")[-1], 0))
+    return model
+
+
+def test_two_scales_take_the_second_output():
+    report, _ = compiled(with_scales(2), None)
+    fired = counts(report)
+    assert fired["add_rms_norm_quant_two"] == LAYERS - 1
+    assert fired["add_rms_norm_quant"] == LAYERS
+    assert fired["quantize_static"] == 5 * LAYERS
+    refused = [miss for miss in report.misses if miss.complete and miss.rule == "rms_norm_quant"]
+    assert {miss.place.module for miss in refused} == {
+        "model.layers.0.self_attn.q_proj",
+        "model.layers.0.self_attn.k_proj",
+    }
+
+
+def test_three_scales_stay_and_are_reported():
+    report, _ = compiled(with_scales(3), None)
+    fired = counts(report)
+    assert "add_rms_norm_quant_two" not in fired
+    assert fired["add_rms_norm_quant"] == LAYERS
+    refused = [miss for miss in report.misses if miss.rule == "add_rms_norm_quant_two"]
+    assert {miss.place.module for miss in refused} == {
+        f"model.layers.1.self_attn.{name}_proj" for name in "qkv"
+    }
+    assert all("getitem has 3 users" in miss.reason for miss in refused)
+
+
+def optimized(layers, dynamic):
+    """(report, operator -> calls) of the Qwen3-32B-shaped model with merged projections."""
+    gm = trace_merged(layers, 16, dynamic)
+    report = ascend_passes.optimize(gm, [])
+    calls: dict[str, int] = {}
+    for node in gm.graph.nodes:
+        name = str(node.target)
+        calls[name] = calls.get(name, 0) + 1
+    return report, calls
+
+
+@pytest.mark.parametrize(
+    ("layers", "dynamic"), [(64, False), (4, True), (1, False)], ids=["64", "4-dynamic", "1"]
+)
+def test_merged_static_w8a8_of_qwen3_32b(layers, dynamic):
+    report, calls = optimized(layers, dynamic)
+    assert not report.errors
+    assert calls["npu.npu_add_rms_norm_quant.default"] == 2 * layers - 1
+    assert calls["npu.npu_rms_norm_quant.default"] == 1
+    assert calls["npu.npu_rms_norm.default"] == 2 * layers
+    assert calls["npu.npu_add_rms_norm.default"] == 1
+    assert calls["npu.npu_swiglu.default"] == layers
+    assert calls["npu.npu_quant_matmul.default"] == 4 * layers
+    assert calls["npu.npu_quantize.default"] == 2 * layers
+    assert_nothing_spelled_out(report)

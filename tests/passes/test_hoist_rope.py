@@ -1,0 +1,243 @@
+"""One lookup of cosines and sines serves all layers that share it, and no others."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, fx, nn
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from ascend_passes import npu
+from ascend_passes.graph import Context
+from ascend_passes.normalize import normalize
+from ascend_passes.passes.constants import facts_hold, facts_of
+from ascend_passes.passes.deduplicate import deduplicate
+from ascend_passes.passes.hoist_rope import hoist_rope, share_tables
+from ascend_passes.passes.vllm_operators import vllm_operators
+from ascend_passes.report import Report
+from ascend_passes.trace import aot_graph, compile_inference
+
+aten = torch.ops.aten
+TOKENS, HEADS, SIZE, LENGTH = 5, 2, 64, 3000
+
+
+def table(base: float = 10000.0, dtype: torch.dtype = torch.float32) -> Tensor:
+    angles = torch.outer(torch.arange(LENGTH), base ** (-torch.arange(0, SIZE, 2) / SIZE))
+    return torch.cat([angles.cos(), angles.sin()], -1).to(dtype)
+
+
+def rewritten(gm: fx.GraphModule, context: Context = Context()) -> Report:  # noqa: B008 - frozen
+    normalize(gm.graph)
+    share_tables(gm.graph, context)
+    report = vllm_operators(gm.graph, context) + hoist_rope(gm.graph, context)
+    report = report + deduplicate(gm.graph, context)
+    gm.graph.lint()
+    gm.recompile()
+    return report
+
+
+def compiled(function: Callable, *inputs: Tensor) -> tuple[fx.GraphModule, Report]:
+    """The rewritten graph, after a comparison with eager, bit by bit."""
+    found = []
+
+    def compiler(gm: fx.GraphModule, _: object) -> Callable:
+        found[:] = [gm, rewritten(gm)]
+        return gm
+
+    torch._dynamo.reset()
+    with torch.no_grad():
+        call = torch.compile(function, backend=lambda g, i: compile_inference(g, i, compiler))
+        got, wanted = call(*copy.deepcopy(inputs)), function(*copy.deepcopy(inputs))
+    torch.testing.assert_close(got, wanted, rtol=0, atol=0)
+    return found[0], found[1]
+
+
+def lookups(gm: fx.GraphModule) -> int:
+    return sum(
+        node.target in (aten.index_select.default, torch.ops.npu.npu_mrope.default)
+        for node in gm.graph.nodes
+    )
+
+
+def inputs_of(dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
+    positions = torch.randint(0, LENGTH, (TOKENS,))
+    return positions, torch.randn(TOKENS, HEADS * SIZE).to(dtype), table(dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("mode", ["half", "interleave"])
+def test_layers_of_mrope_share_one_lookup(dtype, mode):
+    def step(positions, x, cache):
+        for _ in range(3):
+            q, k = npu.npu_mrope(positions, x, x * 2, cache, SIZE, rotary_mode=mode)
+            x = q + k
+        return x
+
+    gm, report = compiled(step, *inputs_of(dtype))
+    assert report.fired["hoist_rope"] == 3 and report.misses == ()
+    assert lookups(gm) == 1
+    rotations = gm.graph.find_nodes(op="call_function", target=torch.ops.npu.npu_rotary_mul.default)
+    assert len(rotations) == 6
+    assert len({node.args[1:3] for node in rotations}) == 1
+
+
+def test_one_layer_keeps_its_operator():
+    gm, report = compiled(
+        lambda positions, x, cache: npu.npu_mrope(positions, x, x, cache, SIZE), *inputs_of()
+    )
+    assert report.fired.get("hoist_rope", 0) == 0
+    assert gm.graph.find_nodes(op="call_function", target=torch.ops.npu.npu_mrope.default)
+
+
+def test_what_differs_stays_apart():
+    def step(positions, x, cache):
+        a, _ = npu.npu_mrope(positions, x, x, cache, SIZE)
+        b, _ = npu.npu_mrope(positions, x, x, cache, SIZE)
+        c, _ = npu.npu_mrope(positions, x, x, cache * 1.1, SIZE)  # scaled, as YaRN's
+        d, _ = npu.npu_mrope(positions + 1, x, x, cache, SIZE)
+        e, _ = npu.npu_mrope(positions, x, x, cache, SIZE, rotary_mode="interleave")
+        f, _ = npu.npu_mrope(positions, x, x, cache[:, :32].contiguous(), SIZE)
+        return a + b, c, d, e, f
+
+    gm, report = compiled(step, *inputs_of())
+    assert report.fired["hoist_rope"] == 2
+    assert lookups(gm) == 5
+
+
+def test_partial_rotations_and_sections_are_refused():
+    def step(positions, x, cache):
+        part = cache[:, :32].contiguous()
+        rows = positions.expand(3, TOKENS)
+        a, _ = npu.npu_mrope(positions, x, x, part, SIZE)
+        b, _ = npu.npu_mrope(positions, x, x * 2, part, SIZE)
+        c, _ = npu.npu_mrope(rows, x, x, cache, SIZE, mrope_section=[16, 8, 8])
+        d, _ = npu.npu_mrope(rows, x, x * 2, cache, SIZE, mrope_section=[16, 8, 8])
+        return a + b + c + d
+
+    _, report = compiled(step, *inputs_of())
+    reasons = {miss.reason for miss in report.misses}
+    assert reasons == {
+        "the rotation covers a part of each head only",
+        "its sections take the angles from three rows of positions",
+    }
+
+
+if not hasattr(torch.ops._C, "rotary_embedding"):
+    torch.library.define(
+        "_C::rotary_embedding",
+        "(Tensor positions, Tensor(a!) query, Tensor(b!)? key, SymInt head_size,"
+        " Tensor cos_sin_cache, bool is_neox) -> ()",
+    )
+
+    def rotate_in_place(positions, query, key, head_size, cos_sin_cache, is_neox):
+        mode = "half" if is_neox else "interleave"
+        for x in (query, key):
+            x.copy_(npu.npu_mrope(positions, x, x, cos_sin_cache, head_size, rotary_mode=mode)[0])
+
+    torch.library.impl("_C::rotary_embedding", "CPU")(rotate_in_place)
+    torch.library.register_fake("_C::rotary_embedding", lambda *arguments: None)
+
+
+@pytest.mark.parametrize("is_neox", [True, False])
+def test_layers_of_vllms_mutating_operator_share_one_lookup(is_neox):
+    def step(positions, x, cache):
+        for _ in range(3):
+            q, k = x * 2, x * 3
+            torch.ops._C.rotary_embedding(positions, q, k, SIZE, cache, is_neox)
+            x = q + k
+        return x
+
+    gm, _ = compiled(step, *inputs_of())
+    assert lookups(gm) == 1
+    assert not any("auto_functionalized" in str(node.target) for node in gm.graph.nodes)
+
+
+class Layers(nn.Module):
+    def __init__(self, tables: list[Tensor], mutating: bool) -> None:
+        super().__init__()
+        self.mutating = mutating
+        for index, each in enumerate(tables):
+            self.register_buffer(f"cache_{index}", each)
+        self.count = len(tables)
+
+    def forward(self, positions: Tensor, x: Tensor) -> Tensor:
+        for index in range(self.count):
+            cache = getattr(self, f"cache_{index}")
+            q, k = x * 2, x * 3
+            if self.mutating:
+                torch.ops._C.rotary_embedding(positions, q, k, SIZE, cache, True)
+            else:
+                q, k = npu.npu_mrope(positions, q, k, cache, SIZE)
+            x = q + k
+        return x
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    st.lists(st.sampled_from([10000.0, 1000000.0, 500.0]), min_size=2, max_size=5), st.booleans()
+)
+def test_tables_of_equal_content_are_one(bases, mutating):
+    model = Layers([table(base) for base in bases], mutating)
+    positions, x, _ = inputs_of()
+    flat = []
+
+    def compiler(gm: fx.GraphModule, _: object) -> Callable:
+        def run(*inputs: Tensor) -> object:
+            flat[:] = [gm, inputs]
+            return copy.deepcopy(gm)(*inputs)
+
+        return run
+
+    torch._dynamo.reset()
+    with torch.no_grad():
+        wanted = torch.compile(model, backend=lambda g, i: compile_inference(g, i, compiler))(
+            positions, x
+        )
+    gm, inputs = flat
+    names = [node.target for node in gm.graph.find_nodes(op="placeholder")]
+    buffers = {id(buffer) for buffer in model.buffers()}
+    constants = {n: t for n, t in zip(names, inputs, strict=True) if id(t) in buffers}
+    assert len(constants) == len(bases)
+    rewritten(gm, Context(constants=constants))
+    assert lookups(gm) == len(set(bases))
+    assert torch.equal(gm(*inputs)[0], wanted)
+    facts = facts_of(gm.graph)
+    assert len(facts) == len(bases) - len(set(bases))
+    assert facts_hold(facts, constants)
+    for fact in facts[:1]:
+        constants[fact.names[1]].mul_(2)
+        assert not facts_hold(facts, constants)
+
+
+def test_qwen3_computes_cosines_once_and_shapes_them_once():
+    config = Qwen3Config(
+        vocab_size=97,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        head_dim=8,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+    gm = aot_graph(Qwen3ForCausalLM(config).eval(), torch.randint(0, 97, (1, 5)), use_cache=False)
+    report = rewritten(gm)
+    cosines = gm.graph.find_nodes(op="call_function", target=aten.cos.default)
+    assert len(cosines) == 1
+    (shaped,) = {user for user in aliases(cosines[0]) if user.target is aten.unsqueeze.default}
+    assert len(shaped.users) == 6
+    assert report.fired["deduplicate"] >= 4
+
+
+def aliases(node: fx.Node) -> set[fx.Node]:
+    """Everything computed from `node` up to the rotations."""
+    found = set()
+    stack = [node]
+    while stack:
+        for user in stack.pop().users:
+            found.add(user)
+            if user.target is not aten.unsqueeze.default:
+                stack.append(user)
+    return found

@@ -1,0 +1,33 @@
+"""The CPU worker with a model runner that captures whole decode steps, as an NPU's does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import vllm.v1.worker.cpu_worker as cpu_worker
+from vllm.config import CUDAGraphMode
+from vllm.v1.attention.backend import AttentionCGSupport
+from vllm.v1.attention.backends.cpu_attn import CPUAttentionMetadataBuilder
+from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+
+from ascend_passes.vllm.graph_wrapper import AscendGraphWrapper
+
+
+class Runner(CPUModelRunner):
+    def load_model(self, *args: Any, **kwargs: Any) -> None:
+        super().load_model(*args, **kwargs)
+        if self.compilation_config.cudagraph_mode.has_full_cudagraphs():
+            self.model = AscendGraphWrapper(self.model, self.vllm_config, CUDAGraphMode.FULL)
+
+    def get_model(self) -> Any:
+        return self.model.unwrap() if isinstance(self.model, AscendGraphWrapper) else self.model
+
+
+class Worker(cpu_worker.CPUWorker):
+    def init_device(self) -> None:
+        cpu_worker.CPUModelRunner = Runner
+        # CPU attention reads its metadata when it runs, so that a replay sees the present step's.
+        CPUAttentionMetadataBuilder._cudagraph_support = (
+            AttentionCGSupport.UNIFORM_SINGLE_TOKEN_DECODE
+        )
+        super().init_device()

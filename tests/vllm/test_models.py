@@ -1,0 +1,160 @@
+"""Engines on vLLM's CPU platform: the same tokens as plain vLLM, and the fusions that fired."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+PROMPTS = [[[5, 6, 7, 8, 9, 10, 11], [12, 13, 14]]]
+SHARED = list(range(20, 100))
+LONG = [[[*SHARED, 7, 8], [9, 10]], [[*SHARED, 30, 31]]]
+"""Longer than a step of 64 tokens; the second batch repeats the first prompt's beginning."""
+LAYERS = 2
+DTYPES = {"f32": "float32", "bf16": "bfloat16"}
+MODELS = {
+    "qwen3": ("qwen3", "f32"),
+    "qwen2": ("qwen2", "f32"),
+    "llama": ("llama", "f32"),
+    "gemma3": ("gemma3", "f32"),
+    "bf16": ("qwen3", "bf16"),
+    "static": ("qwen3", "bf16", "static"),
+    "dynamic": ("qwen3", "bf16", "dynamic"),
+}
+EXPECTED = {
+    "qwen3": {"add_rms_norm": 2 * LAYERS, "swiglu": LAYERS, "C_rotary_embedding": LAYERS},
+    "qwen2": {"add_rms_norm": 2 * LAYERS, "swiglu": LAYERS, "C_rotary_embedding": LAYERS},
+    "llama": {"add_rms_norm": 2 * LAYERS, "swiglu": LAYERS, "C_rotary_embedding": LAYERS},
+    "gemma3": {"vllm_ir_rms_norm": 4 * LAYERS + 1, "C_rotary_embedding": LAYERS},
+    "bf16": {"add_rms_norm": 2 * LAYERS, "swiglu": LAYERS, "C_rotary_embedding": LAYERS},
+    "static": {"add_rms_norm_quant": 2 * LAYERS - 1, "rms_norm_quant": 1, "swiglu": LAYERS},
+    "dynamic": {"add_rms_norm_dynamic_quant": 2 * LAYERS - 1, "swiglu_quant_dynamic": LAYERS},
+}
+"""Model -> how often each fusion fires: two norms in a layer, all but the first after an add."""
+BOUND = {"bf16": 0.05, "static": 0.6, "dynamic": 0.3}
+"""Largest difference of a first token's log-probability: 8 bits of mantissa through two layers, and
+for W8A8 some activations that round to the next int8 value."""
+
+
+def case(name: str, model: str, dtype: str, compilation: Any, **engine: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "model": model,
+        "batches": PROMPTS,
+        "logprobs": 5,
+        "engine": {"dtype": DTYPES[dtype], "compilation_config": compilation, **engine},
+    }
+
+
+@pytest.fixture(scope="module")
+def results(session: Any, checkpoints: Any) -> dict[str, Any]:
+    cases = []
+    for name, model in MODELS.items():
+        path = checkpoints(*model)
+        cases.append(case(f"{name} plain", path, model[1], {"mode": 0}))
+        cases.append(case(f"{name} ours", path, model[1], {"backend": "ascend_dense"}))
+    return session(cases)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_fusions_fire(results: dict[str, Any], name: str) -> None:
+    report = results[f"{name} ours"]["reports"][0]
+    assert not report["errors"]
+    found = {rule: report["fired"].get(rule, 0) for rule in EXPECTED[name]}
+    assert found == EXPECTED[name]
+
+
+@pytest.mark.parametrize("name", [name for name, model in MODELS.items() if model[1] == "f32"])
+def test_float32_tokens_are_those_of_plain_vllm(results: dict[str, Any], name: str) -> None:
+    assert results[f"{name} ours"]["tokens"] == results[f"{name} plain"]["tokens"]
+    assert results[f"{name} ours"]["backend"] == "ascend_dense"
+
+
+@pytest.mark.parametrize("name", BOUND)
+def test_logprobs_stay_close(results: dict[str, Any], name: str) -> None:
+    worst = 0.0
+    ours, plain = (results[f"{name} {kind}"]["logprobs"] for kind in ("ours", "plain"))
+    for one, other in zip(ours, plain, strict=True):
+        common = one[0].keys() & other[0].keys()
+        assert common, "the most probable first tokens have nothing in common"
+        worst = max(worst, *(abs(one[0][token] - other[0][token]) for token in common))
+    assert not math.isnan(worst)
+    assert worst < BOUND[name]
+
+
+def test_one_line_for_a_model_in_the_log(results: dict[str, Any]) -> None:
+    lines = [line for line in results["qwen3 ours"]["log"] if "Qwen3ForCausalLM" in line]
+    assert len(lines) == 1
+    assert f"{2 * LAYERS} add_rms_norm" in lines[0]
+
+
+@pytest.fixture(scope="module")
+def switched(
+    session: Any, checkpoints: Any, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    """Runs that follow each other, from an empty compile cache that no other test fills."""
+    path, ours = checkpoints(), {"backend": "ascend_dense"}
+    options = {"additional_config": {"ascend_passes": {"rules": "-add_rms_norm"}}}
+    inductor = {"additional_config": {"ascend_passes": {}}}
+    wrong = {"additional_config": {"ascend_passes": {"flashcom": True}}}
+    chunked = {"max_num_batched_tokens": 64, "enable_prefix_caching": True}
+    long = [
+        case("long plain", path, "f32", {"mode": 0}, **chunked),
+        case("long ours", path, "f32", ours, **chunked),
+    ]
+    for one in long:
+        one["batches"] = LONG
+    return session(
+        [
+            case("plain", path, "f32", {"mode": 0}),
+            case("first", path, "f32", ours),
+            case("second", path, "f32", ours),
+            case("changed", path, "f32", ours, **options),
+            case("again", path, "f32", ours, **options),
+            case("stock", path, "f32", {"mode": 1, "backend": "ascend_dense"}),
+            case("once", path, "f32", {"mode": 2, "backend": "ascend_dense"}),
+            case("eager", path, "f32", ours, enforce_eager=True),
+            case("wrong", path, "f32", ours, **wrong),
+            case("inductor", path, "f32", {"mode": 2, "backend": "inductor"}, **inductor),
+            *long,
+        ],
+        VLLM_CACHE_ROOT=str(tmp_path_factory.mktemp("cache")),
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["first", "second", "changed", "again", "stock", "once", "eager", "inductor"]
+)
+def test_tokens_in_every_mode(switched: dict[str, Any], name: str) -> None:
+    assert switched[name]["tokens"] == switched["plain"]["tokens"], switched[name].get("error")
+
+
+def test_a_second_start_loads_what_the_first_compiled(switched: dict[str, Any]) -> None:
+    assert [switched[name]["loaded"] for name in ("first", "second")] == [0, 1]
+    assert switched["second"]["reports"][0]["fired"]["add_rms_norm"] == 2 * LAYERS
+
+
+def test_another_option_is_another_cache_entry(switched: dict[str, Any]) -> None:
+    assert [switched[name]["loaded"] for name in ("changed", "again")] == [0, 1]
+    for name in ("changed", "again"):
+        assert "add_rms_norm" not in switched[name]["reports"][0]["fired"]
+
+
+def test_silent_modes_warn_with_the_fix(switched: dict[str, Any]) -> None:
+    stock, eager = ("\n".join(switched[name]["log"]) for name in ("stock", "eager"))
+    assert "WARNING" in stock and "DYNAMO_TRACE_ONCE" in stock
+    assert "WARNING" in eager and "enforce_eager" in eager
+
+
+def test_a_wrong_option_stops_the_start(switched: dict[str, Any]) -> None:
+    assert "unknown option 'flashcom'. Did you mean 'flashcomm'?" in switched["wrong"]["error"]
+
+
+def test_the_passes_run_inside_inductor(switched: dict[str, Any]) -> None:
+    assert switched["inductor"]["backend"] == "inductor"
+    assert switched["inductor"]["reports"][0]["fired"]["add_rms_norm"] == 2 * LAYERS
+
+
+def test_chunked_prefill_and_prefix_caching(switched: dict[str, Any]) -> None:
+    assert switched["long ours"]["tokens"] == switched["long plain"]["tokens"]
