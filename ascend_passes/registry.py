@@ -34,7 +34,9 @@ def load(path: Path) -> Rule:
     Raises:
         RuleError: the file cannot be run, or has no `rule`.
     """
-    spec = importlib.util.spec_from_file_location(f"ascend_passes_rules.{path.stem}", path)
+    # Named by the whole path: a user's file may be called as one of ours, in the same process.
+    folder = hashlib.sha256(str(path.parent).encode()).hexdigest()[:8]
+    spec = importlib.util.spec_from_file_location(f"ascend_passes_rules.{folder}.{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     try:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import ascend_passes
 from ascend_passes import OptionError, Options, pipeline
 from ascend_passes.pipeline import ExpectationError, Stage
+from ascend_passes.registry import find, rules
 from ascend_passes.rule import RuleError
 
 H = 64
@@ -398,6 +399,13 @@ def test_a_rule_file_that_is_wrong_is_an_error_that_names_it(tmp_path, name, tex
     with torch.no_grad(), pytest.raises(Exception, match=reason) as caught:
         compiled(Block(), rule_path=str(tmp_path))(*rows())
     assert "RuleError" in f"{caught.type.__name__} {caught.value}"
+
+
+def test_two_files_of_one_name_keep_their_own_text(tmp_path):
+    shipped = next(rule for rule in rules(Options()) if rule.name == "swiglu")
+    (tmp_path / "swiglu.py").write_text(f'"""Mine."""\n{RULE}')
+    assert find(tmp_path)[0].summary == "Mine."
+    assert dataclasses.replace(shipped).summary.startswith("SwiGLU")
 
 
 def test_a_folder_of_rules_that_does_not_exist_is_an_error(tmp_path):

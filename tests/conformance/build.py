@@ -237,5 +237,8 @@ def environment(**extra: str) -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
         # Operators run in the calling thread, so that the stand-in sees them in order.
         "TASK_QUEUE_ENABLE": "0",
+        # The wheel's `.out` operators return what they wrote, which torch reports as an error
+        # where CI is set in the environment, and as a warning for users.
+        "TORCHINDUCTOR_ERROR_ON_CUSTOM_OP_ALIASING": "0",
         **extra,
     }
