@@ -126,7 +126,7 @@ class Recording(TorchDispatchMode):
         )
         for _, leaf in new:
             self._memory.own(leaf)
-        if name(function) not in UNINITIALIZED and (new or writes(function)):
+        if name(function) not in UNINITIALIZED and (new or writes(function) or not views(function)):
             self.calls.append(Call(function, kept[0], kept[1], new))
         return result
 
@@ -141,7 +141,8 @@ class Recording(TorchDispatchMode):
             raise failure(kind, name(function))
 
     def _save_what_is_written(self, function: Any, args: Any, kwargs: Any) -> None:
-        if not writes(function):
+        # vLLM's collectives say that they make their result; on a CPU they overwrite their input.
+        if not writes(function) and group_of(function, args, kwargs) is None:
             return
         for tensor in filter(self._memory.is_input, tensors((args, kwargs))):
             storage = tensor.untyped_storage()
@@ -161,6 +162,14 @@ def name(function: Any) -> str:
 def writes(function: Any) -> bool:
     """Whether an operator's kernel can write an argument."""
     return bool(function._schema.is_mutable) or name(function) in UNDECLARED_WRITES
+
+
+def views(function: Any) -> bool:
+    """Whether an operator declares that a result lies in an argument's memory.
+
+    One that returns its argument without saying so has written it: there is work to replay.
+    """
+    return any(result.alias_info is not None for result in function._schema.returns)
 
 
 def is_empty(tensor: Tensor) -> bool:

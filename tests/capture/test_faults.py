@@ -187,6 +187,26 @@ def test_cold_collective(recorder, x, group):
     assert result.tolist() == [7.0] * 3
 
 
+@pytest.fixture
+def doubled_in_place():
+    """An operator as vLLM's collectives on a CPU: it says that its result is new."""
+    library = torch.library.Library("test_faults", "DEF")
+    library.define("double(Tensor x, str group_name) -> Tensor")
+    library.impl("double", lambda x, group_name: x.mul_(2), "CPU")
+    yield lambda x: torch.ops.test_faults.double(x, "tp")
+    library._destroy()
+
+
+def test_writes_that_no_schema_declares_are_replayed_and_undone(recorder, x, doubled_in_place):
+    before = x.clone()
+    recorder.warm_up(lambda: doubled_in_place(x.clone()))
+    graph, result = record(recorder, lambda x: doubled_in_place(doubled_in_place(x) + 1), x)
+    assert x.equal(before)
+    graph.replay()
+    assert result.equal(2 * (2 * before + 1))
+    assert x.equal(2 * before)
+
+
 def test_capture_leaves_inputs_and_poisons_results(recorder, x):
     before = x.clone()
     graph, result = record(recorder, lambda x: x.add_(1) * 2, x)

@@ -8,6 +8,8 @@ import pytest
 
 from tests.vllm.test_models import LAYERS, case
 
+PLAIN = {"mode": 0, "cudagraph_mode": "NONE"}
+"""Neither compiled nor captured; without the second, vLLM captures what it does not compile."""
 OURS = {"backend": "ascend_dense"}
 WHOLE = {**OURS, "splitting_ops": []}
 DECODE = {**WHOLE, "cudagraph_mode": "FULL_DECODE_ONLY", "cudagraph_capture_sizes": [1, 2, 4]}
@@ -19,10 +21,11 @@ PREFETCH = {"additional_config": {"ascend_passes": {"prefetch_mlp": True, "prefe
 def results(session: Any, checkpoints: Any) -> dict[str, Any]:
     path = checkpoints()
     cases = [
-        case("plain", path, "f32", {"mode": 0}),
+        case("plain", path, "f32", PLAIN),
         case("pieces", path, "f32", {**OURS, "cudagraph_mode": "NONE"}),
         case("uncaptured pieces", path, "f32", {**OURS, "cudagraph_mode": "PIECEWISE"}),
         case("decode", path, "f32", DECODE, async_scheduling=False),
+        case("captured plain", path, "f32", {"mode": 0}),
         case("decode async", path, "f32", DECODE, async_scheduling=True),
         case("ranges", path, "f32", RANGES, **PREFETCH),
         case("dynamic", checkpoints("qwen3", "bf16", "dynamic"), "bf16", DECODE),
@@ -31,11 +34,11 @@ def results(session: Any, checkpoints: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "name", ["pieces", "uncaptured pieces", "decode", "decode async", "ranges"]
+    "name", ["captured plain", "pieces", "uncaptured pieces", "decode", "decode async", "ranges"]
 )
 def test_tokens_are_those_of_plain_vllm(results: dict[str, Any], name: str) -> None:
     assert results[name]["tokens"] == results["plain"]["tokens"], results[name].get("error")
-    assert results[name]["mode"] == "VLLM_COMPILE"
+    assert results[name]["mode"] == ("NONE" if name == "captured plain" else "VLLM_COMPILE")
 
 
 def test_pieces_are_compiled_each_on_its_own(results: dict[str, Any]) -> None:
@@ -48,6 +51,7 @@ def test_pieces_are_compiled_each_on_its_own(results: dict[str, Any]) -> None:
 def test_a_decode_step_is_captured_once_and_replayed(results: dict[str, Any]) -> None:
     assert results["decode"]["cudagraph_mode"] == "FULL_DECODE_ONLY"
     assert results["decode"]["captured"] == 1, "one batch size: the two prompts decode together"
+    assert results["plain"]["captured"] == 0
     assert results["uncaptured pieces"]["captured"] == 0
 
 
@@ -72,17 +76,25 @@ def ranks(session: Any, checkpoints: Any) -> dict[str, Any]:
     path, two = checkpoints(), {"tensor_parallel_size": 2}
     flashcomm = {"ascend_passes": {"flashcomm": True, "flashcomm_tokens": 4}}
     cases = [
-        case("plain", path, "f32", {"mode": 0}, **two),
+        case("plain", path, "f32", PLAIN, **two),
         case("two", path, "f32", RANGES, **two),
         case("flashcomm", path, "f32", RANGES, **two, additional_config=flashcomm),
+        case("decode", path, "f32", DECODE, **two),
+        case("captured plain", path, "f32", {"mode": 0}, **two),
     ]
     return session(cases, ASCEND_TEST_PLATFORM="1", VLLM_CPU_OMP_THREADS_BIND="0|1")
 
 
-@pytest.mark.xfail(reason="known fault: under VLLM_COMPILE two ranks decode other tokens")
-@pytest.mark.parametrize("name", ["two", "flashcomm"])
-def test_two_ranks(ranks: dict[str, Any], name: str) -> None:
+@pytest.mark.parametrize("name", ["two", "flashcomm", "decode", "captured plain"])
+def test_two_ranks_decode_the_tokens_of_one(
+    results: dict[str, Any], ranks: dict[str, Any], name: str
+) -> None:
     assert ranks[name]["tokens"] == ranks["plain"]["tokens"], ranks[name].get("error")
+    assert ranks[name]["tokens"] == results["plain"]["tokens"]
+
+
+@pytest.mark.parametrize("name", ["two", "flashcomm", "decode"])
+def test_two_ranks_fuse_as_one(ranks: dict[str, Any], name: str) -> None:
     assert f"{2 * LAYERS} add_rms_norm" in "\n".join(ranks[name]["log"])
 
 
