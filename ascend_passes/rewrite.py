@@ -3,43 +3,23 @@ first."""
 
 from __future__ import annotations
 
-import bisect
-import operator
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from ascend_passes import npu, trace
-from ascend_passes.graph import (
-    SIDE_EFFECTS,
-    Context,
-    arguments_by_name,
-    base,
-    has_effect,
-    is_view,
-    operator_name,
-    place,
-    same_sizes,
-    same_strides,
-    value,
-    written,
-)
-from ascend_passes.match import Match, Stop, match, name, short
-from ascend_passes.normalize import arguments, normalize, remove_dead
+from ascend_passes.arguments import arguments
+from ascend_passes.emission import Emission, emit, kind_of
+from ascend_passes.graph import Context, has_effect, place, value
+from ascend_passes.hazards import insertion_point, late_inputs, refuse, refuse_writes
+from ascend_passes.match import Match, Stop, match
+from ascend_passes.normalize import normalize
 from ascend_passes.report import Miss, Report
-from ascend_passes.rule import Rule, conditions, refusal, replacement_arguments
-from ascend_passes.template import (
-    Template,
-    for_rank,
-    outlines,
-    output_nodes,
-    rank_of,
-    refuse_constants,
-)
+from ascend_passes.rule import Rule
+from ascend_passes.template import Template, for_rank, outlines, rank_of
 
 SWEEPS = 16
 """Sweeps before rules count as chasing each other; the longest chain of rules that feed each other
@@ -48,14 +28,6 @@ is 5."""
 
 class RewriteLoopError(RuntimeError):
     """Rules that undo each other; the text names them."""
-
-
-@dataclass(frozen=True, eq=False)
-class Emission:
-    """The replacement's graph for inputs of one kind."""
-
-    graph: fx.Graph
-    outputs: tuple[fx.Node, ...]
 
 
 @dataclass
@@ -70,7 +42,7 @@ class Work:
     effects: list[fx.Node] = field(default_factory=list)
 
     def arguments(self, node: fx.Node) -> tuple[Any, ...]:
-        """`normalize.arguments`, read once for each node."""
+        """`arguments.arguments`, read once for each node."""
         if node not in self.read:
             self.read[node] = arguments(node)
         return self.read[node]
@@ -173,7 +145,7 @@ def attempt(work: Work, candidate: Template, node: fx.Node) -> Match | Miss | No
     found = match(fitting, node, work.arguments)
     if isinstance(found, Stop):
         return miss(fitting, found.node, found.reason, found.depth)
-    reason = refuse(work, found)
+    reason = refuse(found, work.effects)
     emission = reason or emission_of(work, found)
     if isinstance(emission, Emission):
         emission = refuse_writes(found, emission) or emission
@@ -199,82 +171,6 @@ def miss(
     return Miss(candidate.rule.name, node.name, place(node), reason, depth, complete)
 
 
-def refuse(work: Work, found: Match) -> str | None:
-    """Why a match may not be applied: shared values, cycles, writes or stream boundaries inside."""
-    matched = {node for node in found.nodes if node is not None}
-    for node in () if found.template.rule.shares else found.interior:
-        outside = [user for user in node.users if user not in matched]
-        if outside:
-            count = len(node.users)
-            return (
-                f"{name(node)} has {count} users, {len(outside)} outside the pattern: "
-                f"{name(outside[0])}"
-            )
-    results = {node for node in found.outputs if node is not None}
-    if depends_on(found.inputs.values(), results, min(results)):
-        return "an input depends on an output; the fused operator would need its own result"
-    return refuse_boundary(work, found, min(matched))
-
-
-def depends_on(nodes: Iterable[fx.Node], targets: set[fx.Node], earliest: fx.Node) -> bool:
-    """Whether any of `nodes` is computed from one of `targets`."""
-    pending, seen = list(nodes), set()
-    while pending:
-        node = pending.pop()
-        if node in targets:
-            return True
-        if node in seen or node < earliest:
-            continue
-        seen.add(node)
-        pending += node.all_input_nodes
-    return False
-
-
-def refuse_boundary(work: Work, found: Match, earliest: fx.Node) -> str | None:
-    """Why the matched nodes cannot move together: an effect between them that they notice."""
-    last = max([*filter(None, found.nodes), *late_inputs(found, insertion_point(found))])
-    between = work.effects[
-        bisect.bisect_left(work.effects, earliest) : bisect.bisect_left(work.effects, last)
-    ]
-    owners = {base(node) for node in found.inputs.values()}
-    matched = set(found.nodes)
-    for effect in (node for node in between if node not in matched):
-        targets = written(effect)
-        if any(base(target) in owners for target in targets):
-            return f"{name(effect)} writes an input of the pattern in its middle"
-        if not targets and operator_name(effect) not in SIDE_EFFECTS:
-            return f"{name(effect)} is a stream or side-effect boundary inside the pattern"
-    return None
-
-
-def refuse_writes(found: Match, emission: Emission) -> str | None:
-    """Why the replacement may not write what it writes: memory that somebody else reads or owns."""
-    matched = {node for node in found.nodes if node is not None}
-    for node in emission.graph.nodes:
-        for target in written(node):
-            item = base(target).meta.get("input", "")
-            given = found.inputs.get(item)
-            if given is not None and not is_private(given, matched):
-                return f"{name(node)} writes {item}, which is used outside the pattern as well"
-    return None
-
-
-def is_private(node: fx.Node, matched: set[fx.Node]) -> bool:
-    """Whether nobody but the matched nodes reads the memory behind a node, and the graph made
-    it."""
-    owner = base(node)
-    if owner.op != "call_function":
-        return False
-    aliases = [owner]
-    for alias in aliases:
-        for user in alias.users:
-            if is_view(user) or user.target is operator.getitem:
-                aliases.append(user)
-            elif user not in matched:
-                return False
-    return True
-
-
 def emission_of(work: Work, found: Match) -> Emission | str:
     """The replacement's graph for this match, traced once for inputs of a kind, or why there is
     none."""
@@ -286,80 +182,8 @@ def emission_of(work: Work, found: Match) -> Emission | str:
         tuple(kind_of(value(node)) if node is not None else None for node in found.outputs),
     )
     if key not in work.emissions:
-        work.emissions[key] = emit(work, found)
+        work.emissions[key] = emit(work.context, found)
     return work.emissions[key]
-
-
-def kind_of(fake: Any) -> Any:
-    """What two tensors must share to be treated alike: dtype, device, sizes and strides."""
-    if not isinstance(fake, Tensor):
-        return str(fake)
-    sizes = tuple(
-        size if isinstance(size, int) else size.node.expr for size in (*fake.shape, *fake.stride())
-    )
-    return fake.dtype, fake.device, sizes
-
-
-def emit(work: Work, found: Match) -> Emission | str:
-    """Check the conditions, trace the replacement and check its operators' limits and its
-    results."""
-    rule = found.template.rule
-    fakes = {item: value(node) for item, node in found.inputs.items()}
-    for condition in conditions(rule, fakes, found.sizes, found.scalars):
-        reason = refusal(condition)
-        if reason is not None:
-            return reason
-    given = replacement_arguments(rule, fakes, found.scalars)
-    tensors = {item: fake for item, fake in given.items() if isinstance(fake, Tensor)}
-    scalars = {item: number for item, number in given.items() if item not in tensors}
-    graph = trace.trace(
-        lambda *values: rule.replacement(**dict(zip(tensors, values, strict=True)), **scalars),
-        list(tensors.values()),
-    ).graph
-    for node, item in zip(list(graph.nodes), tensors, strict=False):
-        node.meta["input"] = item
-    remove_dead(graph)
-    refuse_constants(graph, f"{rule.name}.replacement")
-    reason = refuse_limits(work, graph)
-    if reason is not None:
-        return reason
-    outputs = tuple(output_nodes(graph))
-    return refuse_results(found, outputs) or Emission(graph, outputs)
-
-
-def refuse_limits(work: Work, graph: fx.Graph) -> str | None:
-    """The first documented limit of an NPU operator that the replacement would break."""
-    for node in graph.nodes:
-        target = node.target
-        if node.op != "call_function" or not isinstance(target, torch._ops.OpOverload):
-            continue
-        operator_entry = npu.OPERATORS.get(target._schema.name.split("::")[1])
-        if operator_entry is None or target.namespace not in ("npu", "atb"):
-            continue
-        given = {
-            item: value(argument) if isinstance(argument, fx.Node) else argument
-            for item, argument, _ in arguments_by_name(node)  # as the operator will see them
-        }
-        for condition in npu.legality(operator_entry.name, given, work.context.options.soc):
-            reason = refusal(condition)
-            if reason is not None:
-                return f"{operator_entry.name}: {reason}"
-    return None
-
-
-def refuse_results(found: Match, outputs: Sequence[fx.Node]) -> str | None:
-    """How the replacement's results differ from what the graph's users rely on."""
-    for old, new in zip(found.outputs, outputs, strict=True):
-        if old is None:
-            continue
-        a, b = value(old), value(new)
-        if a.dtype != b.dtype:
-            return f"the result would be {short(b.dtype)} instead of {short(a.dtype)}"
-        if not same_sizes(a.shape, b.shape):
-            return f"the result would have shape {tuple(b.shape)} instead of {tuple(a.shape)}"
-        if not same_strides(a, b):
-            return f"the result would have strides {b.stride()} instead of {a.stride()}"
-    return None
 
 
 def apply(work: Work, found: Match, emission: Emission) -> None:
@@ -389,32 +213,6 @@ def apply(work: Work, found: Match, emission: Emission) -> None:
     for node in emission.outputs:
         for user in copies[node].users:
             work.read.pop(user, None)
-
-
-def insertion_point(found: Match) -> fx.Node:
-    """The node in front of which the replacement goes: the anchor, or an earlier user of a
-    result."""
-    matched = {node for node in found.nodes if node is not None}
-    users = [
-        user
-        for node in found.outputs
-        if node is not None
-        for user in node.users
-        if user not in matched
-    ]
-    return min([found.anchor, *users])
-
-
-def late_inputs(found: Match, point: fx.Node) -> list[fx.Node]:
-    """Inputs that stand behind the insertion point, with what they need, in order."""
-    pending, late = list(found.inputs.values()), set()
-    while pending:
-        node = pending.pop()
-        if node in late or node < point or node is point or node.op == "placeholder":
-            continue
-        late.add(node)
-        pending += node.all_input_nodes
-    return sorted(late)
 
 
 def stamp(new: fx.Node, found: Match, source: fx.Node) -> None:

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, fx
 
 from ascend_passes import trace
+from ascend_passes.arguments import arguments
 from ascend_passes.graph import is_call, value
-from ascend_passes.normalize import arguments, normalize
+from ascend_passes.normalize import normalize
 from ascend_passes.rule import Input, Rule, RuleError, Spelling
 
 PRIMES = (11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71)

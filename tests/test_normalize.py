@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from torch import fx
 
 from ascend_passes import trace
+from ascend_passes.arguments import arguments
+from ascend_passes.forms import END
 from ascend_passes.graph import Context
-from ascend_passes.normalize import END, arguments, normalize
+from ascend_passes.normalize import normalize
 from ascend_passes.options import Options
 from ascend_passes.passes.deduplicate import deduplicate
 from ascend_passes.pipeline import copied

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from ascend_passes.arguments import arguments
 from ascend_passes.graph import Context, base, has_effect, value, written
-from ascend_passes.normalize import arguments
 from ascend_passes.report import Report
 
 

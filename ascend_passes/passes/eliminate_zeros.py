@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from ascend_passes.forms import escapes_as_alias
 from ascend_passes.graph import Context, place, same_sizes, value
-from ascend_passes.normalize import escapes_as_alias, remove_dead
+from ascend_passes.normalize import remove_dead
 from ascend_passes.passes.overwritten import unwritten
 from ascend_passes.report import Miss, Report
 

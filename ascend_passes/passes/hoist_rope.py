@@ -15,8 +15,9 @@ import torch
 from torch import fx
 
 from ascend_passes import npu  # noqa: F401  # defines the operators
+from ascend_passes.arguments import arguments
 from ascend_passes.graph import Context, place
-from ascend_passes.normalize import arguments, remove_dead
+from ascend_passes.normalize import remove_dead
 from ascend_passes.passes.constants import merge_equal
 from ascend_passes.passes.in_place import (
     AUTO_FUNCTIONALIZED,

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, fx
 
 from ascend_passes import trace
+from ascend_passes.forms import END
 from ascend_passes.graph import value
-from ascend_passes.normalize import END
 
 aten = torch.ops.aten
 Insertion = tuple[Any, tuple[Any, ...], dict[str, Any]]

@@ -1,0 +1,98 @@
+"""What a rule puts in the place of a match: the replacement traced for it, or why there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from ascend_passes import npu, trace
+from ascend_passes.graph import Context, arguments_by_name, same_sizes, same_strides, value
+from ascend_passes.match import Match
+from ascend_passes.normalize import remove_dead
+from ascend_passes.rule import conditions, refusal, replacement_arguments
+from ascend_passes.template import output_nodes, refuse_constants
+from ascend_passes.wording import short
+
+
+@dataclass(frozen=True, eq=False)
+class Emission:
+    """The replacement's graph for inputs of one kind."""
+
+    graph: fx.Graph
+    outputs: tuple[fx.Node, ...]
+
+
+def emit(context: Context, found: Match) -> Emission | str:
+    """Check the conditions, trace the replacement and check its operators' limits and its
+    results."""
+    rule = found.template.rule
+    fakes = {item: value(node) for item, node in found.inputs.items()}
+    for condition in conditions(rule, fakes, found.sizes, found.scalars):
+        reason = refusal(condition)
+        if reason is not None:
+            return reason
+    given = replacement_arguments(rule, fakes, found.scalars)
+    tensors = {item: fake for item, fake in given.items() if isinstance(fake, Tensor)}
+    scalars = {item: number for item, number in given.items() if item not in tensors}
+    graph = trace.trace(
+        lambda *values: rule.replacement(**dict(zip(tensors, values, strict=True)), **scalars),
+        list(tensors.values()),
+    ).graph
+    for node, item in zip(list(graph.nodes), tensors, strict=False):
+        node.meta["input"] = item
+    remove_dead(graph)
+    refuse_constants(graph, f"{rule.name}.replacement")
+    reason = refuse_limits(context, graph)
+    if reason is not None:
+        return reason
+    outputs = tuple(output_nodes(graph))
+    return refuse_results(found, outputs) or Emission(graph, outputs)
+
+
+def kind_of(fake: Any) -> Any:
+    """What two tensors must share to be treated alike: dtype, device, sizes and strides."""
+    if not isinstance(fake, Tensor):
+        return str(fake)
+    sizes = tuple(
+        size if isinstance(size, int) else size.node.expr for size in (*fake.shape, *fake.stride())
+    )
+    return fake.dtype, fake.device, sizes
+
+
+def refuse_limits(context: Context, graph: fx.Graph) -> str | None:
+    """The first documented limit of an NPU operator that the replacement would break."""
+    for node in graph.nodes:
+        target = node.target
+        if node.op != "call_function" or not isinstance(target, torch._ops.OpOverload):
+            continue
+        operator_entry = npu.OPERATORS.get(target._schema.name.split("::")[1])
+        if operator_entry is None or target.namespace not in ("npu", "atb"):
+            continue
+        given = {
+            item: value(argument) if isinstance(argument, fx.Node) else argument
+            for item, argument, _ in arguments_by_name(node)  # as the operator will see them
+        }
+        for condition in npu.legality(operator_entry.name, given, context.options.soc):
+            reason = refusal(condition)
+            if reason is not None:
+                return f"{operator_entry.name}: {reason}"
+    return None
+
+
+def refuse_results(found: Match, outputs: Sequence[fx.Node]) -> str | None:
+    """How the replacement's results differ from what the graph's users rely on."""
+    for old, new in zip(found.outputs, outputs, strict=True):
+        if old is None:
+            continue
+        a, b = value(old), value(new)
+        if a.dtype != b.dtype:
+            return f"the result would be {short(b.dtype)} instead of {short(a.dtype)}"
+        if not same_sizes(a.shape, b.shape):
+            return f"the result would have shape {tuple(b.shape)} instead of {tuple(a.shape)}"
+        if not same_strides(a, b):
+            return f"the result would have strides {b.stride()} instead of {a.stride()}"
+    return None

@@ -1,0 +1,27 @@
+"""How reasons name nodes, operators and dtypes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+
+def name(node: Any) -> str:
+    """The operator of a node, or what else it is, in words for a reason."""
+    if not isinstance(node, fx.Node):
+        return repr(node)
+    return "an input of the graph" if node.op == "placeholder" else operator_text(node.target)
+
+
+def operator_text(target: Any) -> str:
+    """An operator's name without its namespace clutter."""
+    if isinstance(target, torch._ops.OpOverload):
+        return str(target._schema.name.split("::")[1])
+    return getattr(target, "__name__", str(target))
+
+
+def short(dtype: torch.dtype) -> str:
+    """`bfloat16` for `torch.bfloat16`."""
+    return str(dtype).removeprefix("torch.")
