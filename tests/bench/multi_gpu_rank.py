@@ -161,20 +161,22 @@ def shared_profile(rank: int, world: int, run: Run, replay: bool) -> str:
 
 
 def together(function: Callable[[], Any], device: str) -> tuple[Any, str]:
-    """(result, "") where the function worked on all ranks, else (None, what went wrong)."""
+    """(result, "") where the function worked on all ranks, else (None, what went wrong where)."""
     result, failed = None, ""
     try:
         result = function()
         if device == "cuda":
             torch.cuda.synchronize()
     except Exception as error:
-        failed = f"{type(error).__name__}: {error}"
+        failed = f"rank {dist.get_rank()}: {type(error).__name__}: {error}"
         traceback.print_exc()
     flag = torch.tensor([float(not failed)], device=device)
     dist.all_reduce(flag, dist.ReduceOp.MIN)
     if flag.item():
         return result, ""
-    return None, failed or "failed on another rank"
+    texts = [""] * dist.get_world_size()
+    dist.all_gather_object(texts, failed)
+    return None, "; ".join(filter(None, texts))
 
 
 def ours(model: Stack, task: Task, profile: str) -> dict[str, Callable[..., Any]]:
