@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ascend_passes.capture import device_for
 from ascend_passes.profiles import Profile
 
 REPEATS = 10
@@ -22,27 +23,30 @@ SMALL = 1024
 """Elements of a tensor whose work is nothing beside its launch."""
 
 
-def measured_profile(device: str, name: str) -> Profile:
+def measured_profile(device: str, name: str, captured: bool = False) -> Profile:
     """The figures of this machine; collectives are measured where a process group is running.
 
     Args:
         device: cuda, npu or cpu; all work runs on its current device.
         name: the name that the profile gets.
+        captured: take launches and latencies from replays of device graphs, for steps that are
+            replayed as well; else from calls, where the host can be what is slow.
     """
     matmul_rates = {}
     for dtype in (torch.int8, torch.bfloat16, torch.float16, torch.float32):
         rate = matmul_rate(device, dtype)
         if rate is not None:
             matmul_rates[str(dtype).removeprefix("torch.")] = rate
-    latency, bandwidth = collective_figures(device)
+    latency, bandwidth = collective_figures(device, captured)
+    calls = "replayed device graphs" if captured else "calls"
     return Profile(
         name=name,
-        source=f"measured with torch {torch.__version__} on {device_name(device)}",
+        source=f"measured with torch {torch.__version__} on {device_name(device)}, {calls}",
         matmul_rates=matmul_rates,
         memory_bandwidth=memory_bandwidth(device),
         link_bandwidth=bandwidth,
-        matmul_launch=launch_seconds(device, matmul=True),
-        vector_launch=launch_seconds(device, matmul=False),
+        matmul_launch=launch_seconds(device, True, captured),
+        vector_launch=launch_seconds(device, False, captured),
         collective_latency=latency,
     )
 
@@ -52,18 +56,34 @@ def device_name(device: str) -> str:
     return torch.cuda.get_device_name() if device == "cuda" else device
 
 
-def seconds(function: Callable[[], object], device: str, repeats: int = REPEATS) -> float:
+def seconds(
+    function: Callable[[], object], device: str, repeats: int = REPEATS, captured: bool = False
+) -> float:
     """Median seconds of one call, over samples of `repeats` calls in a row."""
+
+    def row() -> None:
+        for _ in range(repeats):
+            function()
+
     function()
+    run = replayed(row, device) if captured else row
     samples = []
     for _ in range(SAMPLES):
         synchronize(device)
         start = time.perf_counter()
-        for _ in range(repeats):
-            function()
+        run()
         synchronize(device)
         samples.append((time.perf_counter() - start) / repeats)
     return statistics.median(samples)
+
+
+def replayed(function: Callable[[], object], device: str) -> Callable[[], None]:
+    """Replays a device graph of `function`, whose tensors must outlive it."""
+    maker = device_for(device)
+    maker.warm_up(function)
+    graph, _ = maker.capture(function, [], maker.pool())
+    graph.replay()
+    return graph.replay
 
 
 def synchronize(device: str) -> None:
@@ -91,15 +111,15 @@ def memory_bandwidth(device: str) -> float:
     return 2.0 * source.numel() / seconds(lambda: target.copy_(source), device, repeats=3)
 
 
-def launch_seconds(device: str, matmul: bool) -> float:
+def launch_seconds(device: str, matmul: bool, captured: bool = False) -> float:
     """Seconds of a kernel that has next to nothing to do."""
     small = torch.ones(32, SMALL // 32, device=device)
     right = small.t().contiguous()
     function: Callable[[], Tensor] = (lambda: small @ right) if matmul else small.neg
-    return seconds(function, device, repeats=100)
+    return seconds(function, device, 100, captured)
 
 
-def collective_figures(device: str) -> tuple[float, float]:
+def collective_figures(device: str, captured: bool = False) -> tuple[float, float]:
     """(latency in seconds, bytes per second sent by a rank), from a small and a large all_gather.
 
     One process has nobody to send to: its latency is zero and its bandwidth endless.
@@ -107,7 +127,8 @@ def collective_figures(device: str) -> tuple[float, float]:
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return 0.0, float("inf")
     ranks = dist.get_world_size()
-    latency, long = (gather_seconds(device, size) for size in (SMALL, COLLECTIVE_BYTES[device]))
+    sizes = (SMALL, COLLECTIVE_BYTES[device])
+    latency, long = (gather_seconds(device, size, captured) for size in sizes)
     sent = COLLECTIVE_BYTES[device] * (ranks - 1)
     figures = torch.tensor([latency, sent / max(long - latency, 1e-9)], device=device)
     dist.all_reduce(figures)
@@ -115,9 +136,10 @@ def collective_figures(device: str) -> tuple[float, float]:
     return latency, bandwidth
 
 
-def gather_seconds(device: str, size: int) -> float:
+def gather_seconds(device: str, size: int, captured: bool = False) -> float:
     """Seconds of an all_gather of `size` bytes from each rank."""
     local = torch.ones(size, dtype=torch.int8, device=device)
     whole = torch.empty(size * dist.get_world_size(), dtype=torch.int8, device=device)
     dist.barrier()
-    return seconds(lambda: dist.all_gather_into_tensor(whole, local), device)
+    gather = lambda: dist.all_gather_into_tensor(whole, local)  # noqa: E731
+    return seconds(gather, device, captured=captured)
