@@ -14,6 +14,7 @@ from ascend_passes.normalize import normalize
 from ascend_passes.options import OptionError, switched_on
 from ascend_passes.passes.deduplicate import deduplicate
 from ascend_passes.passes.eliminate_zeros import eliminate_zeros
+from ascend_passes.passes.grouped_attention import grouped_attention
 from ascend_passes.passes.hoist_rope import hoist_rope
 from ascend_passes.passes.matmul_collective import matmul_collective
 from ascend_passes.passes.prefetch import prefetch
@@ -63,6 +64,7 @@ STAGES = (
     Stage("sequence_parallel", sequence_parallel),
     Stage("fuse", fuse),
     Stage("matmul_collective", matmul_collective),
+    Stage("grouped_attention", grouped_attention),
     Stage("eliminate_zeros", eliminate_zeros),
     Stage("prefetch", prefetch),
     Stage("reinplace", reinplace),
