@@ -106,8 +106,9 @@ def outside_compilation() -> Iterator[None]:
     while, which Dynamo would see. Their calls go on; unless torch knows that a compilation is under
     way, they would take its trace for their own.
     """
-    session = torch.compiler._compile_session_context()
-    with compile_lock, session, _disable_current_modes(), tracing(None), torch.no_grad():
+    # torch before 2.13 knows by a flag of the whole process, which the compilation around has set.
+    session = getattr(torch.compiler, "_compile_session_context", contextlib.nullcontext)
+    with compile_lock, session(), _disable_current_modes(), tracing(None), torch.no_grad():
         yield
 
 
