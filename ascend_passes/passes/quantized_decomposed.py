@@ -92,7 +92,8 @@ def quantize_per_tensor(site: Site, given: Arguments) -> Mapping[str, fx.Node]:
     scale = one_number(site, given["scale"], x, torch.bfloat16 if half else torch.float32)
     zero = None
     if not is_zero(given["zero_point"]):
-        zero = one_number(site, given["zero_point"], x, torch.bfloat16 if half else torch.int32)
+        zero = one_number(site, given["zero_point"], x, torch.int8)
+        zero = cast(site, zero, torch.bfloat16 if half else torch.int32)
     return {"0": quantized(site, given, scale, zero, -1, given["scale"], given["zero_point"])}
 
 
