@@ -48,7 +48,7 @@ def own_rms_norm(site: Site, given: Arguments) -> Mapping[str, fx.Node]:
 
 
 def own_fused_add_rms_norm(site: Site, given: Arguments) -> Mapping[str, fx.Node]:
-    """`_C::fused_add_rms_norm(input!, residual!, weight, epsilon)`: the norm of the sum, the sum."""
+    """`_C::fused_add_rms_norm(input!, residual!, weight, epsilon)`: norm of the sum, and sum."""
     total = site.call(aten.add.Tensor, given["input"], given["residual"])
     return {"input": normed(site, total, given), "residual": total}
 
@@ -136,9 +136,9 @@ def rotary_embedding(site: Site, given: Arguments) -> Mapping[str, fx.Node]:
 
 
 def ascend_rotary_embedding(site: Site, given: Arguments) -> Mapping[str, fx.Node]:
-    """`vllm::npu_rotary_embedding(positions, query, key, cos_sin_cache, head_size, rotary_dim, ...)`
+    """`vllm::npu_rotary_embedding(positions, query, key, cos_sin_cache, head_size, ...)`.
 
-    is vllm-ascend's functional form of `_C::rotary_embedding`.
+    vllm-ascend's functional form of `_C::rotary_embedding`.
     """
     part = given["rotary_dim"] != given["head_size"]
     refuse_unless(not part, "the rotation covers a part of each head only")
