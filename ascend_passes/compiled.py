@@ -30,6 +30,7 @@ from ascend_passes.passes.constants import (
     merge_equal,
 )
 from ascend_passes.passes.hoist_rope import share_tables
+from ascend_passes.passes.quantized_decomposed import find_zero_points
 from ascend_passes.pipeline import check_expectations, copied, run_stages
 from ascend_passes.plan import Plan, pick, plans
 from ascend_passes.report import Report
@@ -127,6 +128,7 @@ class CompiledGraph:
         if trust and self.constants and not self.options.off:
             alike = {**merge_equal(gm.graph, context), **share_tables(gm.graph, context)}
             merged = Report(fired={"merge_equal": len(alike)})
+            find_zero_points(gm.graph, context)
         report = merged + optimize_module(gm, context, before)
         folded = None if self.options.off else fold_constants(gm, context)
         if folded is not None:

@@ -18,6 +18,7 @@ from ascend_passes.passes.grouped_attention import grouped_attention
 from ascend_passes.passes.hoist_rope import hoist_rope
 from ascend_passes.passes.matmul_collective import matmul_collective
 from ascend_passes.passes.prefetch import prefetch
+from ascend_passes.passes.quantized_decomposed import quantized_decomposed
 from ascend_passes.passes.reinplace import reinplace
 from ascend_passes.passes.sequence_parallel import sequence_parallel
 from ascend_passes.passes.vllm_operators import vllm_operators
@@ -57,6 +58,7 @@ def recognizes(rule: Rule) -> bool:
 STAGES = (
     Stage("normalize", lambda graph, context: normalize(graph)),
     Stage("vllm_operators", vllm_operators),
+    Stage("quantized_decomposed", quantized_decomposed),
     Stage("hoist_rope", hoist_rope),
     Stage("deduplicate", deduplicate),
     Stage("recognize", recognize),
