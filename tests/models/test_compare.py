@@ -19,7 +19,7 @@ from ascend_passes.models.generate import logits_of, new_cache, step_inputs
 from ascend_passes.models.quantize import quantize_model
 from ascend_passes.models.reference import reference_logits
 
-SMALLEST = {"num_hidden_layers": 2, "hidden_size": 128, "intermediate_size": 128}
+SMALLEST = {"num_hidden_layers": 1, "hidden_size": 128, "intermediate_size": 128}
 PROMPT, TOKENS = 12, 3
 KINDS = {
     "float32": (torch.float32, None, "add_rms_norm"),
@@ -81,7 +81,7 @@ def other_gain(model):
 
 
 def other_epsilon(model):
-    model.model.layers[1].post_attention_layernorm.variance_epsilon = 1e-5
+    model.model.layers[0].post_attention_layernorm.variance_epsilon = 1e-5
 
 
 @pytest.mark.parametrize("change", [other_gain, other_epsilon])
@@ -108,7 +108,7 @@ def pattern(gate: Rows, up: Rows):
     return silu(gate) * up
 
 def replacement(gate: Tensor, up: Tensor):
-    return silu(gate * 1.0001) * up
+    return silu(gate) * 1.0001 * up
 
 rule = Rule(pattern, replacement, examples=[{"H": 16}])
 """
@@ -173,7 +173,8 @@ def test_limits_lie_above_the_dtypes_rounding_and_below_a_lost_operator():
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_step_is_one_graph(family):
-    model = small_model(family, **{**SMALLEST, "num_hidden_layers": 1})
+    model = small_model(family, **SMALLEST)
     for token, start in ((token_ids(PROMPT), 0), (token_ids(1), PROMPT)):
         inputs = step_inputs(model, token, start, new_cache(model, 1, 16))
-        assert trace.aot_graph(model, **inputs).graph.find_nodes(op="call_function")
+        gm = trace.aot_graph(model, **inputs)  # refuses a model that breaks into several
+        assert "aten.embedding." in gm.code and "aten.rsqrt." in gm.code
