@@ -4,8 +4,8 @@ Both get the same functions as rules and the same Qwen3-32B-shaped graph, and bo
 graph first, so that neither pays for its patterns. Inductor's matcher makes one pass for each rule,
 because a pass does not look again at what it has made.
 
-A third column is the whole pipeline, with all rules and passes, on the static W8A8 model with merged
-projections. All times are CPU seconds of this process: what an idle core takes, whatever else runs.
+A third column is the whole pipeline, with all rules and passes, on the static W8A8 model with
+merged projections. All times are CPU seconds of this process, what an idle core takes.
 """
 
 from __future__ import annotations

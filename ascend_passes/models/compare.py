@@ -12,24 +12,16 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 import ascend_passes
 from ascend_passes.models.generate import Forward, generate, logits_of, new_cache
+from ascend_passes.models.limits import EXACT, NO_WORSE, limit_of
 from ascend_passes.models.quantize import quantized_layers
 from ascend_passes.models.reference import reference_logits
 from ascend_passes.report import Report
 
-NO_WORSE = 1.1
-"""A compiled model is no worse where its error is at most this many times the eager model's.
-
-Both round at about as many places, so that their errors differ by chance by a few percent.
-"""
-EXACT = 1e-9
-"""Largest relative error of the rewritten graphs in float64: sums in another order are at 1e-15, an
-epsilon of 1e-5 in place of 1e-6 or a gain that is 1 percent off are above 1e-4."""
 Stage = Callable[[str, int, int], None]
 """Told what is running, how many steps are done and how many there are."""
 
@@ -121,18 +113,6 @@ class Comparison:
             "passed": self.passed,
             "reports": [report.to_dict() for report in self.reports],
         }
-
-
-def limit_of(dtype: torch.dtype, quantized: bool) -> float:
-    """The accepted relative error of logits.
-
-    float32 carries 24 bits, float16 11 and bfloat16 8; all lose a few through the layers. A W8A8
-    model flips roundings of int8 activations, of which one step is 1/127 of a row's largest value.
-    Too wide to tell a wrong formula: `EXACT` does.
-    """
-    if quantized:
-        return 0.1
-    return {torch.float32: 2e-5, torch.float16: 0.02, torch.bfloat16: 0.05}[dtype]
 
 
 def compare(

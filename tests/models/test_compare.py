@@ -13,9 +13,10 @@ pytest.importorskip("compressed_tensors")
 
 from ascend_passes import trace
 from ascend_passes.models.build import FAMILIES, small_model
-from ascend_passes.models.compare import EXACT, Comparison, Error, compare, limit_of
+from ascend_passes.models.compare import Comparison, Error, compare
 from ascend_passes.models.exact import exact_forward
 from ascend_passes.models.generate import logits_of, new_cache, step_inputs
+from ascend_passes.models.limits import EXACT, limit_of
 from ascend_passes.models.quantize import quantize_model
 from ascend_passes.models.reference import reference_logits
 

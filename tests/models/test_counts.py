@@ -110,11 +110,14 @@ def calls_of(code, name):
     return code.count(f"{name}.")
 
 
-def assert_nothing_spelled_out(report, spelled, cats=0):
-    """Operators that only spellings have were there and are gone.
+def cats_of(family, dynamic):
+    """How often `cat` stays: two projections for one SwiGLU; where sizes are symbols and nothing
+    folds, the halves of the rotary table and the positions in the mask."""
+    return (0 if family in PARTS else LAYERS) + (2 if dynamic else 0)
 
-    `cats` are those that remain: of the rotary table, or of two projections for one SwiGLU.
-    """
+
+def assert_nothing_spelled_out(report, spelled, cats):
+    """Operators that only spellings have were there and are gone, but for this many `cat`."""
     before = {name: calls_of(report.graph_before, name) for name in spelled}
     after = {name: calls_of(report.graph_after, name) for name in spelled}
     assert min(before.values()) > 0, before
@@ -129,7 +132,7 @@ def test_float_models(family, dtype, dynamic):
     model = model_of(family, dtype)
     report, logits = compiled(model, dynamic)
     assert counts(report) == FLOAT[family]
-    assert_nothing_spelled_out(report, PARTS.get(family, GATED), 0 if family in PARTS else LAYERS)
+    assert_nothing_spelled_out(report, PARTS.get(family, GATED), cats_of(family, dynamic))
     with torch.no_grad():
         eager = model(token_ids(), use_cache=False).logits
     bound = 1e-4 if dtype == torch.float32 else 0.1
@@ -144,11 +147,10 @@ def test_float_models(family, dtype, dynamic):
 @pytest.mark.parametrize("activations", ["static", "dynamic"], ids=["scales", "rows"])
 def test_w8a8_with_separate_projections(family, activations, dynamic):
     report, _ = compiled(model_of(family, torch.bfloat16, activations), dynamic)
-    gated = family not in PARTS
     expected = {**FLOAT[family], **QUANTIZED_ROWS[activations], **FUSED_ROWS[activations]}
-    assert counts(report) == {**expected, **(SWIGLU_ROWS[activations] if gated else {})}
+    assert counts(report) == {**expected, **({} if family in PARTS else SWIGLU_ROWS[activations])}
     spelled = {*PARTS.get(family, GATED), *(QUANT if activations == "static" else ROWS)}
-    assert_nothing_spelled_out(report, spelled, LAYERS if gated else 0)
+    assert_nothing_spelled_out(report, spelled, cats_of(family, dynamic))
 
 
 def with_scales(different):
