@@ -68,6 +68,17 @@ def optimize_module(gm: fx.GraphModule, context: Context, before: str = "") -> R
     return report
 
 
+def optimize_with_constants(gm: fx.GraphModule, context: Context) -> Report:
+    """`optimize_module` after the parameters that are equal by value became one."""
+    if not context.constants or context.options.off:
+        return optimize_module(gm, context)
+    before = gm.code
+    alike = {**merge_equal(gm.graph, context), **share_tables(gm.graph, context)}
+    merged = Report(fired={"merge_equal": len(alike)})
+    find_zero_points(gm.graph, context)
+    return merged + optimize_module(gm, context, before)
+
+
 class CompiledGraph:
     """Callable with the flat inputs of an inference graph; compiles a variant when a call first
     needs it."""
@@ -123,13 +134,7 @@ class CompiledGraph:
         gm = fx.GraphModule(self.gm, copied(self.gm.graph))
         specialize_scalars(gm.graph, dict(zip(self.scalars, numbers, strict=True)))
         context = Context(self.options, plan, self.constants, self.device)
-        before = gm.code
-        merged = Report()
-        if trust and self.constants and not self.options.off:
-            alike = {**merge_equal(gm.graph, context), **share_tables(gm.graph, context)}
-            merged = Report(fired={"merge_equal": len(alike)})
-            find_zero_points(gm.graph, context)
-        report = merged + optimize_module(gm, context, before)
+        report = optimize_with_constants(gm, context) if trust else optimize_module(gm, context)
         folded = None if self.options.off else fold_constants(gm, context)
         if folded is not None:
             report = report + folded.report
