@@ -17,7 +17,7 @@ from torch import Tensor, fx
 
 from ascend_passes import trace
 from ascend_passes.agreement import require_agreement
-from ascend_passes.capture import wrap
+from ascend_passes.capture import Fault, Runner, wrap
 from ascend_passes.crossing import flashcomm_crossing
 from ascend_passes.execute import execute
 from ascend_passes.graph import Context, is_call, value
@@ -36,7 +36,9 @@ from ascend_passes.plan import Plan, pick, plans
 from ascend_passes.report import Report
 from ascend_passes.scalars import scalar_positions, specialize_scalars
 
-Keep = Callable[[Report, Options], None]
+Later = Callable[[], Report]
+"""What the runs of a compiled graph add to its report: captures, and what runs uncaptured."""
+Keep = Callable[[Report, Options, Later], None]
 
 
 @dataclass(frozen=True)
@@ -91,10 +93,11 @@ class CompiledGraph:
         constants: Mapping[str, Tensor],
         static: Sequence[int],
         keep: Keep,
+        host_reads: Sequence[Fault] = (),
     ) -> None:
         self.gm, self.options = gm, options
         self.constants, self.static, self.keep = constants, static, keep
-        self.device = device_type(gm.graph)
+        self.device, self.host_reads = device_type(gm.graph), host_reads
         asked = options.flashcomm and options.flashcomm_tokens == -1
         above = flashcomm_crossing(gm.graph, options) if asked else None
         self.plans = plans(options, above)
@@ -140,7 +143,6 @@ class CompiledGraph:
             report = report + folded.report
             report = replace(report, graph_after=gm.code)
         require_agreement(gm.graph, context)
-        self.keep(report, self.options)
         if self.options.dump:
             write_dump(Path(self.options.dump), report, plan)
         count = len(self.gm.graph.find_nodes(op="placeholder"))
@@ -148,7 +150,16 @@ class CompiledGraph:
         values = [node.meta.get("val") for node in gm.graph.find_nodes(op="placeholder")]
         static = (*self.static, *extra)
         function = execute(gm, values, self.options, self.device, static)
-        function = wrap(function, gm, self.options, device=self.device, static_positions=static)
+        function = wrap(
+            function,
+            gm,
+            self.options,
+            device=self.device,
+            static_positions=static,
+            host_reads=self.host_reads,
+        )
+        later = function.log.report if isinstance(function, Runner) else Report
+        self.keep(report, self.options, later)
         facts = facts_of(gm.graph)
         positions = {node.name: i for i, node in enumerate(gm.graph.find_nodes(op="placeholder"))}
 

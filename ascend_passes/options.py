@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 CUDAGRAPH_MODES = ("NONE", "FULL_DECODE_ONLY", "FULL")
+WARM_UPS = ("lazy", "eager")
 EXECUTORS = ("auto", "eager", "inductor", "npugraph_ex", "torchair")
 MEBIBYTE = 1024 * 1024
 
@@ -96,12 +97,20 @@ class Options:
     capture_sizes: str = option(
         "",
         "ASCEND_PASSES_CAPTURE_SIZES",
-        "Token counts to capture, `1,2,4,8`; empty for 1, 2, 4 and every 8 up to the limit.",
+        "Token counts to capture, `1,2,4,8`; empty for vLLM's: 1, 2, 4, every 8 below 256, then "
+        "every 16 up to the limit.",
     )
     capture_limit: int = option(
         512,
         "ASCEND_PASSES_CAPTURE_LIMIT",
         "The largest token count that is captured (vLLM's number).",
+    )
+    capture_warm_up: str = option(
+        "lazy",
+        "ASCEND_PASSES_CAPTURE_WARM_UP",
+        "When a size is captured: at its second call, or at its first, and by a `Decoder` before "
+        "any prompt, with a progress bar.",
+        WARM_UPS,
     )
     executor: str = option(
         "auto",

@@ -10,8 +10,9 @@ from ascend_passes.options import OptionError, Options
 
 UNBOUNDED = 2**31 - 1
 """Upper end of the last plan: no token count reaches it."""
-DENSE_STEP = 8
-"""Captured sizes are 1, 2, 4 and then every eighth, vLLM's default list up to 256."""
+FINE_STEP, COARSE_STEP, COARSE_FROM = 8, 16, 256
+"""Captured sizes are 1, 2, 4, then every 8 below 256 and every 16 from there on: vLLM 0.32's
+default list (`_set_cudagraph_sizes` in its `config/vllm.py`)."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,9 @@ def capture_sizes(options: Options) -> tuple[int, ...]:
         OptionError: a size that is not a positive whole number.
     """
     if not options.capture_sizes:
-        sizes = [1, 2, 4, *range(DENSE_STEP, options.capture_limit + 1, DENSE_STEP)]
-        return tuple(size for size in sizes if size <= options.capture_limit)
+        fine = range(FINE_STEP, COARSE_FROM, FINE_STEP)
+        coarse = range(COARSE_FROM, options.capture_limit + 1, COARSE_STEP)
+        return tuple(n for n in (1, 2, 4, *fine, *coarse) if n <= options.capture_limit)
     words = [word.strip() for word in options.capture_sizes.split(",")]
     if not all(word.isdigit() and int(word) > 0 for word in words):
         raise OptionError(f"option 'capture_sizes' is {options.capture_sizes!r}; write 1,2,4,8.")

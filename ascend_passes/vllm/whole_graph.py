@@ -38,7 +38,7 @@ class WholeGraphBackend:
     def compile(self, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
         """Compile a Dynamo graph; the report of each variant is logged when it is made."""
 
-        def keep(report: Report, options: Options) -> None:
+        def keep(report: Report, options: Options, _: object) -> None:
             keep_quietly(report)
             summary.log(report, self.model, options.explain)
 
