@@ -66,11 +66,11 @@ def stack(
     return compare(model, compiled(model, options, dynamic), every)
 
 
-def watched(graph: Any, context: Any) -> None:
+def watched(graph: Any, *others: Any) -> None:
     """Count a rewritten graph's bytes before it runs."""
     estimate = cost.estimate(graph, profiles.ATLAS_800_A2)
     ESTIMATES.append(estimate.wire_bytes)
-    AGREE(graph, context)
+    AGREE(graph, *others)
 
 
 AGREE = pipeline_compiled.require_agreement

@@ -93,6 +93,15 @@ def test_an_integer_bias_of_one_rank_keeps_the_matmul_apart(two: Ranks) -> None:
     assert first.error == second.error == 0.0
 
 
+@pytest.mark.parametrize("name", ["bias on rank 0", "dynamic"])
+def test_ranks_fuse_alike_where_one_of_them_cannot(two: Ranks, name: str) -> None:
+    kind = dataclasses.replace(KINDS[name], dtype=torch.bfloat16, bias="rank0")
+    first, second = run(two, kind, [(7,), (8,)])
+    for outcome in (first, second):
+        assert (outcome.fired, outcome.fused, outcome.error) == (4, 0, 0.0)
+    assert sum("rank 0 cannot" in reason for reason in second.misses) == 4
+
+
 IDENTITIES = [
     "sink_add",
     "sink_pointwise",
