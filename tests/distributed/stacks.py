@@ -92,22 +92,35 @@ class Product(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.quantized:
             return torch.nn.functional.linear(x, self.weight)
-        per_token = None
-        if self.quantized == "dynamic":
-            rows, per_token = npu.npu_dynamic_quant(x)
-            per_token = per_token.reshape(-1)
-        else:
-            rows = npu.npu_quantize(x, self.input_scale, self.input_offset, 1, -1, True)
-        flat = rows.reshape(-1, rows.shape[-1])
-        found = npu.npu_quant_matmul(
-            flat,
-            self.weight.t(),
-            self.scale if self.quantized == "dynamic" else self.scale * self.input_scale,
-            pertoken_scale=per_token,
-            bias=self.bias,
-            output_dtype=15,
-        )
-        return found.reshape(*x.shape[:-1], found.shape[-1])
+        scales = (self.scale, self.input_scale, self.input_offset)
+        return multiplied(x, self.quantized, self.weight, *scales, self.bias)
+
+
+def multiplied(
+    x: Tensor,
+    quantized: str,
+    weight: Tensor,
+    scale: Tensor,
+    input_scale: Tensor,
+    input_offset: Tensor,
+    bias: Tensor | None,
+) -> Tensor:
+    """A W8A8 product of `[..., K]` with an int8 weight `[N, K]`, in bfloat16."""
+    per_token = None
+    if quantized == "dynamic":
+        rows, per_token = npu.npu_dynamic_quant(x)
+        per_token = per_token.reshape(-1)
+    else:
+        rows = npu.npu_quantize(x, input_scale, input_offset, 1, -1, True)
+    found = npu.npu_quant_matmul(
+        rows.reshape(-1, rows.shape[-1]),
+        weight.t(),
+        scale if quantized == "dynamic" else scale * input_scale,
+        pertoken_scale=per_token,
+        bias=bias,
+        output_dtype=15,
+    )
+    return found.reshape(*x.shape[:-1], found.shape[-1])
 
 
 class Layer(nn.Module):
