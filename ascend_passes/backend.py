@@ -13,6 +13,7 @@ from torch import Tensor, fx
 from ascend_passes import trace
 from ascend_passes.capture.watch import host_reads
 from ascend_passes.compiled import CompiledGraph, Keep, Later, device_type, optimize_module
+from ascend_passes.exchange import failing_together
 from ascend_passes.graph import Context
 from ascend_passes.options import Options
 from ascend_passes.plan import plans
@@ -41,12 +42,13 @@ def ascend_dense(
         OptionError: an option that does not exist or cannot have its value.
         ExpectationError: fewer fusions than `expect` asks for.
     """
-    chosen = Options.read(options)
-    if mode is not None:
-        raise ValueError(
-            f"ascend_dense has no modes, got {mode!r}; use options, see docs/options.md"
-        )
-    return compile_graph(gm, example_inputs, chosen, keep)
+    with failing_together(gm.graph):
+        chosen = Options.read(options)
+        if mode is not None:
+            raise ValueError(
+                f"ascend_dense has no modes, got {mode!r}; use options, see docs/options.md"
+            )
+        return compile_graph(gm, example_inputs, chosen, keep)
 
 
 def compile_graph(

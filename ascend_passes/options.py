@@ -53,7 +53,8 @@ class Options:
     flashcomm_tokens: int = option(
         1000,
         "ASCEND_PASSES_FLASHCOMM_TOKENS",
-        "FlashComm above this many tokens (vllm-ascend's number); -1 asks the cost model.",
+        "FlashComm above this many tokens (vllm-ascend's number) where a gain is estimated; -1: "
+        "wherever one is.",
     )
     matmul_reduce_scatter: bool = option(
         True,
@@ -64,6 +65,11 @@ class Options:
         1000,
         "ASCEND_PASSES_MATMUL_REDUCE_SCATTER_TOKENS",
         "Fuse matmul with its collective above this many tokens.",
+    )
+    matmul_all_reduce: bool = option(
+        False,
+        "VLLM_ASCEND_ENABLE_MATMUL_ALLREDUCE",
+        "Where FlashComm does not act, fuse matmul with all_reduce above as many tokens.",
     )
     prefetch_mlp: bool = option(
         False, "VLLM_ASCEND_ENABLE_PREFETCH_MLP", "Prefetch MLP weights into L2 on a side stream."

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch import fx
 
+from ascend_passes.exchange import AgreementError
 from ascend_passes.graph import Context
 from ascend_passes.normalize import normalize
 from ascend_passes.options import OptionError, switched_on
@@ -84,6 +85,7 @@ def run_stages(gm: fx.GraphModule, context: Context) -> Report:
     Raises:
         OptionError: switches that cannot be read.
         RuleError: a rule file of the user's that does not load.
+        AgreementError: ranks of a group would run different graphs.
         Exception: what a stage raised, under `strict`.
     """
     original = copied(gm.graph)
@@ -93,7 +95,7 @@ def run_stages(gm: fx.GraphModule, context: Context) -> Report:
         if failed is None:
             break
         name, error = failed
-        if context.options.strict or isinstance(error, (OptionError, RuleError)):
+        if context.options.strict or isinstance(error, (AgreementError, OptionError, RuleError)):
             raise error
         skipped[name] = f"{name} failed and was left out: {type(error).__name__}: {error}"
         gm.graph = copied(original)

@@ -9,9 +9,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 from ascend_passes.report import Report
+
+MOST_COLUMNS = 1000
+"""Characters of a line that no table reaches."""
 
 
 def console() -> Console:
@@ -22,6 +27,12 @@ def console() -> Console:
 def print_json(value: Any) -> None:
     """One JSON document on stdout."""
     print(json.dumps(value, indent=2))
+
+
+def print_table(out: Console, table: Table) -> None:
+    """A table; where stdout is no terminal it is as wide as its cells, and nothing is cut off."""
+    wide = Measurement.get(out, out.options.update(max_width=MOST_COLUMNS), table).maximum
+    out.print(table, width=None if out.is_terminal else wide)
 
 
 @contextmanager
