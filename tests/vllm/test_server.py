@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-SECONDS = 180
+SECONDS = 600
 
 
 @pytest.fixture(scope="module")
