@@ -53,9 +53,14 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
 
     folder = tmp_path_factory.mktemp("checkpoints")
 
-    def checkpoint(family: str = "qwen3", dtype: str = "f32", activations: str = "") -> str:
-        target = folder / f"{family}-{dtype}-{activations}"
-        return str(target if target.exists() else make(target, family, dtype, activations))
+    def checkpoint(
+        family: str = "qwen3", dtype: str = "f32", activations: str = "", **changes: int
+    ) -> str:
+        words = [family, dtype, activations, *(f"{name}{value}" for name, value in changes.items())]
+        target = folder / "-".join(words)
+        return str(
+            target if target.exists() else make(target, family, dtype, activations, **changes)
+        )
 
     return checkpoint
 

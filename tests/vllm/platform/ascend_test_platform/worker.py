@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import vllm._custom_ops
 import vllm.v1.worker.cpu_worker as cpu_worker
 from vllm.config import CompilationMode, CUDAGraphMode
 from vllm.v1.attention.backend import AttentionCGSupport
@@ -30,6 +31,8 @@ class Runner(CPUModelRunner):
 class Worker(cpu_worker.CPUWorker):
     def init_device(self) -> None:
         cpu_worker.CPUModelRunner = Runner
+        # An NPU's matmul reads its weight; oneDNN's, of this runner, hides it behind a handle.
+        vllm._custom_ops._supports_onednn = False
         # CPU attention reads its metadata when it runs, so that a replay sees the present step's.
         CPUAttentionMetadataBuilder._cudagraph_support = (
             AttentionCGSupport.UNIFORM_SINGLE_TOKEN_DECODE
