@@ -47,10 +47,9 @@ the speed of an NPU. What the columns claim of an operator:
   exactly once; it captures that graph and replays it with new numbers in the same memory, and
   results and written arguments are those of the reference. "compiled": the code alone, for
   operators that need HCCL, which the stand-in has not;
-* torchair converter: the one node of CANN's graph IR that the operator becomes. Where CANN alone
-  declares that node, the converter was run up to the point where it asks for the declaration.
-  "none, refused": torchair has no converter, and the executor `torchair` refuses the graph by the
-  operator's name.
+* torchair converter: the one node of CANN's graph IR that the operator becomes; whether the CANN
+  of a machine knows that node is asked there and not here. "none, refused": torchair has no
+  converter, and the executor `torchair` refuses the graph by the operator's name.
 
 This page is written by `python -m tests.conformance.write_table`.
 
@@ -111,14 +110,13 @@ def torchair_cell(operator: Operator) -> str:
     """The operator's node in CANN's graph IR."""
     if not has_converter(wheel.overload(operator)):
         return "none, refused"
-    kind, made = ir_node.node_of(operator, call_of(operator))
-    return f"`{kind}`" if made else f"`{kind}`, declared by CANN alone"
+    return f"`{ir_node.node_of(operator, call_of(operator))}`"
 
 
 def page() -> str:
     """The whole page."""
     operators = npu.OPERATORS.values()
-    ir_node.without_engine()
+    ir_node.without_cann()
     kernels.install({operator.qualified_name: operator.reference for operator in operators})
     table = "\n".join(map(row, operators))
     faults = "\n".join(
