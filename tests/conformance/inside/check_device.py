@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM, Qwen3Config
 
 import ascend_passes
 from ascend_passes import npu
+from ascend_passes.models.generate import generate, new_cache
 from tests.conformance.inside import attention, kernels
 
 DEVICE = kernels.DEVICE
@@ -98,6 +99,32 @@ def test_a_captured_step_gives_the_tokens_of_the_cpu(model, recorder, executor):
     for mine, theirs in zip(found, expected, strict=True):
         assert torch.equal(mine.argmax(-1), theirs.argmax(-1))
         torch.testing.assert_close(mine, theirs)
+
+
+def decoded(model, prompt, options=None):
+    """Greedy tokens through a static cache, one call of the model for each."""
+    torch._dynamo.reset()
+    cache = new_cache(model, len(prompt), prompt.shape[1] + STEPS)
+    forward = model
+    if options is not None:
+        forward = torch.compile(model, backend="ascend_dense", options=options)
+    return generate(forward, model, cache, prompt.to(model.device), STEPS).cpu()
+
+
+@pytest.mark.parametrize("executor", ["eager", "npugraph_ex"])
+def test_a_captured_decode_gives_the_tokens_of_the_cpu(model, recorder, executor):
+    prompt = torch.randint(0, 128, (2, 5))
+    expected = decoded(model, prompt)
+    model.to(DEVICE)
+    try:
+        before = recorder.replays
+        options = {"executor": executor, "cudagraph_mode": "FULL_DECODE_ONLY"}
+        found = decoded(model, prompt, options)
+    finally:
+        model.to("cpu")
+    # The first decode step warms up and the second captures, so that the others are replays.
+    assert recorder.replays - before >= STEPS - 3
+    assert torch.equal(found, expected)
 
 
 def test_a_read_in_a_capture_is_refused(recorder):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ascend_passes import npu, trace
 from ascend_passes.execute import execute, hidden_writes, npugraph_ex_options
 from ascend_passes.options import Options
-from tests.conformance.inside import attention, kernels
+from tests.conformance.inside import attention, fusions, inputs, kernels, single, table
 
 DEVICE = kernels.DEVICE
 CAPTURING = Options(executor="npugraph_ex", cudagraph_mode="FULL")
@@ -173,61 +175,6 @@ def test_the_attention_takes_new_lengths_at_replay(recorder):
     assert recorder.updates - updates >= 2
 
 
-def fusable(x, residual, gamma, scale, zero):
-    y, _, total = torch.ops.npu.npu_add_rms_norm(x, residual, gamma)
-    return torch.ops.npu.npu_quantize(y, scale, zero, 1, -1, True), total
-
-
-def fused_by_the_wheel(*inputs):
-    """Whether npugraph_ex's own pattern pass, left on, fuses `fusable` for these inputs."""
-    names = []
-
-    def compiler(gm, values):
-        def after(graph_module, *_):
-            names.extend(str(node.target) for node in graph_module.graph.nodes)
-
-        options = {"post_grad_custom_post_pass": after, "force_eager": True}
-        with trace.compiling(values) as fakes:
-            return torch.npu.npugraph_ex.compile_fx(gm, fakes, options)
-
-    torch._dynamo.reset()
-    backend = lambda gm, values: trace.compile_inference(gm, values, compiler)  # noqa: E731
-    with torch.no_grad():
-        torch.compile(fusable, backend=backend, dynamic=False)(*inputs)
-    return any("add_rms_norm_quant" in name for name in names)
-
-
-def refusals(x, residual, gamma, scale, zero):
-    """Why our table refuses the same fusion on Atlas A2; empty where it is legal."""
-    arguments = {
-        "x1": x, "x2": residual, "gamma": gamma, "scales1": scale, "zero_points1": zero
-    }  # fmt: skip
-    conditions = npu.legality("npu_add_rms_norm_quant", arguments, "Ascend910B")
-    return [reason for holds, reason in conditions if not holds]
-
-
-@pytest.mark.parametrize(
-    ("half", "scale", "zero", "shape", "legal"),
-    [
-        (torch.float16, torch.float32, torch.int32, (32,), True),
-        (torch.bfloat16, torch.bfloat16, torch.bfloat16, (32,), True),
-        (torch.bfloat16, torch.float32, torch.int32, (32,), False),
-        (torch.bfloat16, torch.float32, torch.bfloat16, (32,), False),
-        (torch.bfloat16, torch.bfloat16, torch.bfloat16, (1,), False),
-    ],
-)
-def test_the_wheel_fuses_where_the_documented_table_refuses(half, scale, zero, shape, legal):
-    tensors = (
-        torch.randn(4, 32, dtype=half),
-        torch.randn(4, 32, dtype=half),
-        torch.ones(32, dtype=half),
-        torch.ones(32, dtype=scale),
-        torch.zeros(*shape, dtype=zero),
-    )
-    assert fused_by_the_wheel(*(t.to(DEVICE) for t in tensors))
-    assert (refusals(*tensors) == []) == legal
-
-
 def test_our_graph_is_not_fused_again():
     """The same graph through our executor keeps the two operators that our rules left."""
     seen = []
@@ -247,7 +194,7 @@ def test_our_graph_is_not_fused_again():
         torch.ones(32, device=DEVICE),
         torch.zeros(32, dtype=torch.int32, device=DEVICE),
     ]
-    compiled(fusable, options=Options(executor="npugraph_ex"))(*inputs)
+    compiled(fusions.quantized, options=Options(executor="npugraph_ex"))(*inputs)
     kernels.implement(quantize, references)
     assert seen
 
@@ -279,3 +226,35 @@ def test_no_op_removal_is_off_only_beside_undeclared_writes():
     assert options(lambda x: [x + 1], plain)["remove_noop_ops"]
     rotary = torch.ops.npu.npu_apply_rotary_pos_emb
     assert not options(lambda q, t: list(rotary(q, q + 1, t, t)), query, table)["remove_noop_ops"]
+
+
+@pytest.mark.parametrize("name", sorted(npu.OPERATORS))
+def test_each_operator_is_kept_and_replayed(name):
+    operator = npu.OPERATORS[name]
+
+    @settings(max_examples=2, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(st.data())
+    def kept(data):
+        call = inputs.CALLS[name](inputs.Draw(data.draw))
+        assert single.problem(operator, call, operator.reference) == ""
+
+    kept()
+
+
+def test_wrong_numbers_of_a_replay_are_seen():
+    operator = npu.OPERATORS["npu_swiglu"]
+    wrong = lambda *args, **kwargs: operator.reference(*args, **kwargs) + 1  # noqa: E731
+    found = single.problem(operator, table.call_of(operator), wrong)
+    assert found == "a replay gives or writes other numbers than the reference"
+
+
+def test_a_write_that_is_lost_is_seen():
+    operator = npu.OPERATORS["npu_scatter_pa_kv_cache"]
+    found = single.problem(operator, table.call_of(operator), lambda *args, **kwargs: None)
+    assert found == "a replay gives or writes other numbers than the reference"
+
+
+def test_an_operator_whose_name_only_begins_alike_does_not_count():
+    code = "torch.ops.npu.npu_add_rms_norm_quant.default(x)"
+    assert single.calls_in(code, npu.OPERATORS["npu_add_rms_norm_quant"]) == 1
+    assert single.calls_in(code, npu.OPERATORS["npu_add_rms_norm"]) == 0

@@ -61,6 +61,26 @@ def symbolic_difference(ours: Callable[..., Any], theirs: Callable[..., Any], ca
         return difference(ours, theirs, fake)
 
 
+def hinted_difference(ours: Callable[..., Any], theirs: Callable[..., Any], call: Call) -> str:
+    """How our fake with symbolic sizes, each symbol at its value, differs from theirs without.
+
+    For operators whose Meta function of the wheel is wrong on symbols, and right on numbers.
+    """
+    mode = FakeTensorMode(shape_env=ShapeEnv())
+    arguments = (call.args, call.kwargs)
+    fake = Call(*pytree.tree_map_only(Tensor, lambda t: symbolic(mode, t), arguments))
+    with mode:
+        found = describe(ours(*fake.args, **fake.kwargs))
+    mine = [(dtype, numbers(sizes), numbers(strides)) for dtype, sizes, strides in found]
+    wheel = describe(theirs(*call.args, **call.kwargs))
+    return "" if mine == wheel else f"ours {mine}, wheel {wheel}"
+
+
+def numbers(sizes: tuple[Any, ...]) -> tuple[int, ...]:
+    """Sizes at the values that their symbols had when they were made."""
+    return tuple(s.node.hint if isinstance(s, torch.SymInt) else s for s in sizes)
+
+
 def symbolic(mode: FakeTensorMode, tensor: Tensor) -> Tensor:
     """The tensor with symbols for its sizes."""
     context = StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DUCK] * tensor.dim())

@@ -211,7 +211,7 @@ def quant_all_gather(d: Draw) -> Call:
 
 
 def prefetch(d: Draw) -> Call:
-    return Call((d.rows(d.half), None, 1024))
+    return Call((d.rows(d.half), d.one(d.rows(d.half), None), 1024))
 
 
 def cache_write(d: Draw, cache: Tensor, slots: torch.dtype) -> Call:

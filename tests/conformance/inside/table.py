@@ -7,21 +7,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from operator import getitem
 
-import torch
 from hypothesis import find, settings
-from torch import Tensor, fx
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental.symbolic_shapes import ShapeEnv
-from torch.utils import _pytree as pytree
 
 from ascend_passes import npu
-from ascend_passes.execute import execute, has_converter, load_torchair
+from ascend_passes.execute import has_converter
 from ascend_passes.npu.operator import Operator
-from ascend_passes.options import Options
 from tests.conformance import build, wheel_faults
-from tests.conformance.inside import fakes, inputs, wheel
+from tests.conformance.inside import fakes, inputs, ir_node, kernels, single, wheel
 
 PAGE = build.ROOT / "docs" / "conformance.md"
 HEAD = f"""# Conformance with torch_npu
@@ -35,17 +28,30 @@ own, builds stand-ins for the CANN libraries from the wheel's own undefined symb
   with plain and with symbolic sizes, and with what the C++ operators allocate;
 * the table of operators that write arguments without declaring it equals what CANN's own operator
   declarations in the wheel say;
-* a small Qwen3 gives the CPU's tokens on `npu:0`, eager, compiled, captured and replayed;
+* a small Qwen3 gives the CPU's tokens on `npu:0`, eager, compiled, captured and replayed, and in
+  a captured decode through a static KV cache;
 * the captured decode of a static W8A8 Qwen3 gives bit for bit what it gives uncaptured, and the
   CPU's logits within 1/16 of the largest, which is what an int8 step can move;
 * npugraph_ex compiles, captures, updates the attention's lengths and replays our graphs, leaves
   them as they are, and neither copies nor loses what they write;
 * torchair turns our graphs into CANN's graph IR, or we refuse with the operator's name;
-* npugraph_ex's own pattern pass fuses outside the documented dtype table, and we refuse there.
+* npugraph_ex's own pattern pass fuses outside the documented dtype table into each of the three
+  operators of ours that it can emit, and we refuse there; for every operator with a dtype table
+  the wheel's Meta function takes dtypes that we refuse, and never the reverse.
 
 Kernels on the stand-in are our CPU references, so none of this says anything about the numbers or
-the speed of an NPU. The IR of operators that torchair declares only beside an installed CANN is
-not made here. This page is written by `python -m tests.conformance.write_table`.
+the speed of an NPU. What the columns claim of an operator:
+
+* schema equal, fake equal: as above, but for the faults of the wheel that are listed below;
+* npugraph_ex, "replayed": the code that npugraph_ex makes of a graph of this operator calls it
+  exactly once; it captures that graph and replays it with new numbers in the same memory, and
+  results and written arguments are those of the reference. "compiled": the code alone, for
+  operators that need HCCL, which the stand-in has not;
+* torchair converter: the one node of CANN's graph IR that the operator becomes; whether the CANN
+  of a machine knows that node is asked there and not here. "none, refused": torchair has no
+  converter, and the executor `torchair` refuses the graph by the operator's name.
+
+This page is written by `python -m tests.conformance.write_table`.
 
 | operator | schema equal | fake equal | npugraph_ex | torchair converter |
 |---|---|---|---|---|
@@ -65,9 +71,9 @@ FAULTS: tuple[tuple[str, Mapping[str, str]], ...] = (
 def row(operator: Operator) -> str:
     """One operator's line."""
     same = wheel.normalized(operator.schema) == wheel.schema(operator)
-    converter = has_converter(wheel.overload(operator))
-    cells = (f"`{operator.name}`", yes(same), fake_cell(operator), npugraph_ex(operator))
-    return f"| {' | '.join(cells)} | {'yes' if converter else 'none, refused'} |"
+    cells = (f"`{operator.name}`", yes(same), fake_cell(operator))
+    engines = (npugraph_ex_cell(operator), torchair_cell(operator))
+    return f"| {' | '.join((*cells, *engines))} |"
 
 
 def yes(value: bool) -> str:
@@ -93,39 +99,26 @@ def fake_cell(operator: Operator) -> str:
     return yes(agrees) + faults
 
 
-def npugraph_ex(operator: Operator) -> str:
-    """Whether npugraph_ex compiles a graph of this operator to its Python code."""
-    mode = FakeTensorMode(shape_env=ShapeEnv())
-    call = call_of(operator)
-    values: list[Tensor] = []
-    graph = fx.Graph()
+def npugraph_ex_cell(operator: Operator) -> str:
+    """Whether npugraph_ex keeps the operator, alone in a graph, as it is."""
+    kept = single.problem(operator, call_of(operator), operator.reference) == ""
+    way = "compiled" if operator.name in single.COLLECTIVE else "replayed"
+    return way if kept else yes(False)
 
-    def placeholder(tensor: Tensor) -> fx.Node:
-        with mode:
-            values.append(torch.empty(tensor.shape, dtype=tensor.dtype, device="npu:0"))
-        node = graph.placeholder(f"input_{len(values)}")
-        node.meta["val"] = values[-1]
-        return node
 
-    args, kwargs = pytree.tree_map_only(Tensor, placeholder, (call.args, call.kwargs))
-    node = graph.call_function(wheel.overload(operator), args, kwargs)
-    count = len(wheel.overload(operator)._schema.returns)
-    several = range(count if count > 1 else 0)
-    items = [graph.call_function(getitem, (node, index)) for index in several]
-    graph.output(tuple(items) if items else (node,) * count)
-    runner = execute(
-        fx.GraphModule({}, graph),
-        values,
-        Options(executor="npugraph_ex", cudagraph_mode="FULL"),
-        "npu",
-    )
-    return yes(operator.name in runner.get_code())
+def torchair_cell(operator: Operator) -> str:
+    """The operator's node in CANN's graph IR."""
+    if not has_converter(wheel.overload(operator)):
+        return "none, refused"
+    return f"`{ir_node.node_of(operator, call_of(operator))}`"
 
 
 def page() -> str:
     """The whole page."""
-    load_torchair()
-    table = "\n".join(map(row, npu.OPERATORS.values()))
+    operators = npu.OPERATORS.values()
+    ir_node.without_cann()
+    kernels.install({operator.qualified_name: operator.reference for operator in operators})
+    table = "\n".join(map(row, operators))
     faults = "\n".join(
         f"{number}. {subject}: {'; '.join(sorted(set(entries.values())))}."
         for number, (subject, entries) in enumerate(FAULTS, 1)
