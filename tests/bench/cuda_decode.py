@@ -341,6 +341,7 @@ def main() -> int:
         del model
     console.print(table_of(rows, settings.device))
     out = Path(os.environ.get("OUT", "build"))
+    out.mkdir(parents=True, exist_ok=True)
     record = {
         "torch": torch.__version__,
         "device": settings.device,
