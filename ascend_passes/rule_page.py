@@ -15,6 +15,8 @@ from torch import fx
 from ascend_passes import trace
 from ascend_passes.rule import Rule
 from ascend_passes.template import example_scalars
+from ascend_passes.verify.checks import firing, rewritten
+from ascend_passes.verify.mutate import another_use, pattern_calls
 
 LEADING = (4,)
 """The sizes that stand for `...` on a page."""
@@ -35,6 +37,10 @@ class RulePage:
     examples: tuple[str, ...]
     graph_before: str
     graph_after: str
+    explained: str
+    """What `explain` says of a graph that is the pattern."""
+    missed: str
+    """What it says where an inner value has another user; empty where that is allowed."""
     source: str
 
 
@@ -53,6 +59,8 @@ def page(rule: Rule) -> RulePage:
         ),
         graph_before=traced(rule, rule.spellings[0].function),
         graph_after=traced(rule, rule.replacement),
+        explained=explained(rule, shared=False),
+        missed="" if rule.shares else explained(rule, shared=True),
         source=rule.source,
     )
 
@@ -85,6 +93,32 @@ def traced(rule: Rule, function: Callable[..., Any]) -> str:
     for node, name in zip(graph.find_nodes(op="placeholder"), names, strict=True):
         node.name = name
     return listing(graph)
+
+
+def explained(rule: Rule, shared: bool) -> str:
+    """The report on the first spelling that fires, with another user of an inner value or not."""
+    for spelling in rule.spellings:
+        trial = firing(rule, spelling, seed=0)
+        if trial is not None:
+            break
+    else:
+        return ""
+    gm = trial.graph()
+    if shared:
+        inner = [node for node in pattern_calls(gm.graph) if set(node.users) - {output(gm)}]
+        candidates = (part for node in reversed(inner) if (part := another_use(node)) is not None)
+        extra = next((part for part in candidates if output(gm) not in part.users), None)
+        if extra is None:
+            return ""
+        results = output(gm).args[0]
+        given = results if isinstance(results, (list, tuple)) else (results,)
+        output(gm).args = ((*given, extra),)
+    return str(rewritten(gm, trial.rule)[1])
+
+
+def output(gm: fx.GraphModule) -> fx.Node:
+    """The node that holds a graph's results."""
+    return gm.graph.output_node()
 
 
 def source_of(function: Callable[..., Any]) -> str:

@@ -15,7 +15,8 @@ def name(node: Any) -> str:
         return repr(node)
     if node.target is operator.getitem:
         return f"result {node.args[1]} of {name(node.args[0])}"
-    return "an input of the graph" if node.op == "placeholder" else operator_text(node.target)
+    outside = {"placeholder": "an input of the graph", "output": "a result of the graph"}
+    return outside.get(node.op) or operator_text(node.target)
 
 
 def operator_text(target: Any) -> str:

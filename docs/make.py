@@ -169,13 +169,19 @@ def rule_page(one: RulePage) -> str:
             "",
             *code("Graph before", one.graph_before),
             *code("Graph after", one.graph_after),
+            *code("Explained", one.explained, ""),
+            *(
+                code("Explained where an inner value is shared", one.missed, "")
+                if one.missed
+                else []
+            ),
         ]
     )
 
 
-def code(title: str, text: str) -> list[str]:
-    """A section with Python in it."""
-    return [f"## {title}", "", "```python", text, "```", ""]
+def code(title: str, text: str, language: str = "python") -> list[str]:
+    """A section with code in it."""
+    return [f"## {title}", "", f"```{language}", text, "```", ""]
 
 
 if __name__ == "__main__":

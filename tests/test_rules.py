@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import secrets
 from pathlib import Path
 from typing import Annotated
@@ -117,19 +118,18 @@ def findings_of(rule, one):
 
 
 @pytest.mark.parametrize(
-    ("pattern", "replacement"),
+    ("pattern", "replacement", "finder"),
     [
-        (swiglu, swiglu_swapped),
-        (norm, norm_of_other_sign),
-        (norm, norm_of_own_epsilon),
-        (norm, norm_without_gain),
-        (added, added_with_other_mode),
+        (swiglu, swiglu_swapped, checks.fires_and_agrees),
+        (norm, norm_of_other_sign, checks.fires_and_agrees),
+        (norm, norm_of_own_epsilon, checks.scalars_matter),
+        (norm, norm_without_gain, checks.fires_and_agrees),
+        (added, added_with_other_mode, checks.fires_and_agrees),
     ],
     ids=lambda function: function.__name__,
 )
-def test_a_wrong_replacement_is_found(pattern, replacement):
-    found = names_of(broken(pattern, replacement, tolerance=2))
-    assert found & {"fires_and_agrees", "scalars_matter"}, found
+def test_a_wrong_replacement_is_found(pattern, replacement, finder):
+    assert findings_of(broken(pattern, replacement, tolerance=2), finder)
 
 
 def test_right_rules_pass():
@@ -188,6 +188,13 @@ def test_the_command_checks_one_rule(capsys):
     assert "swiglu_unpacked: passed" in capsys.readouterr().out
 
 
+def test_the_command_measures_a_rule(capsys):
+    assert main(["check", "swiglu_unpacked", "--bench", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)["swiglu_unpacked"]
+    assert (figures["kernels_before"], figures["kernels_after"]) == (2, 2)
+    assert 0 < figures["site"] < figures["first"]  # what is traced once is not traced again
+
+
 def test_the_command_checks_a_folder_and_names_what_is_wrong(capsys, tmp_path):
     assert main(["new", "swapped", "--folder", str(tmp_path)]) == 0
     path = tmp_path / "swapped.py"
@@ -232,6 +239,32 @@ def test_a_condition_that_is_not_asked_is_found(monkeypatch):
     assert not findings_of(rule, checks.conditions_refuse)
     monkeypatch.setattr(emission, "conditions", lambda *given: iter(()))
     assert findings_of(rule, checks.conditions_refuse)
+
+
+def test_each_line_of_where_is_tried(monkeypatch):
+    def two(H):
+        yield H >= 64, f"H is {H}, less than 64"
+        yield H % 2 == 0, f"H is {H}, not even"
+
+    def never(H):
+        yield H >= 64, f"H is {H}, less than 64"
+        yield H > 0, f"H is {H}"
+
+    assert not findings_of(
+        broken(norm, norm_right, where=two, tolerance=2), checks.conditions_refuse
+    )
+    (dead,) = findings_of(
+        broken(norm, norm_right, where=never, tolerance=2), checks.conditions_refuse
+    )
+    assert "falsifies line 2 of where" in str(dead)
+    first = emission.refusal
+    monkeypatch.setattr(
+        emission, "refusal", lambda given: None if "even" in given[1] else first(given)
+    )
+    (deaf,) = findings_of(
+        broken(norm, norm_right, where=two, tolerance=2), checks.conditions_refuse
+    )
+    assert "fires although" in str(deaf) and "not even" in str(deaf)
 
 
 @pytest.mark.parametrize("name", ENGINE)

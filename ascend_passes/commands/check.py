@@ -21,6 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "rule", nargs="?", help="name of a rule, or a folder of rules (default: all)"
     )
+    parser.add_argument(
+        "--bench", action="store_true", help="measure instead what each rule costs while compiling"
+    )
     add_options(parser)
     add_json(parser)
 
@@ -29,6 +32,8 @@ def run(arguments: argparse.Namespace) -> int:
     """0 where nothing was found, 1 where a rule is wrong; RuleError as in `show`."""
     options = Options.read(read_options(arguments.option))
     chosen = choose(arguments.rule, options)
+    if arguments.bench:
+        return measure(chosen, arguments.json)
     from ascend_passes.verify import check  # slow to import; a wrong name is told at once
 
     findings = {}
@@ -46,6 +51,23 @@ def run(arguments: argparse.Namespace) -> int:
         for finding in found:
             out.print(f"    {finding}", markup=False)
     return 1 if wrong else 0
+
+
+def measure(chosen: tuple[Rule, ...], as_json: bool) -> int:
+    """Print the figures of each rule; 0, as a slow rule is no wrong one."""
+    from ascend_passes.verify.bench import bench  # slow to import, as above
+
+    figures = {}
+    with progress("bench") as stage:
+        for done, rule in enumerate(chosen):
+            stage(rule.name, done, len(chosen))
+            figures[rule.name] = bench(rule)
+    if as_json:
+        print_json({name: asdict(one) if one else None for name, one in figures.items()})
+        return 0
+    for name, one in figures.items():
+        console().print(f"{name}: {one or 'fires at none of its dtypes'}", markup=False)
+    return 0
 
 
 def choose(name: str | None, options: Options) -> tuple[Rule, ...]:

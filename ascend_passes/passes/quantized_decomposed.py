@@ -84,17 +84,26 @@ def quantize_per_tensor(site: Site, given: Arguments) -> Mapping[str, fx.Node]:
     """`(input, scale, zero_point, quant_min, quant_max, dtype)`: one scale, a number or a tensor.
 
     Beside bfloat16 the fused operators want a bfloat16 scale: rounding it moves a value by 1/4 LSB
-    at most. A zero point of int8 is exact in bfloat16.
+    at most, and it is done where all readers take the rounded one as well. A zero point of int8 is
+    exact in bfloat16.
     """
     refuse_range(given)
     x = given["input"]
-    half = value(x).dtype == torch.bfloat16
+    half = value(x).dtype == torch.bfloat16 and all(map(reads_bfloat16, site.node.users))
     scale = one_number(site, given["scale"], x, torch.bfloat16 if half else torch.float32)
     zero = None
     if not is_zero(given["zero_point"]):
         zero = one_number(site, given["zero_point"], x, torch.int8)
         zero = cast(site, zero, torch.bfloat16 if half else torch.int32)
     return {"0": quantized(site, given, scale, zero, -1, given["scale"], given["zero_point"])}
+
+
+def reads_bfloat16(reader: fx.Node) -> bool:
+    """Whether a node reads a row back in bfloat16, with the scale of its quantization."""
+    name = "quantized_decomposed::dequantize_per_tensor"
+    return operator_name(reader) == name and (
+        named_arguments(reader).get("out_dtype") == torch.bfloat16
+    )
 
 
 def quantize_per_channel(site: Site, given: Arguments) -> Mapping[str, fx.Node]:
@@ -138,11 +147,15 @@ def dequantize_per_tensor(site: Site, given: Arguments) -> Mapping[str, fx.Node]
         dtype == torch.bfloat16,
         "npu_quant_matmul gives float16 from one scale only with an int64 one",
     )
+    scale = x.args[1]
+    refuse_unless(
+        value(scale).dtype == dtype, "the row, or a reader of it, has another dtype than bfloat16"
+    )
     row = site.call(aten._to_copy.default, x, dtype=dtype)
     if not is_zero(given["zero_point"]):
         zero = one_number(site, given["zero_point"], x, torch.int8)
         row = site.call(aten.sub.Tensor, row, zero)
-    return {"0": site.call(aten.mul.Tensor, row, cast(site, x.args[1], dtype))}
+    return {"0": site.call(aten.mul.Tensor, row, scale)}
 
 
 def dequantize_per_channel(site: Site, given: Arguments) -> Mapping[str, fx.Node]:

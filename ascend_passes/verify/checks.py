@@ -12,6 +12,7 @@ import operator
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -20,7 +21,7 @@ from ascend_passes.graph import Context, value
 from ascend_passes.normalize import normalize
 from ascend_passes.report import Report
 from ascend_passes.rewrite import rewrite
-from ascend_passes.rule import Rule, Spelling, conditions, refusal
+from ascend_passes.rule import Condition, Rule, Spelling, conditions, refusal
 from ascend_passes.template import COMMUTATIVE
 from ascend_passes.verify.difference import differences
 from ascend_passes.verify.exact import run_exactly
@@ -193,19 +194,39 @@ def respects_writes(rule: Rule, spelling: Spelling, seed: int) -> Iterator[str]:
 
 
 def conditions_refuse(rule: Rule, spelling: Spelling, seed: int) -> Iterator[str]:
-    """Where sizes or dtypes falsify a line of `where`, it is refused for exactly that reason."""
+    """Each line of `where` refuses, for exactly its reason, where sizes or dtypes falsify it.
+
+    The engine stops at the first line that fails, so each is tried as the only one.
+    """
     seen: set[int] = set()
+    lines = 0
     for trial in wrong_trials(rule, spelling, seed):
         given = list(conditions(rule, trial.fakes(), trial.sizes, trial.scalars))
-        failing = [(i, reason) for i, one in enumerate(given) if (reason := refusal(one))]
-        if not failing or failing[0][0] in seen:
-            continue
-        seen.add(failing[0][0])
-        _, report = rewritten(trial.graph(), rule)
-        if report.fired:
-            yield f"fires although {failing[0][1]} ({trial})"
-        elif failing[0][1] not in {miss.reason for miss in report.misses if miss.complete}:
-            yield f"is refused for {told(report)!r}, not for {failing[0][1]!r} ({trial})"
+        lines = max(lines, len(given))
+        for index, condition in enumerate(given):
+            reason = refusal(condition)
+            if reason is None or index in seen:
+                continue
+            seen.add(index)
+            _, report = rewritten(trial.graph(), with_line(rule, index))
+            if report.fired:
+                yield f"fires although {reason} ({trial})"
+            elif reason not in {miss.reason for miss in report.misses if miss.complete}:
+                yield f"is refused for {told(report)!r}, not for {reason!r} ({trial})"
+    for index in sorted(set(range(lines)) - seen):
+        yield f"no dtype and no size that is tried falsifies line {index + 1} of where"
+
+
+def with_line(rule: Rule, index: int) -> Rule:
+    """The rule with one line of its `where`."""
+    where = rule.where
+    assert where is not None
+
+    @functools.wraps(where)
+    def line(**given: Any) -> Iterator[Condition]:
+        yield list(where(**given))[index]
+
+    return replace(rule, where=line)
 
 
 def is_documented(rule: Rule, spelling: Spelling, seed: int) -> Iterator[str]:

@@ -17,7 +17,7 @@ Gain = Annotated[Tensor, "H"]
 FloatGain = Annotated[Tensor, "H", torch.float32]
 
 
-def own_gain(x: Rows, residual: Rows, gamma: Gain, *, eps: float):
+def pattern(x: Rows, residual: Rows, gamma: Gain, *, eps: float):
     """A gain of the rows' dtype."""
     total = x + residual
     y, _ = npu.npu_rms_norm(total, gamma, eps)
@@ -26,7 +26,7 @@ def own_gain(x: Rows, residual: Rows, gamma: Gain, *, eps: float):
 
 def float_gain(x: Rows, residual: Rows, gamma: FloatGain, *, eps: float):
     """A float32 gain."""
-    return own_gain(x, residual, gamma, eps=eps)
+    return pattern(x, residual, gamma, eps=eps)
 
 
 def replacement(x: Tensor, residual: Tensor, gamma: Tensor, *, eps: float):
@@ -34,4 +34,4 @@ def replacement(x: Tensor, residual: Tensor, gamma: Tensor, *, eps: float):
     return y, total
 
 
-rule = Rule([own_gain, float_gain], replacement, examples=[{"H": 64}, {"H": 5120}])
+rule = Rule([pattern, float_gain], replacement, examples=[{"H": 64}, {"H": 5120}])

@@ -47,5 +47,4 @@ rule = Rule(
     where,
     examples=[{"N": 5, "B": 2, "S": 3, "K": 64, "O": 96}],
     shares=True,
-    tolerance=float("inf"),  # the spelled-out form rounds each factor
 )

@@ -211,6 +211,14 @@ def test_what_stays_says_why(model, reason):
     assert (result - eager).abs().max() <= torch.finfo(model.dtype).eps * eager.abs().max()
 
 
+def test_a_row_that_is_read_in_float32_keeps_the_exact_scale():
+    model, x = Numbers(dtype=torch.float32), activations(TOKENS)
+    model.given = (0.0301, 0, *INT8)  # bfloat16 has 0.03003
+    report, result = compiled(model, x)
+    assert report.fired["quantized_decomposed_quantize_per_tensor"] == 1
+    assert torch.equal(result, model(x))
+
+
 def test_codes_that_somebody_else_reads_stay():
     class Both(Tokens):
         def forward(self, x):
