@@ -94,6 +94,8 @@ def quantize(layer: nn.Linear, activations: str) -> None:
 
 
 def int8_forward(layer: Any, x: Tensor) -> Tensor:
+    if not hasattr(layer, "int8"):  # the head
+        return nn.functional.linear(x, layer.weight)
     return multiplied(
         x, layer.quantized, layer.int8, layer.scale, layer.input_scale, layer.input_offset, None
     )

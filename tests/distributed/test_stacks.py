@@ -178,11 +178,13 @@ def test_the_cost_model_draws_the_line(two: Ranks, tmp_path: Path) -> None:
 
 def test_flashcomm_removes_no_captured_size(two: Ranks) -> None:
     chosen = {"capture_sizes": "2,4,8,16", "matmul_reduce_scatter": False, "flashcomm_tokens": 7}
+    counts = (4, 7, 8, 16)
+    right = dict.fromkeys(counts, True)
     for mode in ("FULL_DECODE_ONLY", "FULL"):
-        options = chosen | {"cudagraph_mode": mode}
-        without = two.run(captured, options | {"flashcomm": False}, (4, 7, 8, 16))
-        assert two.run(captured, options, (4, 7, 8, 16)) == without
-        assert without[0][0]
+        for flashcomm in (False, True):
+            options = chosen | {"cudagraph_mode": mode, "flashcomm": flashcomm}
+            found = two.run(captured, options, counts, mode == "FULL_DECODE_ONLY")
+            assert found == [([4, 8, 16], right)] * 2
 
 
 def test_a_graph_that_does_not_gain_stays(two: Ranks) -> None:
