@@ -113,10 +113,16 @@ def test_gathers_fuse_with_the_matmul_that_reads_them(two: Ranks, name: str) -> 
         assert outcome.error == 0.0
 
 
-@pytest.mark.parametrize("name", ["bfloat16", "static", "dynamic", "vllm"])
-def test_matmuls_fuse_with_all_reduces_where_flashcomm_is_off(two: Ranks, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "beside"),
+    [("bfloat16", (-1, 0, 1)), ("static", (1,)), ("dynamic", (1,)), ("vllm", (1,))],
+)
+def test_matmuls_fuse_with_all_reduces_where_flashcomm_is_off(
+    two: Ranks, name: str, beside: tuple[int, ...]
+) -> None:
     chosen = {"flashcomm": False, "matmul_all_reduce": True, "matmul_reduce_scatter_tokens": 7}
-    for tokens, fused in ((6, 0), (7, 0), (8, 4)):
+    for tokens in (7 + step for step in beside):
+        fused = 4 if tokens > 7 else 0
         for outcome in run(two, KINDS[name], [(11,), (tokens,)], passes="", **chosen):
             assert (outcome.fused, outcome.error) == (fused, 0.0)
 
