@@ -258,19 +258,24 @@ MOST_TOKENS = 65536
 """No step is taken to have more tokens: estimates look no further for a crossing."""
 
 
-def crossing(before: Seconds, after: Seconds, high: int = MOST_TOKENS) -> int | None:
+def crossing(before: Seconds, after: Seconds, high: int = MOST_TOKENS, low: int = 0) -> int | None:
     """The least number of tokens up to `high` from which `after` takes less time than `before`.
 
     None where `after` does not win at `high`. The winner is taken to change once, as it does for a
-    latency against a cost per token.
+    latency against a cost per token; where it changes more often, the result is one of the turns.
+
+    Args:
+        before: estimated seconds of one form for a number of tokens.
+        after: those of the other.
+        high: where to look no further.
+        low: a number of tokens at which `after` is known not to win; the result is above it.
     """
     if after(high) >= before(high):
         return None
-    low = 1
-    while low < high:
+    while high - low > 1:
         middle = (low + high) // 2
         if after(middle) < before(middle):
             high = middle
         else:
-            low = middle + 1
-    return low
+            low = middle
+    return high

@@ -53,6 +53,8 @@ def exchange(group: str, ranks: tuple[int, ...], topic: str, told: Any) -> dict[
             store.wait([f"{prefix}/{rank}"], PATIENCE)
         except RuntimeError:
             message = f"rank {rank} of group {group!r} did not compile this graph within {PATIENCE}"
+            # The late rank must not go on alone once it comes.
+            store.set(f"{prefix}/{dist.get_rank()}", json.dumps([FAILED, message]))
             raise AgreementError(message) from None
         found, answer = json.loads(store.get(f"{prefix}/{rank}"))
         if found == FAILED:

@@ -31,8 +31,10 @@ def print_json(value: Any) -> None:
 
 def print_table(out: Console, table: Table) -> None:
     """A table; where stdout is no terminal it is as wide as its cells, and nothing is cut off."""
-    wide = Measurement.get(out, out.options.update(max_width=MOST_COLUMNS), table).maximum
-    out.print(table, width=None if out.is_terminal else wide)
+    if not out.is_terminal:
+        wide = Measurement.get(out, out.options.update(max_width=MOST_COLUMNS), table).maximum
+        out.width = max(out.width, wide)
+    out.print(table)
 
 
 @contextmanager

@@ -28,11 +28,12 @@ from ascend_passes.normalize import remove_dead
 from ascend_passes.options import switched_on
 from ascend_passes.passes.row_operators import LocalCall, RowsOf, local_call
 from ascend_passes.passes.sequence_parallel_decision import (
-    gain_from,
+    Trial,
+    compared,
     gathers,
     kept,
-    live,
     taken,
+    turn,
 )
 from ascend_passes.passes.sequence_parallel_gathers import (
     Shard,
@@ -49,6 +50,7 @@ from ascend_passes.passes.sharded_rows import (
     scatter,
     source_input,
 )
+from ascend_passes.profiles import Profile
 from ascend_passes.report import Miss, Report
 
 NAME = "sequence_parallel"
@@ -74,19 +76,15 @@ def sequence_parallel(graph: fx.Graph, context: Context) -> Report:
     if not found.shards:
         return Report(misses=tuple(found.misses))
     profile = profiles.read(context.options.profile)
-    numeric = cost.numbers(graph, context.plan.low)
-    whole = needed_whole(found.shards, profile, numeric, on(context, "gather_early"))
-    build = built(graph, found, whole, on(context, "cancel_chunk"))
-    if not build.local:  # every all_reduce is read whole at once
+    trial = tried(graph, found, profile, context.plan.low, context)
+    if trial is None:  # every all_reduce is read whole at once
         return Report(misses=tuple(found.misses))
-    old = [node for node in graph.nodes if node not in build.made]
-    before = cost.estimate_nodes(old, profile, numeric)
-    after = cost.estimate_nodes(live(graph, build), profile, numeric)
-    if after.seconds >= before.seconds and on(context, "cost"):
-        start = gain_from(graph, old, build, profile, context.plan)
-        build.discard()
-        decision = kept(build, before, after, context.plan, start)
+    if not trial.gains and on(context, "cost"):
+        trial.build.discard()
+        start = gain_from(graph, found, profile, context)
+        decision = kept(trial, context.plan, start)
         return Report(misses=tuple(found.misses), decisions=(decision,))
+    build = trial.build
     for node, gathered in build.gathered.items():
         node.replace_all_uses_with(gathered, delete_user_cb=lambda user: user not in build.made)
     remove_dead(graph)
@@ -94,9 +92,41 @@ def sequence_parallel(graph: fx.Graph, context: Context) -> Report:
     return Report(
         fired={NAME: len(sources)},
         misses=tuple(found.misses),
-        decisions=(taken(build, before, after, context.plan),),
+        decisions=(taken(trial, context.plan),),
         notes=(gathers(build),),
     )
+
+
+def tried(
+    graph: fx.Graph, found: Findings, profile: Profile, tokens: int, context: Context
+) -> Trial | None:
+    """Build the sharded form as it is cheapest for this many tokens, beside the graph as it was."""
+    numeric = cost.numbers(graph, tokens)
+    old = list(graph.nodes)
+    whole = needed_whole(found.shards, profile, numeric, on(context, "gather_early"))
+    build = built(graph, found, whole, on(context, "cancel_chunk"))
+    return compared(graph, old, build, profile, numeric) if build.local else None
+
+
+def gain_from(graph: fx.Graph, found: Findings, profile: Profile, context: Context) -> int | None:
+    """The tokens of the plan's range from which the sharded form is estimated to be faster.
+
+    None where it never is, and where the graph was traced for one token count. What is gathered
+    where depends on the tokens, so that each turn of the estimates is judged by a form of its own.
+    """
+    assert context.plan is not None
+    tokens: int | None = context.plan.low
+    high = min(context.plan.high, cost.MOST_TOKENS)
+    while tokens is not None and tokens < high:
+        trial = tried(graph, found, profile, tokens, context)
+        if trial is None:
+            return None
+        if trial.gains:
+            trial.build.discard()
+            return tokens
+        tokens = turn(graph, trial, profile, tokens, high)
+        trial.build.discard()
+    return None
 
 
 def on(context: Context, identity: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 
 from torch import fx
 
@@ -15,41 +16,60 @@ from ascend_passes.profiles import Profile
 from ascend_passes.report import Decision
 
 
-def taken(build: Build, before: Estimate, after: Estimate, plan: Plan) -> Decision:
-    """The decision for the rewritten graph."""
-    reason = f"at {plan.low} tokens {traffic(before, after)}"
-    return Decision(
-        build.author, "reduce_scatter and all_gather", reason, before.seconds, after.seconds
-    )
+@dataclass(frozen=True)
+class Trial:
+    """The sharded form of a graph, built beside the form that it had, and both estimates."""
+
+    build: Build
+    old: list[fx.Node]
+    new: list[fx.Node]
+    before: Estimate
+    after: Estimate
+
+    @property
+    def gains(self) -> bool:
+        """Whether the sharded form is estimated to be faster."""
+        return self.after.seconds < self.before.seconds
 
 
-def kept(
-    build: Build, before: Estimate, after: Estimate, plan: Plan, start: int | None
-) -> Decision:
-    """The decision for a graph that is left as it was; its `after` is that of the other form."""
-    then = f"; it gains from {start} tokens on" if start else ""
-    reason = f"no gain is estimated at {plan.low} tokens, though {traffic(before, after)}{then}"
-    return Decision(build.author, "all_reduce", reason, before.seconds, after.seconds, start)
+def compared(
+    graph: fx.Graph, old: list[fx.Node], build: Build, profile: Profile, numeric: cost.Numbers
+) -> Trial:
+    """The trial of what was built; `old` are the graph's nodes without it."""
+    new = live(graph, build)
+    before, after = (cost.estimate_nodes(nodes, profile, numeric) for nodes in (old, new))
+    return Trial(build, old, new, before, after)
 
 
-def gain_from(
-    graph: fx.Graph, old: list[fx.Node], build: Build, profile: Profile, plan: Plan
-) -> int | None:
-    """The least token count of a plan from which the built form is estimated to be faster.
+def turn(graph: fx.Graph, trial: Trial, profile: Profile, low: int, high: int) -> int | None:
+    """A number of tokens above `low` from which a trial that does not gain there would gain.
 
-    None where it never is, and where the graph was traced for one token count.
+    None where it would not at `high`, and where the graph was traced for one number of tokens.
     """
     if cost.token_rows(graph) is None:
         return None
-    new = live(graph, build)
 
     def seconds(nodes: list[fx.Node]) -> cost.Seconds:
         return lambda tokens: (
             cost.estimate_nodes(nodes, profile, cost.numbers(graph, tokens)).seconds
         )
 
-    start = cost.crossing(seconds(old), seconds(new), min(plan.high, cost.MOST_TOKENS))
-    return start if start is not None and start > plan.low else None
+    return cost.crossing(seconds(trial.old), seconds(trial.new), high, low)
+
+
+def taken(trial: Trial, plan: Plan) -> Decision:
+    """The decision for the rewritten graph."""
+    before, after, author = trial.before, trial.after, trial.build.author
+    reason = f"at {plan.low} tokens {traffic(before, after)}"
+    return Decision(author, "reduce_scatter and all_gather", reason, before.seconds, after.seconds)
+
+
+def kept(trial: Trial, plan: Plan, start: int | None) -> Decision:
+    """The decision for a graph that is left as it was; its `after` is that of the other form."""
+    before, after = trial.before, trial.after
+    then = f"; it gains from {start} tokens on" if start else ""
+    reason = f"no gain is estimated at {plan.low} tokens, though {traffic(before, after)}{then}"
+    return Decision(trial.build.author, "all_reduce", reason, before.seconds, after.seconds, start)
 
 
 def traffic(before: Estimate, after: Estimate) -> str:

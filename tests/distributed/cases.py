@@ -88,8 +88,13 @@ def shared_ids(shape: tuple[int, ...]) -> Tensor:
     return ids
 
 
-def captured(options: dict[str, Any], counts: tuple[int, ...]) -> tuple[list[int], dict[int, bool]]:
-    """The token counts that were captured, and whether each call gave the model's own result."""
+def captured(
+    options: dict[str, Any], counts: tuple[int, ...], decode: bool
+) -> tuple[list[int], dict[int, bool]]:
+    """The token counts that were captured, and whether each call gave the model's own result.
+
+    `decode` gives the ids the sequence dimension of a decode step, `[T, 1]`.
+    """
     torch.manual_seed(dist.get_rank())
     model = Stack(Kind(torch.bfloat16), 2, dist.group.WORLD.group_name, dist.get_world_size())
     runners: list[Any] = []
@@ -106,7 +111,7 @@ def captured(options: dict[str, Any], counts: tuple[int, ...]) -> tuple[list[int
         rewritten = compiled(model, {"passes": FORCED, "rules": "-*"} | options, dynamic=True)
         with torch.no_grad():
             for count in counts:
-                ids = shared_ids((count,))
+                ids = shared_ids((count, 1) if decode else (count,))
                 before = sum(runner.counters.replays for runner in runners)
                 found = [rewritten(ids)[0] for _ in range(3)]
                 right[count] = all(torch.equal(one, model(ids)[0]) for one in found)

@@ -41,6 +41,10 @@ COLUMNS = (
     "mlp.up_proj",
 )
 ROWS = ("self_attn.o_proj", "mlp.down_proj")
+NORMED = 4.0
+"""Largest normalized activation that static quantization keeps."""
+REACH = {"o_proj": 0.5, "down_proj": 0.06}
+"""The same for inputs that are no norm's, at transformers' initial weights of 0.02."""
 
 
 class Scores(nn.Module):
@@ -76,24 +80,26 @@ def transformers_model(family: str, folder: str, kind: Kind) -> nn.Module:
     dist.barrier()
     with mock.patch.object(TensorParallelLayer, "install_forward", install_quantized):
         model = made.from_pretrained(path, tp_plan="auto", dtype=kind.dtype).eval()
-    for module in model.model.layers.modules() if kind.quantized else ():
+    for name, module in model.model.layers.named_modules() if kind.quantized else ():
         if isinstance(module, nn.Linear):
-            quantize(module, kind.quantized)
+            quantize(module, kind.quantized, REACH.get(name.rpartition(".")[2], NORMED))
     return model
 
 
-def quantize(layer: nn.Linear, activations: str) -> None:
-    """Give a sharded layer the int8 form of its shard."""
+def quantize(layer: nn.Linear, activations: str, reach: float) -> None:
+    """Give a sharded layer the int8 form of its shard; static inputs are clamped to `reach`."""
     weight = layer.weight.to_local().float()
     scale = weight.abs().amax(1) / 127
     layer.quantized = activations
     layer.int8 = nn.Buffer((weight / scale[:, None]).round().to(torch.int8))
     layer.scale = nn.Buffer(scale)
-    layer.input_scale = nn.Buffer(torch.tensor([3 / 127]))
+    layer.input_scale = nn.Buffer(torch.tensor([reach / 127]))
     layer.input_offset = nn.Buffer(torch.zeros(1, dtype=torch.int32))
 
 
 def int8_forward(layer: Any, x: Tensor) -> Tensor:
+    if not hasattr(layer, "int8"):  # the head
+        return nn.functional.linear(x, layer.weight)
     return multiplied(
         x, layer.quantized, layer.int8, layer.scale, layer.input_scale, layer.input_offset, None
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from cases import FORCED, compiled, shared_ids
 from ranks import Ranks
 from stacks import Kind, Stack
 
-from ascend_passes import agreement
+from ascend_passes import agreement, exchange
 from ascend_passes import compiled as pipeline_compiled
 
 SECONDS = 30
@@ -71,6 +72,28 @@ def test_a_rank_that_fails_tells_the_others(two: Ranks, topic: str, why: str) ->
     assert why in own
     assert "rank 0 of group" in other and "failed to compile" in other and why in other
     assert seconds < SECONDS
+
+
+def late() -> str:
+    """One rank comes to the exchange when the other has given up waiting."""
+    real = exchange.PATIENCE
+    exchange.PATIENCE = timedelta(seconds=1)
+    ranks = tuple(range(dist.get_world_size()))
+    if dist.get_rank() == 1:
+        time.sleep(3)
+    try:
+        exchange.exchange("late", ranks, "a test", dist.get_rank())
+        return ""
+    except exchange.AgreementError as error:
+        return str(error)
+    finally:
+        exchange.PATIENCE = real
+
+
+def test_a_late_rank_does_not_go_on_alone(two: Ranks) -> None:
+    first, second = two.run(late)
+    assert "rank 1 of group 'late' did not compile this graph" in first
+    assert "rank 0 of group 'late' failed" in second
 
 
 def test_equal_ranks_agree(two: Ranks) -> None:

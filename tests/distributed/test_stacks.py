@@ -113,10 +113,16 @@ def test_gathers_fuse_with_the_matmul_that_reads_them(two: Ranks, name: str) -> 
         assert outcome.error == 0.0
 
 
-@pytest.mark.parametrize("name", ["bfloat16", "static", "dynamic", "vllm"])
-def test_matmuls_fuse_with_all_reduces_where_flashcomm_is_off(two: Ranks, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "beside"),
+    [("bfloat16", (-1, 0, 1)), ("static", (1,)), ("dynamic", (1,)), ("vllm", (1,))],
+)
+def test_matmuls_fuse_with_all_reduces_where_flashcomm_is_off(
+    two: Ranks, name: str, beside: tuple[int, ...]
+) -> None:
     chosen = {"flashcomm": False, "matmul_all_reduce": True, "matmul_reduce_scatter_tokens": 7}
-    for tokens, fused in ((6, 0), (7, 0), (8, 4)):
+    for tokens in (7 + step for step in beside):
+        fused = 4 if tokens > 7 else 0
         for outcome in run(two, KINDS[name], [(11,), (tokens,)], passes="", **chosen):
             assert (outcome.fused, outcome.error) == (fused, 0.0)
 
@@ -178,11 +184,13 @@ def test_the_cost_model_draws_the_line(two: Ranks, tmp_path: Path) -> None:
 
 def test_flashcomm_removes_no_captured_size(two: Ranks) -> None:
     chosen = {"capture_sizes": "2,4,8,16", "matmul_reduce_scatter": False, "flashcomm_tokens": 7}
+    counts = (4, 7, 8, 16)
+    right = dict.fromkeys(counts, True)
     for mode in ("FULL_DECODE_ONLY", "FULL"):
-        options = chosen | {"cudagraph_mode": mode}
-        without = two.run(captured, options | {"flashcomm": False}, (4, 7, 8, 16))
-        assert two.run(captured, options, (4, 7, 8, 16)) == without
-        assert without[0][0]
+        for flashcomm in (False, True):
+            options = chosen | {"cudagraph_mode": mode, "flashcomm": flashcomm}
+            found = two.run(captured, options, counts, mode == "FULL_DECODE_ONLY")
+            assert found == [([4, 8, 16], right)] * 2
 
 
 def test_a_graph_that_does_not_gain_stays(two: Ranks) -> None:
