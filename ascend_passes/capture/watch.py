@@ -98,7 +98,7 @@ class HostReads(TorchFunctionMode):
         if kind:
             self._found(Fault(kind, getattr(function, "__qualname__", str(function)), user_line()))
         result = function(*args, **kwargs)
-        if isinstance(result, torch.device):
+        if isinstance(result, torch.device) and function is not torch.device:
             self._told.append(result)
         return result
 

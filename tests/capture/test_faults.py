@@ -120,13 +120,15 @@ def test_synchronize_is_itself_again_and_other_threads_may(recorder, x):
 def test_the_line_is_the_users_where_the_packages_own_code_reads(recorder, x):
     """Frames of `ascend_passes` outside of `capture/` are no line of the model either."""
 
+    results = Results(1, frozenset(), 0, None)
+
     def step(x):
-        Results(1, frozenset(), 0, None).take(SimpleNamespace(wait=lambda: x.view(3, 1)))
+        results.take(SimpleNamespace(wait=lambda: x.view(3, 1)))
 
     with pytest.raises(CaptureError) as error:
         record(recorder, step, x)
-    assert error.value.fault.kind == "host_sync"
-    assert "Results(1, frozenset(), 0, None).take" in error.value.fault.line
+    assert error.value.fault.kind == "undeclared_memory"
+    assert "results.take" in error.value.fault.line
 
 
 def test_undeclared_memory(recorder, x):
