@@ -165,7 +165,7 @@ def explain(
 
 
 def reports() -> list[Report]:
-    """What this process has compiled so far, the oldest first, and what capture did with it since."""
+    """What this process has compiled so far, the oldest first, with what capture did since."""
     with _lock:
         return [report + later() for report, later in _reports]
 

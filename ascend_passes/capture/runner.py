@@ -30,9 +30,10 @@ class Runner:
     """`runner(*inputs)` replays a captured graph where it can and calls the function elsewhere.
 
     The first call of a size runs uncaptured on fixed memory and warms up; the second captures and
-    replays, unless `capture_warm_up` is eager and the first has captured already. Results are copied out, so the next step leaves them alone; with `static_outputs` they
-    are the graph's own memory, valid until the next replay of any size. Weights, buffers and caches
-    are used in place; where one moved, the size is captured again.
+    replays, unless `capture_warm_up` is eager and the first has captured already. Results are
+    copied out, so the next step leaves them alone; with `static_outputs` they are the graph's own,
+    valid until the next replay of any size. Weights, buffers and caches are used in place; where
+    one moved, the size is captured again.
     """
 
     def __init__(

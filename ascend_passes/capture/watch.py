@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -25,10 +28,11 @@ HOST_READS: Mapping[Any, str] = MappingProxyType(
         Tensor.pin_memory: "host_copy",
         Tensor.__repr__: "print",
         Tensor.__format__: "print",
-        torch.cuda.synchronize: "synchronize",
     }
 )
-WAITS = ("host_sync", "host_copy", "print", "dynamic_shape")
+SYNCHRONIZE = ("cpu", "cuda", "npu", "accelerator")
+"""Modules of torch whose `synchronize` waits for the device; the CPU's stands for all here."""
+WAITS = ("host_sync", "host_copy", "print", "dynamic_shape", "synchronize")
 """Kinds of faults by which the host waits for the device."""
 
 
@@ -62,23 +66,66 @@ def kind_of_read(name: str, arguments: Sequence[Any], keywords: Mapping[str, Any
 
 
 class HostReads(TorchFunctionMode):
-    """Calls `found` with each fault; a CPU tensor's `.cpu()` shows nowhere else."""
+    """Calls `found` with each fault; a CPU tensor's `.cpu()` shows nowhere else.
+
+    `.to(device)` counts where the device is the CPU by name and no tensor told it meanwhile: in
+    `.to(x.device)` it stands for x's device.
+    """
 
     def __init__(self, found: Callable[[Fault], None]) -> None:
         super().__init__()
         self._found = found
+        self._told: list[torch.device] = []
+        self._patches = contextlib.ExitStack()
+
+    def __enter__(self) -> HostReads:
+        for module in filter(None, (getattr(torch, name, None) for name in SYNCHRONIZE)):
+            self._patches.enter_context(watched(module, self._found))
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        self._patches.close()
 
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
         kind = HOST_READS.get(function)
-        if function is Tensor.to and "cpu" in (*args[1:2], kwargs.get("device")):
-            # Only the word: `.to(x.device)` gives a torch.device and stays where it is.
+        if function is Tensor.to and any(map(self._names_host, (*args[1:2], *kwargs.values()))):
             kind = "host_copy"
         if kind:
             self._found(Fault(kind, getattr(function, "__qualname__", str(function)), user_line()))
-        return function(*args, **kwargs)
+        result = function(*args, **kwargs)
+        if isinstance(result, torch.device) and function is not torch.device:
+            self._told.append(result)
+        return result
+
+    def _names_host(self, argument: Any) -> bool:
+        """Whether an argument is the CPU, and not the device of some tensor."""
+        if not isinstance(argument, torch.device):
+            return bool(argument == "cpu")
+        told = any(argument is device for device in self._told)
+        return argument.type == "cpu" and not told
+
+
+@contextlib.contextmanager
+def watched(module: Any, found: Callable[[Fault], None]) -> Iterator[None]:
+    """Call `found` where this thread calls the module's `synchronize`, which no mode sees."""
+    plain, thread = module.synchronize, threading.get_ident()
+
+    @functools.wraps(plain)
+    def synchronize(*args: Any, **kwargs: Any) -> Any:
+        if threading.get_ident() == thread:
+            found(Fault("synchronize", f"{module.__name__}.synchronize", user_line()))
+        return plain(*args, **kwargs)
+
+    module.synchronize = synchronize
+    try:
+        yield
+    finally:
+        module.synchronize = plain
 
 
 class HostWaits(TorchDispatchMode):

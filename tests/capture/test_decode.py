@@ -238,6 +238,20 @@ def test_decoder_keeps_its_graph_for_the_next_prompts(models, backend):
         decode_loop(decoder, prompts, max_new_tokens=31)
 
 
+def test_an_eager_decoder_has_captured_before_the_first_prompt(models, prompts):
+    torch._dynamo.reset()
+    ascend_passes.reset()
+    model = models("float32")
+    decoder = Decoder.of(model, 3, 30, options={"capture_warm_up": "eager"})
+    (report,) = ascend_passes.reports()
+    assert report.fired["capture"] == 1
+    got = decode_loop(decoder, prompts, max_new_tokens=20)
+    assert torch.equal(got, decode_loop(model, prompts, max_new_tokens=20, backend=None))
+    (report,) = ascend_passes.reports()
+    assert report.fired["capture"] == 1
+    assert "of 21 calls 20 replayed one and 0 ran uncaptured" in report.notes[-1]
+
+
 def test_arguments_are_checked():
     with pytest.raises(ValueError, match="need"):
         decode_loop(lambda tokens: None, torch.zeros(2, dtype=torch.int64), max_new_tokens=1)

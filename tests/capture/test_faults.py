@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -9,6 +12,7 @@ import torch.distributed as dist
 from ascend_passes.capture.fault import CaptureError
 from ascend_passes.capture.recorder import Recorder
 from ascend_passes.capture.recording import RecordedGraph
+from ascend_passes.decode import Results
 
 torch.set_num_threads(1)
 
@@ -38,6 +42,10 @@ FAULTS = {
     "equal": ("host_sync", lambda x: x if torch.equal(x, x) else -x),
     "cpu": ("host_copy", lambda x: x.cpu()),
     "to cpu": ("host_copy", lambda x: x.to("cpu") + 1),
+    "to cpu's device": ("host_copy", lambda x: x.to(torch.device("cpu")) + 1),
+    "to the cpu by keyword": ("host_copy", lambda x: x.to(device=torch.device("cpu"))),
+    "synchronize": ("synchronize", lambda x: (torch.cuda.synchronize(), x + 1)[1]),
+    "synchronize the stand-in": ("synchronize", lambda x: (torch.cpu.synchronize(), x + 1)[1]),
     "tolist": ("host_copy", lambda x: x.tolist()),
     "numpy": ("host_copy", lambda x: x.numpy()),
     "print": ("print", lambda x: print(x)),
@@ -73,6 +81,7 @@ GOOD = {
     "where": lambda x: torch.where(x > 0, x, torch.zeros_like(x)),
     "gather": lambda x: x[torch.arange(2)],
     "to its device": lambda x: x.to(x.device, torch.float64),
+    "to a sum's device": lambda x: x.to(device=(x + 1).device) * 2,
     "empty filled": lambda x: torch.empty_like(x).copy_(x),
     "out": lambda x: torch.add(x, 1, out=torch.empty_like(x)),
     "views": lambda x: (x * 2).view(3, 1).transpose(0, 1)[:, 1:],
@@ -90,6 +99,36 @@ def test_good_steps_replay_with_the_values_of_the_moment(recorder, name):
         graph.replay()
         assert torch.equal(result, GOOD[name](x))
     assert result.data_ptr() == where
+
+
+def test_synchronize_is_itself_again_and_other_threads_may(recorder, x):
+    plain, inside = torch.cpu.synchronize, []
+
+    def step(x):
+        thread = threading.Thread(target=lambda: inside.append(torch.cpu.synchronize()))
+        thread.start()
+        thread.join()
+        return x + 1
+
+    record(recorder, step, x)
+    assert inside == [None]
+    with pytest.raises(CaptureError):
+        record(recorder, lambda x: torch.cpu.synchronize(), x)
+    assert torch.cpu.synchronize is plain
+
+
+def test_the_line_is_the_users_where_the_packages_own_code_reads(recorder, x):
+    """Frames of `ascend_passes` outside of `capture/` are no line of the model either."""
+
+    results = Results(1, frozenset(), 0, None)
+
+    def step(x):
+        results.take(SimpleNamespace(wait=lambda: x.view(3, 1)))
+
+    with pytest.raises(CaptureError) as error:
+        record(recorder, step, x)
+    assert error.value.fault.kind == "undeclared_memory"
+    assert "results.take" in error.value.fault.line
 
 
 def test_undeclared_memory(recorder, x):

@@ -8,6 +8,7 @@ import torch
 from ascend_passes import capture, trace
 from ascend_passes.capture.device import device_for
 from ascend_passes.capture.runner import MOST_WASTED
+from ascend_passes.execute import npugraph_ex_options
 from ascend_passes.options import Options
 from ascend_passes.plan import capture_sizes
 
@@ -119,6 +120,9 @@ def test_above_the_limit():
 
 def test_default_sizes_are_vllms():
     assert capture_sizes(Options(capture_limit=32)) == (1, 2, 4, 8, 16, 24, 32)
+    sizes = capture_sizes(Options())
+    assert sizes[-1] == 512 and len(sizes) == 3 + 31 + 17
+    assert sizes[sizes.index(240) :][:6] == (240, 248, 256, 272, 288, 304)
 
 
 @pytest.mark.parametrize(
@@ -144,10 +148,23 @@ def test_none_leaves_the_function():
     assert capture.wrap(gm.forward, gm, Options(), device="cpu") == gm.forward
 
 
-def test_executor_with_graphs_of_its_own_is_left_alone():
+@pytest.mark.parametrize(
+    ("executor", "mode", "own"),
+    [
+        ("npugraph_ex", "FULL", True),
+        ("npugraph_ex", "FULL_DECODE_ONLY", False),
+        ("torchair", "FULL_DECODE_ONLY", True),
+        ("eager", "FULL", False),
+    ],
+)
+def test_one_of_executor_and_runner_captures(executor, mode, own):
+    """npugraph_ex captures whatever it is called with, so decode steps alone are ours."""
     gm = graph_of(rows, ids_of(2), EMBEDDING)
-    options = Options(cudagraph_mode="FULL", executor="npugraph_ex")
-    assert capture.wrap(gm.forward, gm, options, device="npu") == gm.forward
+    options = Options(cudagraph_mode=mode, executor=executor)
+    wrapped = capture.wrap(gm.forward, gm, options, device="cpu")
+    assert (wrapped == gm.forward) is own
+    if executor == "npugraph_ex":
+        assert npugraph_ex_options(gm.graph, options)["force_eager"] is not own
 
 
 def total_runner(**settings):
@@ -265,22 +282,16 @@ def test_failed_capture_runs_uncaptured_and_changes_nothing():
     assert "neither an input nor made inside" in runner.report().misses[0].reason
 
 
-def test_warm_up_of_all_sizes_leaves_written_inputs():
-    runner, flat = dynamic_runner(fills={}, options={"capture_sizes": "2,4,8"})
-    runner.warm_up(*flat(ids_of(3)), sizes=(2, 4, 8), progress=False)
-    assert runner.counters.captures == 3
-    for batch in (2, 3, 5, 8):
-        ids = ids_of(batch)
-        assert torch.equal(runner(*flat(ids))[0], rows(ids, EMBEDDING))
-    assert (runner.counters.captures, runner.counters.warm_ups) == (3, 3)
-
-    runner, flat = total_runner()
-    total = torch.full((), 3.0)
-    runner.warm_up(*flat(ids=ids_of(2), table=EMBEDDING, total=total), progress=True)
-    assert total == 3.0
-    assert runner.counters.captures == 1
-    with pytest.raises(ValueError, match="give no sizes"):
-        runner.warm_up(*flat(ids=ids_of(2), table=EMBEDDING, total=total), sizes=(4,))
+def test_eager_warm_up_captures_at_the_first_call():
+    runner, flat = total_runner(options={"capture_warm_up": "eager"})
+    total, expected = torch.full((), 3.0), torch.full((), 3.0)
+    for calls in range(3):
+        ids = ids_of(2)
+        (result,) = runner(*flat(ids=ids, table=EMBEDDING, total=total))
+        assert torch.equal(result, sums(ids, EMBEDDING, expected))
+        assert torch.equal(total, expected)  # written once, the capture writes nothing
+        assert (runner.counters.warm_ups, runner.counters.captures) == (1, 1)
+        assert runner.counters.replays == calls
 
 
 def test_caches_with_the_batch_are_not_padded():

@@ -285,6 +285,28 @@ def test_padded_rows_of_attention_keep_their_zeros():
     assert "padded rows" in report.misses[0].reason
 
 
+def test_attention_gets_memory_without_zeros_where_others_write_all_of_it():
+    """Rows of real tokens and padded rows are written in front of attention, in two parts."""
+    operator = torch.ops.vllm.unified_attention_with_output
+
+    def attend(query, key, value, output, layer_name):
+        output[:3] += query[:3]  # NaN would show in every row that is read here
+
+    with torch.library._scoped_library("vllm", "IMPL") as library:
+        library.impl("unified_attention_with_output", attend, "CPU")
+        library._register_fake("unified_attention_with_output", lambda *arguments: None)
+
+        def step(x):
+            output = torch.zeros(ROWS, WIDTH)
+            output[:4] = x[:4]
+            output[4:] = -1.0
+            operator(x, x, x, output, "layer")
+            return output * 2
+
+        report, empties = run(step, x_of(ROWS, WIDTH))
+    assert (empties, report.fired["eliminate_zeros"], report.misses) == (1, 1, ())
+
+
 SPECIAL = torch.tensor([0.0, -0.0, 1.5, float("inf"), -float("inf"), float("nan")])
 INTEGERS = torch.arange(6)
 

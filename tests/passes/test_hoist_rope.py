@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers.models.qwen3.modeling_qwen3 import Qwen3RotaryEmbedding
 
+import ascend_passes
 from ascend_passes import npu
 from ascend_passes.graph import Context
 from ascend_passes.normalize import normalize
@@ -229,6 +231,76 @@ def test_qwen3_computes_cosines_once_and_shapes_them_once():
     (shaped,) = {user for user in aliases(cosines[0]) if user.target is aten.unsqueeze.default}
     assert len(shaped.users) == 6
     assert report.fired["deduplicate"] >= 4
+
+
+ROPES = {
+    "plain": {"rope_type": "default", "rope_theta": 10000.0},
+    "draft": {"rope_type": "default", "rope_theta": 10000.0},
+    "base": {"rope_type": "default", "rope_theta": 500000.0},
+    "yarn": {
+        "rope_type": "yarn",
+        "rope_theta": 10000.0,
+        "factor": 4.0,
+        "original_max_position_embeddings": 1024,
+    },
+}
+
+
+class Rotaries(nn.Module):
+    """transformers' own rotary modules of several configurations, at the same positions."""
+
+    def __init__(self, names: list[str]) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(50, 4)
+        self.ropes = nn.ModuleList(
+            Qwen3RotaryEmbedding(
+                Qwen3Config(
+                    hidden_size=32, num_attention_heads=2, head_dim=16, rope_parameters=ROPES[name]
+                )
+            )
+            for name in names
+        )
+
+    def forward(self, ids: Tensor, positions: Tensor) -> list[Tensor]:
+        x = self.embedding(ids)
+        return [x.sum(), *(sum(rope(x, positions)) for rope in self.ropes)]
+
+
+@pytest.mark.parametrize(
+    ("names", "lookups"),
+    [
+        (["plain", "plain"], 1),
+        (["plain", "draft"], 1),  # two models, equal frequencies
+        (["plain", "yarn"], 2),
+        (["plain", "base", "yarn", "draft", "yarn"], 3),
+    ],
+)
+def test_captured_lookups_are_shared_by_content_and_follow_it(names, lookups):
+    """The tables stay where they are: never copied into the graph, and changes of them are seen."""
+    model = Rotaries(names).eval()
+    torch._dynamo.reset()
+    ascend_passes.reset()
+    options = {"cudagraph_mode": "FULL", "capture_sizes": "3"}
+    compiled = torch.compile(model, backend="ascend_dense", options=options)
+
+    def check_step(first: int) -> None:
+        ids, positions = torch.randint(0, 50, (1, 3)), torch.arange(first, first + 3)[None]
+        with torch.no_grad():
+            for got, wanted in zip(compiled(ids, positions), model(ids, positions), strict=True):
+                torch.testing.assert_close(got, wanted, rtol=0, atol=1e-6)
+
+    for first in (0, 7, 2000):
+        check_step(first)
+    (report,) = ascend_passes.reports()
+    assert report.graph_after.count("aten.cos.default") == lookups
+    assert report.fired["capture"] == 1
+    addresses = [rope.inv_freq.data_ptr() for rope in model.ropes]
+    with torch.no_grad():
+        for rope in model.ropes:
+            rope.inv_freq.mul_(0.5)
+    for first in (0, 7):
+        check_step(first)
+    assert [rope.inv_freq.data_ptr() for rope in model.ropes] == addresses
 
 
 def aliases(node: fx.Node) -> set[fx.Node]:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ascend_passes.graph import Context, operator_name
 from ascend_passes.normalize import normalize, remove_dead
-from ascend_passes.options import Options
+from ascend_passes.options import MEBIBYTE, Options
 from ascend_passes.passes.prefetch import place_on_side_stream, prefetch
 from ascend_passes.plan import Plan
 from ascend_passes.trace import aot_graph
@@ -79,6 +79,14 @@ def test_each_weight_is_prefetched_behind_the_matmul_before_it(merged, quantized
     assert all(matmuls[0] < n < matmuls[1] for n in nodes[:-1])
     assert matmuls[-2] < nodes[-1] < matmuls[-1]
     gm.graph.lint()
+    gate, down = ("gate", "up")[: count - 1], "down"
+    last = gate[-1]
+    sizes = [f"{node.args[2] / MEBIBYTE:.3g}" for node in nodes]
+    behind = [*((name, "o_proj") for name in gate), (down, last)]
+    for note, size, (weight, after) in zip(report.notes, sizes, behind, strict=True):
+        assert note.startswith(f"prefetch {size} MiB of ")
+        assert note.endswith(f" after {after}")
+        assert f" {weight} " in note or (quantized and weight == down)
 
 
 def test_the_budget_is_shared_by_gate_and_up():

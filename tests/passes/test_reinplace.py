@@ -14,6 +14,8 @@ from transformers import Qwen3Config, Qwen3ForCausalLM, StaticCache
 
 from ascend_passes.graph import Context
 from ascend_passes.normalize import normalize
+from ascend_passes.npu.cache import reshape_and_cache
+from ascend_passes.passes.grouped_attention import grouped_attention
 from ascend_passes.passes.reinplace import reinplace
 from ascend_passes.trace import compile_inference
 
@@ -260,6 +262,64 @@ def test_a_mutating_operator_is_called_directly_on_both_halves_of_a_cache():
     assert report.fired == {"reinplace": 1}
 
 
+if not hasattr(torch.ops._C_cache_ops, "reshape_and_cache_flash"):
+    torch.library.define(
+        "_C_cache_ops::reshape_and_cache_flash",  # as in vLLM 0.32's csrc/torch_bindings.cpp
+        "(Tensor key, Tensor value, Tensor! key_cache, Tensor! value_cache, Tensor slot_mapping,"
+        " str kv_cache_dtype, Tensor k_scale, Tensor v_scale) -> ()",
+    )
+    torch.library.impl("_C_cache_ops::reshape_and_cache_flash", "CPU")(
+        lambda key, value, keys, values, slots, *_: reshape_and_cache(
+            key, value, keys, values, slots
+        )
+    )
+    torch.library.register_fake("_C_cache_ops::reshape_and_cache_flash", lambda *arguments: None)
+
+
+def flash(key, value, keys, values, slots):
+    write = torch.ops._C_cache_ops.reshape_and_cache_flash
+    write(key, value, keys, values, slots, "auto", key.new_ones(1), key.new_ones(1))
+
+
+def scatter(key, value, keys, values, slots):
+    torch.ops.npu.npu_scatter_pa_kv_cache(key, value, keys, values, slots, cache_mode="Norm")
+
+
+def scatter_blocked(key, value, keys, values, slots):
+    torch.ops.npu.npu_scatter_pa_kv_cache(key, value, keys, values, slots)
+
+
+CACHE_OPERATORS = {
+    # Writer -> one cache: 16 blocks of 8 tokens, 2 heads of 16, plain or in columns of 32 bytes.
+    flash: (16, 8, 2, 16),
+    scatter: (16, 8, 2, 16),
+    scatter_blocked: (16, 2, 8, 16),
+    torch.ops.atb._npu_reshape_and_cache: (16, 8, 2, 16),
+}
+
+
+@pytest.mark.parametrize("write", CACHE_OPERATORS, ids=str)
+@pytest.mark.parametrize("halves", [False, True])
+def test_paged_cache_operators_write_in_place(write, halves):
+    """Two layers, with separate caches or with the halves of one as vLLM allocates them."""
+
+    def step(key, value, slots, *caches):
+        for layer in (0, 1):
+            keys, values = caches[layer] if halves else caches[2 * layer : 2 * layer + 2]
+            write(key, value * (layer + 1), keys, values, slots)
+        return [cache.amax() for cache in caches]
+
+    shape = CACHE_OPERATORS[write]
+    sizes = [(2, *shape)] * 2 if halves else [shape] * 4
+    caches = [torch.randn(size).bfloat16() for size in sizes]
+    rows = [torch.randn(3, 2, 16).bfloat16() for _ in range(2)]
+    slots = torch.tensor([17, 3, 120], dtype=torch.int32)
+    limit = torch.Size(shape).numel()  # half the bytes of a cache
+    made = check(step, *rows, slots, *caches, limit=limit)
+    assert made.report.fired == {"reinplace": len(caches)} and made.report.misses == ()
+    assert torch.ops.aten.copy_.default not in targets(made)
+
+
 def test_an_input_whose_new_value_is_only_returned_is_not_written():
     def step(key, value, cache, slots):
         torch.ops.reinplace_test.write_pair(key, value, cache[0], cache[1], slots)
@@ -328,6 +388,12 @@ def test_random_programs_of_writes_and_reads(program):
         check(step, *cache_and_rows(), prepare=prepare)
 
 
+def prepare(gm: fx.GraphModule) -> None:
+    """Otherwise attention copies the cache for each query head."""
+    normalize(gm.graph)
+    grouped_attention(gm.graph, Context())
+
+
 def test_qwen3_decodes_without_allocating_a_cache():
     torch.manual_seed(0)
     config = Qwen3Config(
@@ -337,7 +403,7 @@ def test_qwen3_decodes_without_allocating_a_cache():
         num_hidden_layers=2,
         head_dim=8,
         num_attention_heads=4,
-        num_key_value_heads=4,
+        num_key_value_heads=2,
         max_position_embeddings=4096,
     )
     model = Qwen3ForCausalLM(config).eval()
@@ -348,7 +414,7 @@ def test_qwen3_decodes_without_allocating_a_cache():
         for each in (cache, reference):
             model(prompt, past_key_values=each)
         size = cache.layers[0].keys.nbytes
-        made = rewritten(model, limit=size)
+        made = rewritten(model, prepare, limit=size)
         token = torch.tensor([[3]])
         for _ in range(STEPS):
             got = made.call(token, past_key_values=cache).logits
