@@ -20,14 +20,26 @@ def found(config: Any, options: Options) -> Iterator[str]:
     """The warnings for a configuration that went through vLLM's own checks."""
     yield from about_capture(config)
     yield from about_compiler(config, options)
-    if not options.flashcomm:
-        return
+    if options.flashcomm:
+        yield from about_flashcomm(config, options)
+
+
+def about_flashcomm(config: Any, options: Options) -> Iterator[str]:
+    """Where FlashComm is on and cannot act."""
+    compilation = config.compilation_config
     if config.parallel_config.tensor_parallel_size == 1:
         yield (
             "FlashComm needs ranks to spread rows over, and tensor_parallel_size is 1; write "
             '"flashcomm": false.'
         )
-    elif options.flashcomm_tokens == -1 and config.compilation_config.backend != BACKEND:
+    elif compilation.backend == BACKEND:
+        return
+    elif compilation.mode != CompilationMode.VLLM_COMPILE:
+        yield (
+            f"inside {compilation.backend} this mode has one graph for all numbers of tokens, so "
+            'that FlashComm never acts; write "backend": "ascend_dense".'
+        )
+    elif options.flashcomm_tokens == -1:
         yield (
             '"flashcomm_tokens": -1 asks the cost model about the whole model, while ranges of '
             "tokens are fixed before there is a graph, so that FlashComm never acts; write the "

@@ -16,7 +16,8 @@ from typing import Any
 
 MARK = "=== case "
 """In front of a case's name, on a line of its own before what the case prints."""
-READS_A_NUMBER = "aten::_local_scalar_dense"
+READ_A_NUMBER = ("aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero", "aten::equal")
+"""What the host can only know once the device is done."""
 ENGINE = {
     "max_model_len": 128,
     "max_num_seqs": 4,
@@ -48,11 +49,11 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
         logprobs=case.get("logprobs"),
     )
     tokens, texts, logprobs = [], [], []
-    syncs = 0
+    called: list[str] = []
     for batch in case["batches"]:
         prompts = [{"prompt_token_ids": prompt} for prompt in batch]
-        if case.get("count_syncs"):
-            syncs += host_syncs(functools.partial(llm.generate, prompts, sampling, use_tqdm=False))
+        if case.get("profile"):
+            called += operators(functools.partial(llm.generate, prompts, sampling, use_tqdm=False))
         for output in llm.generate(prompts, sampling, use_tqdm=False):
             tokens.append(list(output.outputs[0].token_ids))
             texts.append(output.outputs[0].text)
@@ -83,7 +84,8 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
             for r in ascend_passes.reports()
         ],
         "captured": captured(),
-        "syncs": syncs,
+        "reads": sum(name in READ_A_NUMBER for name in called),
+        "fused": sum(name.startswith("npu::") for name in called),
     }
     llm.llm_engine.engine_core.shutdown()
     del llm
@@ -92,13 +94,13 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def host_syncs(call: Callable[[], Any]) -> int:
-    """How often a call reads a number off a tensor, for which a device would have to be waited."""
+def operators(call: Callable[[], Any]) -> list[str]:
+    """The operators that a call runs."""
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU]) as recorded:
         call()
-    return sum(event.name == READS_A_NUMBER for event in recorded.events())
+    return [event.name for event in recorded.events()]
 
 
 def captured() -> int:

@@ -22,13 +22,13 @@ WARNINGS = {
         case({"mode": 2, "backend": "inductor"}, {"executor": "inductor"}),
         'leave "executor" away',
     ),
-    "cost model": (
+    "one graph": (
         case(
             {"mode": 2, "backend": "inductor"},
-            {"flashcomm": True, "flashcomm_tokens": -1},
+            {"flashcomm": True},
             engine={"tensor_parallel_size": 2},
         ),
-        "write the number of tokens",
+        'write "backend": "ascend_dense"',
     ),
     "foreign backend": (case({"mode": 2, "backend": "aot_eager"}, {}), "runs no passes of ours"),
     "eager": (case({"mode": 2, "backend": "eager"}, {}), "runs no passes"),
@@ -55,6 +55,14 @@ ERRORS = {
 }
 """Configurations that stop the start -> a part of the error."""
 PLATFORM_WARNINGS = {
+    "cost model": (
+        case(
+            OURS,
+            {"flashcomm": True, "flashcomm_tokens": -1},
+            engine={"tensor_parallel_size": 2},
+        ),
+        "write the number of tokens",
+    ),
     "pieces": (case({**OURS, "cudagraph_mode": "PIECEWISE"}), "run uncaptured on this platform"),
     "split FlashComm": (
         case(
