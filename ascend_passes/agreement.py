@@ -1,9 +1,8 @@
 """Ranks of a group must run the same collectives; a difference is an error on all of them, no hang.
 
-Before a rewritten graph first runs, each rank puts a digest of it into the process group's store
-and reads those of the others. No collective is entered for this, so ranks that differ cannot wait
-for each other. Graphs may differ between ranks in other ways: a bias that only rank 0 adds, the
-range of a vocabulary shard. What must agree is who sends what to whom, and what it was decided
+Before a graph is rewritten, and again before it first runs, each rank compares a digest of it with
+those of the others. Graphs may differ between ranks in other ways: a bias that only rank 0 adds,
+the range of a vocabulary shard. What must agree is who sends what to whom, and what it was decided
 from.
 """
 
@@ -11,49 +10,75 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import itertools
 import json
 import re
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from datetime import timedelta
+from collections.abc import Mapping, Sequence
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, fx
-from torch.distributed import distributed_c10d
 
 from ascend_passes import profiles
 from ascend_passes.cost import COLLECTIVES, tensors
+from ascend_passes.exchange import AgreementError, exchange, shared_groups
 from ascend_passes.graph import Context, arguments_by_name, operator_name, value
-from ascend_passes.groups import FUNCTIONAL, VLLM, members
+from ascend_passes.groups import Group
 from ascend_passes.options import Options
 from ascend_passes.registry import identity
 
-PATIENCE = timedelta(seconds=120)
-"""How long a rank waits for another that is still compiling."""
 PRIVATE_OPTIONS = ("dump", "explain")
 """Options that change no graph, so ranks may differ in them."""
-_rounds: dict[str, Iterator[int]] = defaultdict(itertools.count)
 
 
-class AgreementError(RuntimeError):
-    """Ranks of a group would run different graphs; the text names them and what differs."""
-
-
-def require_agreement(graph: fx.Graph, context: Context) -> None:
+def require_agreement(
+    graph: fx.Graph, context: Context, groups: Mapping[str, tuple[int, ...]], topic: str
+) -> None:
     """Compare this rank's graph with those of the other ranks of each of its groups.
 
+    Args:
+        graph: as it is traced, or as it will run.
+        context: what it is compiled with.
+        groups: group -> its global ranks, see `exchange.shared_groups`.
+        topic: which of the graphs it is.
+
     Raises:
-        AgreementError: another rank has other options, rules, versions or collectives, or did not
-            come to this point within `PATIENCE`.
+        AgreementError: another rank has other options, rules, versions or collectives, failed, or
+            did not come to this point in time.
     """
-    if not dist.is_available() or not dist.is_initialized():
-        return
-    facts = digest(graph, context)
-    for name, ranks in groups_of(graph).items():
-        if len(ranks) > 1:
-            compare(name, ranks, facts)
+    facts = digest(graph, context) if groups else {}
+    for name, ranks in groups.items():
+        compare(name, exchange(name, ranks, topic, facts), topic)
+
+
+def refused_anywhere(
+    graph: fx.Graph, topic: str, sites: Mapping[Group, Sequence[str]]
+) -> dict[Group, list[str]]:
+    """Reasons to leave sites alone, those of other ranks included; "" where no rank has one.
+
+    What one rank cannot rewrite the others must leave too, or they would wait for each other.
+
+    Args:
+        graph: names the groups of the sites.
+        topic: the pass that asks.
+        sites: this rank's reasons, in the order of the group's collectives in the graph.
+
+    Raises:
+        AgreementError: as for `exchange`, or another rank has another number of sites.
+    """
+    shared, found = shared_groups(graph), {}
+    for group, mine in sites.items():
+        found[group] = list(mine)
+        if group.name not in shared:
+            continue
+        answers = exchange(group.name, shared[group.name], topic, list(mine))
+        counts = {str(len(answer)): rank for rank, answer in answers.items()}
+        if len(counts) > 1:
+            told = ", ".join(f"rank {rank} has {count}" for count, rank in counts.items())
+            raise AgreementError(f"{topic}: ranks of group {group.name!r} differ in sites: {told}")
+        for rank, answer in answers.items():
+            for index, reason in enumerate(answer):
+                if reason and not found[group][index]:
+                    found[group][index] = f"rank {rank} cannot: {reason}"
+    return found
 
 
 def digest(graph: fx.Graph, context: Context) -> dict[str, str]:
@@ -104,41 +129,18 @@ def renamed(lines: list[str]) -> list[str]:
     return [re.sub(r"\bs\d+\b", rename, line) for line in lines]
 
 
-def groups_of(graph: fx.Graph) -> Mapping[str, tuple[int, ...]]:
-    """Group that a graph's collectives name -> its global ranks."""
-    found: dict[str, tuple[int, ...]] = {}
-    for node in graph.nodes:
-        name = operator_name(node)
-        if name not in COLLECTIVES:
-            continue
-        given = {key: argument for key, argument, _ in arguments_by_name(node)}
-        group = given.get("group_name", given.get("hcom"))
-        if isinstance(group, str) and group not in found:
-            found[group] = members(group, VLLM if name.startswith(VLLM) else FUNCTIONAL)
-    return found
-
-
-def compare(group: str, ranks: tuple[int, ...], facts: Mapping[str, str]) -> None:
-    """Exchange facts over the store and compare them.
+def compare(group: str, others: Mapping[int, Mapping[str, str]], topic: str) -> None:
+    """Compare the facts of a group's ranks.
 
     Raises:
-        AgreementError: as for `require_agreement`.
+        AgreementError: they differ.
     """
-    store, me = distributed_c10d._get_default_store(), dist.get_rank()
-    prefix = f"ascend_passes/{group}/{min(ranks)}/{next(_rounds[group])}"
-    store.set(f"{prefix}/{me}", json.dumps(dict(facts)))
-    others: dict[int, Mapping[str, str]] = {}
-    for rank in ranks:
-        try:
-            store.wait([f"{prefix}/{rank}"], PATIENCE)
-        except RuntimeError:
-            message = f"rank {rank} of group {group!r} did not compile this graph within {PATIENCE}"
-            raise AgreementError(message) from None
-        others[rank] = json.loads(store.get(f"{prefix}/{rank}"))
-    differences = [topic for topic in facts if len(sides(others, topic)) > 1]
+    first = next(iter(others.values()))
+    differences = [fact for fact in first if len(sides(others, fact)) > 1]
     if differences:
-        told = "\n".join(described(topic, sides(others, topic)) for topic in differences)
-        raise AgreementError(f"ranks of group {group!r} would run different graphs\n{told}")
+        told = "\n".join(described(fact, sides(others, fact)) for fact in differences)
+        message = f"ranks of group {group!r} would run different graphs; {topic} differs\n{told}"
+        raise AgreementError(message)
 
 
 def described(topic: str, found: list[tuple[str, list[int]]]) -> str:

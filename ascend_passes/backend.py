@@ -11,14 +11,16 @@ import torch
 from torch import Tensor, fx
 
 from ascend_passes import trace
-from ascend_passes.compiled import CompiledGraph, Keep, device_type, optimize_module
+from ascend_passes.capture.watch import host_reads
+from ascend_passes.compiled import CompiledGraph, Keep, Later, device_type, optimize_module
+from ascend_passes.exchange import failing_together
 from ascend_passes.graph import Context
 from ascend_passes.options import Options
 from ascend_passes.plan import plans
 from ascend_passes.report import Report
 
 _lock = threading.Lock()
-_reports: list[Report] = []
+_reports: list[tuple[Report, Later]] = []
 
 
 def ascend_dense(
@@ -40,12 +42,13 @@ def ascend_dense(
         OptionError: an option that does not exist or cannot have its value.
         ExpectationError: fewer fusions than `expect` asks for.
     """
-    chosen = Options.read(options)
-    if mode is not None:
-        raise ValueError(
-            f"ascend_dense has no modes, got {mode!r}; use options, see docs/options.md"
-        )
-    return compile_graph(gm, example_inputs, chosen, keep)
+    with failing_together(gm.graph):
+        chosen = Options.read(options)
+        if mode is not None:
+            raise ValueError(
+                f"ascend_dense has no modes, got {mode!r}; use options, see docs/options.md"
+            )
+        return compile_graph(gm, example_inputs, chosen, keep)
 
 
 def compile_graph(
@@ -59,20 +62,21 @@ def compile_graph(
         aligned = len(inputs) == len(example_inputs)
         state = trace.module_state(gm, example_inputs, static) if aligned else ()
         constants = constants_of(graph_module, example_inputs, state)
-        return CompiledGraph(graph_module, example_inputs, options, constants, static, keep)
+        reads = tuple(host_reads(gm, device_type(graph_module.graph)))
+        return CompiledGraph(graph_module, example_inputs, options, constants, static, keep, reads)
 
     return trace.compile_inference(gm, example_inputs, compiler)
 
 
-def keep_quietly(report: Report) -> None:
-    """Remember a report."""
+def keep_quietly(report: Report, later: Later = Report) -> None:
+    """Remember a report, and where to ask what the compiled graph's runs add to it."""
     with _lock:
-        _reports.append(report)
+        _reports.append((report, later))
 
 
-def keep(report: Report, options: Options) -> None:
+def keep(report: Report, options: Options, later: Later = Report) -> None:
     """Remember a report, and print it where the user asked for that."""
-    keep_quietly(report)
+    keep_quietly(report, later)
     if options.explain:
         print(report)
 
@@ -139,7 +143,7 @@ def explain(
             chosen,
             constants_of(gm, example, trace.static_positions()),
             (),
-            lambda report, _: found.append(report),
+            lambda report, *_: found.append(report),
         )
         if not compiled.variants:
             compiled.prepare(inputs)
@@ -161,9 +165,9 @@ def explain(
 
 
 def reports() -> list[Report]:
-    """What this process has compiled so far, the oldest first."""
+    """What this process has compiled so far, the oldest first, and what capture did with it since."""
     with _lock:
-        return list(_reports)
+        return [report + later() for report, later in _reports]
 
 
 def reset() -> None:

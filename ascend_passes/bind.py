@@ -15,6 +15,10 @@ from ascend_passes.template import InputUse, ScalarUse, SizeUse, Template, Term
 from ascend_passes.wording import name, short
 
 
+class WrongDtype(str):
+    """A reason that may be wrong about the model: a template for another dtype might fit better."""
+
+
 @dataclass
 class Bindings:
     """What an attempt has found so far; copied where an attempt branches."""
@@ -92,7 +96,7 @@ def bind_input(template: Template, wanted: str, given: Any, bound: Bindings) -> 
             return (
                 f"{wanted} is {short(fake.dtype)} but {peer} is {short(dtype)}; they must be alike"
             )
-        return f"{wanted} is {short(fake.dtype)}, the rule wants {short(dtype)}"
+        return WrongDtype(f"{wanted} is {short(fake.dtype)}, the rule wants {short(dtype)}")
     if not bound.loose and fake.dim() != template.ranks[wanted]:
         return f"{wanted} has {fake.dim()} dims, the rule wants {template.ranks[wanted]}"
     return None

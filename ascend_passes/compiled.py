@@ -6,8 +6,10 @@ compile with `dynamic=True` passes as tensors and the fused operators take as nu
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,9 @@ from torch import Tensor, fx
 
 from ascend_passes import trace
 from ascend_passes.agreement import require_agreement
-from ascend_passes.capture import wrap
-from ascend_passes.crossing import flashcomm_crossing
+from ascend_passes.capture import Fault, Runner, wrap
+from ascend_passes.cost import matmul_rows
+from ascend_passes.exchange import failing_together, shared_groups
 from ascend_passes.execute import execute
 from ascend_passes.graph import Context, is_call, value
 from ascend_passes.options import Options
@@ -30,12 +33,15 @@ from ascend_passes.passes.constants import (
     merge_equal,
 )
 from ascend_passes.passes.hoist_rope import share_tables
+from ascend_passes.passes.quantized_decomposed import find_zero_points
 from ascend_passes.pipeline import check_expectations, copied, run_stages
-from ascend_passes.plan import Plan, pick, plans
+from ascend_passes.plan import Plan, divided, pick, plans
 from ascend_passes.report import Report
 from ascend_passes.scalars import scalar_positions, specialize_scalars
 
-Keep = Callable[[Report, Options], None]
+Later = Callable[[], Report]
+"""What the runs of a compiled graph add to its report: captures, and what runs uncaptured."""
+Keep = Callable[[Report, Options, Later], None]
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,17 @@ def optimize_module(gm: fx.GraphModule, context: Context, before: str = "") -> R
     return report
 
 
+def optimize_with_constants(gm: fx.GraphModule, context: Context) -> Report:
+    """`optimize_module` after the parameters that are equal by value became one."""
+    if not context.constants or context.options.off:
+        return optimize_module(gm, context)
+    before = gm.code
+    alike = {**merge_equal(gm.graph, context), **share_tables(gm.graph, context)}
+    merged = Report(fired={"merge_equal": len(alike)})
+    find_zero_points(gm.graph, context)
+    return merged + optimize_module(gm, context, before)
+
+
 class CompiledGraph:
     """Callable with the flat inputs of an inference graph; compiles a variant when a call first
     needs it."""
@@ -79,19 +96,18 @@ class CompiledGraph:
         constants: Mapping[str, Tensor],
         static: Sequence[int],
         keep: Keep,
+        host_reads: Sequence[Fault] = (),
     ) -> None:
         self.gm, self.options = gm, options
         self.constants, self.static, self.keep = constants, static, keep
-        self.device = device_type(gm.graph)
-        asked = options.flashcomm and options.flashcomm_tokens == -1
-        above = flashcomm_crossing(gm.graph, options) if asked else None
-        self.plans = plans(options, above)
+        self.device, self.host_reads = device_type(gm.graph), host_reads
+        self.plans = plans(options)
         self.tokens = token_counter(gm.graph)
         aligned = len(example_inputs) == len(gm.graph.find_nodes(op="placeholder"))
         self.scalars = scalar_positions(gm.graph, static) if aligned else ()
         self.variants: dict[Any, Variant] = {}
         self.lock = threading.Lock()
-        if len(self.plans) == 1 and not self.scalars:
+        if len(self.plans) == 1 and not self.scalars and not options.flashcomm:
             self.prepare(example_inputs)
 
     def __call__(self, *inputs: Any) -> Any:
@@ -113,27 +129,33 @@ class CompiledGraph:
                 return self.variants[key]
             # A parameter changed after it was found equal to another: compile without that
             # knowledge.
-            with trace.outside_compilation():
-                self.variants[key] = self.compile(plan, numbers, trust=variant is None)
-            return self.variants[key]
+            with trace.outside_compilation(), failing_together(self.gm.graph):
+                made, gain_from = self.compile(plan, numbers, trust=variant is None)
+            self.variants[key] = made
+            if gain_from is None:
+                return made
+            # Below `gain_from` the variant stays; from there on another is worth its compilation.
+            self.plans = divided(self.plans, plan, gain_from)
+            self.variants[replace(plan, high=gain_from - 1), numbers] = made
+        return self.prepare(inputs)
 
-    def compile(self, plan: Plan, numbers: tuple[float, ...], trust: bool) -> Variant:
-        """A variant for a plan; `trust` says whether equal content of parameters may be used."""
+    def compile(
+        self, plan: Plan, numbers: tuple[float, ...], trust: bool
+    ) -> tuple[Variant, int | None]:
+        """A variant for a plan, and the tokens from which another is estimated to be faster.
+
+        `trust` says whether equal content of parameters may be used.
+        """
         gm = fx.GraphModule(self.gm, copied(self.gm.graph))
         specialize_scalars(gm.graph, dict(zip(self.scalars, numbers, strict=True)))
         context = Context(self.options, plan, self.constants, self.device)
-        before = gm.code
-        merged = Report()
-        if trust and self.constants and not self.options.off:
-            alike = {**merge_equal(gm.graph, context), **share_tables(gm.graph, context)}
-            merged = Report(fired={"merge_equal": len(alike)})
-        report = merged + optimize_module(gm, context, before)
+        groups = shared_groups(gm.graph)
+        require_agreement(gm.graph, context, groups, "the traced graph")
+        report = optimize_with_constants(gm, context) if trust else optimize_module(gm, context)
         folded = None if self.options.off else fold_constants(gm, context)
         if folded is not None:
             report = report + folded.report
             report = replace(report, graph_after=gm.code)
-        require_agreement(gm.graph, context)
-        self.keep(report, self.options)
         if self.options.dump:
             write_dump(Path(self.options.dump), report, plan)
         count = len(self.gm.graph.find_nodes(op="placeholder"))
@@ -141,7 +163,18 @@ class CompiledGraph:
         values = [node.meta.get("val") for node in gm.graph.find_nodes(op="placeholder")]
         static = (*self.static, *extra)
         function = execute(gm, values, self.options, self.device, static)
-        function = wrap(function, gm, self.options, device=self.device, static_positions=static)
+        function = wrap(
+            function,
+            gm,
+            self.options,
+            device=self.device,
+            static_positions=static,
+            host_reads=self.host_reads,
+        )
+        later = function.log.report if isinstance(function, Runner) else Report
+        self.keep(report, self.options, later)
+        # Once all of it has been done here, so that no rank runs before another one fails.
+        require_agreement(gm.graph, context, groups, "the rewritten graph")
         facts = facts_of(gm.graph)
         positions = {node.name: i for i, node in enumerate(gm.graph.find_nodes(op="placeholder"))}
 
@@ -149,11 +182,12 @@ class CompiledGraph:
             tensors = {name: inputs[positions[name]] for fact in facts for name in fact.names}
             return facts_hold(facts, tensors)
 
-        return Variant(
+        variant = Variant(
             function,
             FoldedValues(folded) if folded is not None else None,
             holds if facts else lambda inputs: True,
         )
+        return variant, next((d.gain_from for d in report.decisions if d.gain_from), None)
 
 
 def device_type(graph: fx.Graph) -> str:
@@ -168,24 +202,35 @@ def device_type(graph: fx.Graph) -> str:
 def token_counter(graph: fx.Graph) -> Callable[[Sequence[Any]], int]:
     """A function from a call's inputs to its token count: the rows that the embedding looks up.
 
-    A graph without an embedding counts the rows of its first input that is no parameter and has at
-    least two dims.
+    A graph without an embedding, such as a later part of a pipeline, counts the rows of its first
+    matmul; one without either those of its first input with a symbolic size.
     """
-    expression: Any = None
+    for count in row_counts(graph):
+        if isinstance(count, int):
+            return functools.partial(fixed, count)
+        with contextlib.suppress(KeyError):  # the rows are not read off an input
+            return trace.size_of_inputs(count, graph)
+    return functools.partial(fixed, 1)
+
+
+def row_counts(graph: fx.Graph) -> Iterator[int | torch.SymInt]:
+    """What may be a graph's token count, the most telling first."""
     lookups = [node for node in graph.nodes if is_call(node, torch.ops.aten.embedding.default)]
     if lookups:
-        expression = value(lookups[0].args[1]).numel()
-    else:
-        for node in graph.find_nodes(op="placeholder"):
-            fake = value(node)
-            if isinstance(fake, Tensor) and any(
-                isinstance(size, torch.SymInt) for size in fake.shape
-            ):
-                expression = fake.shape[0] if fake.dim() < 3 else fake.shape[0] * fake.shape[1]
-                break
-    if not isinstance(expression, torch.SymInt):
-        return lambda inputs: expression if isinstance(expression, int) else 1
-    return trace.size_of_inputs(expression, graph)
+        yield value(lookups[0].args[1]).numel()
+    rows = matmul_rows(graph)
+    if rows is not None:
+        yield rows
+    for node in graph.find_nodes(op="placeholder"):
+        fake = value(node)
+        sizes: Sequence[Any] = fake.shape if isinstance(fake, Tensor) else ()
+        if any(isinstance(size, torch.SymInt) for size in sizes):
+            yield sizes[0] if len(sizes) < 3 else sizes[0] * sizes[1]
+
+
+def fixed(count: int, inputs: Sequence[Any]) -> int:
+    """The token count of a graph that has one only."""
+    return count
 
 
 def write_dump(folder: Path, report: Report, plan: Plan) -> None:

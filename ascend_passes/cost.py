@@ -198,6 +198,7 @@ def tensor_bytes(tensor: Tensor, numeric: Numbers) -> float:
 def numbers(graph: fx.Graph, tokens: int | None) -> Numbers:
     """Sizes as numbers: the matmuls' rows are `tokens`, other symbols as they were traced."""
     rows = token_rows(graph) if tokens is not None else None
+    known: dict[Any, float] = {}
     chosen: dict[sympy.Symbol, sympy.Integer] = {}
     if rows is not None and tokens is not None:
         first, *others = sorted(rows.node.expr.free_symbols, key=str, reverse=True)
@@ -207,10 +208,13 @@ def numbers(graph: fx.Graph, tokens: int | None) -> Numbers:
     def numeric(size: Any) -> float:
         if not isinstance(size, torch.SymInt):
             return float(size)
-        expression = sympy.sympify(size.node.expr).xreplace(chosen)
-        if expression.free_symbols:
-            expression = expression.xreplace(hints(size, expression.free_symbols))
-        return float(expression)
+        key = size.node.expr
+        if key not in known:
+            expression = sympy.sympify(key).xreplace(chosen)
+            if expression.free_symbols:
+                expression = expression.xreplace(hints(size, expression.free_symbols))
+            known[key] = float(expression)
+        return known[key]
 
     return numeric
 
@@ -227,20 +231,34 @@ def hints(
 
 
 def token_rows(graph: fx.Graph) -> torch.SymInt | None:
-    """The symbolic number of rows of the first matmul; None where all of them are static."""
+    """The symbolic number of rows of the first matmul that has one; None where all are static."""
+    return next((rows for rows in left_rows(graph) if isinstance(rows, torch.SymInt)), None)
+
+
+def matmul_rows(graph: fx.Graph) -> int | torch.SymInt | None:
+    """The number of rows of the first matmul, a symbolic one if there is any; None without one."""
+    symbolic = token_rows(graph)
+    return symbolic if symbolic is not None else next(left_rows(graph), None)
+
+
+def left_rows(graph: fx.Graph) -> Iterator[int | torch.SymInt]:
+    """The rows of each matmul's left factor, where that is a matrix."""
     for node in graph.nodes:
         positions = MATMULS.get(operator_name(node))
         left = value(node.args[positions[0]]) if positions else None
-        if left is not None and left.dim() == 2 and isinstance(left.shape[0], torch.SymInt):
-            return left.shape[0]
-    return None
+        if left is not None and left.dim() == 2:
+            yield left.shape[0]
 
 
 Seconds = Callable[[int], float]
 """Estimated seconds for a number of tokens."""
 
 
-def crossing(before: Seconds, after: Seconds, high: int = 65536) -> int | None:
+MOST_TOKENS = 65536
+"""No step is taken to have more tokens: estimates look no further for a crossing."""
+
+
+def crossing(before: Seconds, after: Seconds, high: int = MOST_TOKENS) -> int | None:
     """The least number of tokens up to `high` from which `after` takes less time than `before`.
 
     None where `after` does not win at `high`. The winner is taken to change once, as it does for a

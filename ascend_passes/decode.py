@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from rich.progress import track
 from torch import Tensor, fx, nn
 
 from ascend_passes.capture.check import faults
@@ -17,6 +18,8 @@ from ascend_passes.capture.watch import WAITS, waits
 from ascend_passes.options import Options
 from ascend_passes.plan import capture_sizes, padded_size
 
+CAPTURED_AFTER = 2
+"""Steps after which a size is captured: the first compiles and warms up, the second captures."""
 Backend = str | Callable[..., Any] | None
 
 
@@ -62,21 +65,26 @@ class Decoder:
             length: tokens of each sequence, prompt and continuation.
             backend: compiles the step; None runs it as it is.
             options: of the backend; for `ascend_dense`, `cudagraph_mode` is FULL_DECODE_ONLY where
-                not given.
+                not given, and with `capture_warm_up` eager the decoder comes with `warm_up` done.
         """
         from transformers import StaticCache
 
-        rows = batch
+        rows, eager = batch, False
         if backend == "ascend_dense":
             options = {"cudagraph_mode": "FULL_DECODE_ONLY", **(options or {})}
-            rows = padded_size(batch, capture_sizes(Options.read(options))) or batch
+            read = Options.read(options)
+            rows = padded_size(batch, capture_sizes(read)) or batch
+            eager = read.capture_warm_up == "eager"
         step = greedy_step
         if backend is not None:
             step = torch.compile(greedy_step, backend=backend, options=dict(options or {}) or None)
         plain: Any = getattr(model, "_orig_mod", model)
         tokens = torch.zeros((rows, 1), dtype=torch.int64, device=plain.device)
         cache = StaticCache(config=plain.config, max_cache_len=length)
-        return cls(plain, step, tokens, cache, length)
+        decoder = cls(plain, step, tokens, cache, length)
+        if eager:
+            decoder.warm_up()
+        return decoder
 
     def prefill(self, input_ids: Tensor) -> Tensor:
         """Fill the cache with prompts int64 [B, S] and choose the first tokens, [rows, 1].
@@ -90,6 +98,19 @@ class Decoder:
             prompts, past_key_values=self.cache, use_cache=True, logits_to_keep=1
         ).logits
         return self.tokens.copy_(logits[:, -1].argmax(-1, keepdim=True))
+
+    def warm_up(self, progress: bool = True) -> None:
+        """Compile the step and capture its graph before the first prompt; the cache ends empty.
+
+        Args:
+            progress: whether to show a bar.
+        """
+        steps = min(CAPTURED_AFTER, self.length - 1)
+        with torch.no_grad():
+            self.prefill(torch.zeros((1, 1), dtype=torch.int64, device=self.tokens.device))
+            for _ in track(range(steps), "Capturing", disable=not progress, transient=True):
+                self.advance()
+        self.cache.reset()
 
     def advance(self) -> Tensor:
         """One step; returns the tokens' memory."""

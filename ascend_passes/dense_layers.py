@@ -94,7 +94,7 @@ def layers_graph(sizes: Sizes, layers: int, ranks: int) -> fx.Graph:
 def rewritten(graph: fx.Graph, options: Options, ranks: int, flashcomm: bool) -> fx.Graph:
     """The graph after the passes, with FlashComm or without, whatever it costs."""
     switches = ",".join(filter(None, (options.passes, "-sequence_parallel.cost")))
-    fused = flashcomm and options.matmul_reduce_scatter
+    fused = options.matmul_reduce_scatter if flashcomm else options.matmul_all_reduce
     plan = Plan("estimate", 1, UNBOUNDED, flashcomm=flashcomm, matmul_collective=fused)
     context = Context(replace(options, passes=switches), plan)
     copy = fx.Graph()

@@ -68,6 +68,13 @@ def chosen(options: Options, device: str) -> str:
     return "npugraph_ex" if device == "npu" and has_torch_npu() else "eager"
 
 
+def captures_itself(executor: str, options: Options) -> bool:
+    """Whether an executor captures graphs, or compiles to them, so that nobody else should."""
+    if executor == "npugraph_ex":
+        return options.cudagraph_mode == "FULL"
+    return executor == "torchair"
+
+
 def has_torch_npu() -> bool:
     """Whether torch_npu is installed."""
     return importlib.util.find_spec("torch_npu") is not None
@@ -119,14 +126,16 @@ def npugraph_ex_options(graph: fx.Graph, options: Options) -> dict[str, bool]:
     * `pattern_fusion_pass` off: our rules have decided, under legality tables that it lacks.
     * `remove_noop_ops` off where an operator writes without declaring it: the clone that protects
       the argument looks like a no-op there.
-    * `force_eager` without capture: otherwise every new size would be captured.
+    * `force_eager` unless every size is to be captured: npugraph_ex captures whatever it is
+      called with, prefills included. Decode steps alone are captured by `ascend_passes.capture`,
+      around what npugraph_ex runs.
     * `frozen_parameter` stays off: with it a parameter that moves would be read at its old address.
     """
     undeclared = any(facts.operator_name(node) in facts.UNDECLARED_WRITES for node in graph.nodes)
     return {
         "pattern_fusion_pass": False,
         "remove_noop_ops": not undeclared,
-        "force_eager": options.cudagraph_mode == "NONE",
+        "force_eager": not captures_itself("npugraph_ex", options),
         "frozen_parameter": False,
     }
 

@@ -74,10 +74,21 @@ def assuming(*groups: Group) -> Iterator[None]:
         ASSUMED.reset(token)
 
 
+COMMUNICATORS: dict[str, Group] = {}
+"""HCCL's name of a group -> the group, for each that this process has asked for."""
+
+
 def resolve(name: str, family: str) -> Group | None:
-    """The group behind a name, or None where this process knows none (a graph traced elsewhere)."""
+    """The group behind a name, or None where this process knows none (a graph traced elsewhere).
+
+    Args:
+        name: as a collective gives it, or an operator's `hcom`.
+        family: of the collective; `FUNCTIONAL` for an `hcom`.
+    """
     if name in ASSUMED.get():
         return ASSUMED.get()[name]
+    if name in COMMUNICATORS:
+        return COMMUNICATORS[name]
     if family == VLLM:
         state = sys.modules.get("vllm.distributed.parallel_state")
         reference = state._groups.get(name) if state is not None else None
@@ -114,8 +125,8 @@ def group_name(node: fx.Node) -> str:
 
 
 def communicator(group: Group, device: str) -> str:
-    """The name that an operator's `hcom` takes: HCCL's on an NPU, the group's own elsewhere."""
-    if device != "npu":
+    """The name that an operator's `hcom` takes: HCCL's on an NPU, torch's group elsewhere."""
+    if group.name in ASSUMED.get():
         return group.name
     if group.family == VLLM:
         processes = (
@@ -123,8 +134,12 @@ def communicator(group: Group, device: str) -> str:
         )
     else:
         processes = process_group(group.name)
+    if device != "npu":
+        return str(processes.group_name)
     backend = processes._get_backend(torch.device("npu"))
-    return str(backend.get_hccl_comm_name(distributed_c10d.get_rank()))
+    name = str(backend.get_hccl_comm_name(distributed_c10d.get_rank()))
+    COMMUNICATORS[name] = group
+    return name
 
 
 def members(name: str, family: str) -> tuple[int, ...]:

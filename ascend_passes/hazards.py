@@ -23,10 +23,10 @@ def refuse(found: Match, effects: Sequence[fx.Node]) -> str | None:
     for node in () if found.template.rule.shares else found.interior:
         outside = [user for user in node.users if user not in matched]
         if outside:
-            count = len(node.users)
+            count, limit = len(node.users), found.template.rule.limit
             return (
-                f"{name(node)} has {count} users, {len(outside)} outside the pattern: "
-                f"{name(outside[0])}"
+                f"{limit}{': ' if limit else ''}{name(node)} has {count} users, "
+                f"{len(outside)} outside the pattern: {name(outside[0])}"
             )
     results = {node for node in found.outputs if node is not None}
     if depends_on(found.inputs.values(), results, min(results)):

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 CUDAGRAPH_MODES = ("NONE", "FULL_DECODE_ONLY", "FULL")
+WARM_UPS = ("lazy", "eager")
 EXECUTORS = ("auto", "eager", "inductor", "npugraph_ex", "torchair")
 MEBIBYTE = 1024 * 1024
 
@@ -52,7 +53,8 @@ class Options:
     flashcomm_tokens: int = option(
         1000,
         "ASCEND_PASSES_FLASHCOMM_TOKENS",
-        "FlashComm above this many tokens (vllm-ascend's number); -1 asks the cost model.",
+        "FlashComm above this many tokens (vllm-ascend's number) where a gain is estimated; -1: "
+        "wherever one is.",
     )
     matmul_reduce_scatter: bool = option(
         True,
@@ -63,6 +65,11 @@ class Options:
         1000,
         "ASCEND_PASSES_MATMUL_REDUCE_SCATTER_TOKENS",
         "Fuse matmul with its collective above this many tokens.",
+    )
+    matmul_all_reduce: bool = option(
+        False,
+        "VLLM_ASCEND_ENABLE_MATMUL_ALLREDUCE",
+        "Where FlashComm does not act, fuse matmul with all_reduce above as many tokens.",
     )
     prefetch_mlp: bool = option(
         False, "VLLM_ASCEND_ENABLE_PREFETCH_MLP", "Prefetch MLP weights into L2 on a side stream."
@@ -96,12 +103,20 @@ class Options:
     capture_sizes: str = option(
         "",
         "ASCEND_PASSES_CAPTURE_SIZES",
-        "Token counts to capture, `1,2,4,8`; empty for 1, 2, 4 and every 8 up to the limit.",
+        "Token counts to capture, `1,2,4,8`; empty for vLLM's: 1, 2, 4, every 8 below 256, then "
+        "every 16 up to the limit.",
     )
     capture_limit: int = option(
         512,
         "ASCEND_PASSES_CAPTURE_LIMIT",
         "The largest token count that is captured (vLLM's number).",
+    )
+    capture_warm_up: str = option(
+        "lazy",
+        "ASCEND_PASSES_CAPTURE_WARM_UP",
+        "When a size is captured: at its second call, or at its first, and by a `Decoder` before "
+        "any prompt, with a progress bar.",
+        WARM_UPS,
     )
     executor: str = option(
         "auto",

@@ -9,14 +9,17 @@ from pathlib import Path
 
 from torch import fx
 
+from ascend_passes.exchange import AgreementError
 from ascend_passes.graph import Context
 from ascend_passes.normalize import normalize
 from ascend_passes.options import OptionError, switched_on
 from ascend_passes.passes.deduplicate import deduplicate
 from ascend_passes.passes.eliminate_zeros import eliminate_zeros
+from ascend_passes.passes.grouped_attention import grouped_attention
 from ascend_passes.passes.hoist_rope import hoist_rope
 from ascend_passes.passes.matmul_collective import matmul_collective
 from ascend_passes.passes.prefetch import prefetch
+from ascend_passes.passes.quantized_decomposed import quantized_decomposed
 from ascend_passes.passes.reinplace import reinplace
 from ascend_passes.passes.sequence_parallel import sequence_parallel
 from ascend_passes.passes.vllm_operators import vllm_operators
@@ -56,6 +59,7 @@ def recognizes(rule: Rule) -> bool:
 STAGES = (
     Stage("normalize", lambda graph, context: normalize(graph)),
     Stage("vllm_operators", vllm_operators),
+    Stage("quantized_decomposed", quantized_decomposed),
     Stage("hoist_rope", hoist_rope),
     Stage("deduplicate", deduplicate),
     Stage("recognize", recognize),
@@ -63,6 +67,7 @@ STAGES = (
     Stage("sequence_parallel", sequence_parallel),
     Stage("fuse", fuse),
     Stage("matmul_collective", matmul_collective),
+    Stage("grouped_attention", grouped_attention),
     Stage("eliminate_zeros", eliminate_zeros),
     Stage("prefetch", prefetch),
     Stage("reinplace", reinplace),
@@ -80,6 +85,7 @@ def run_stages(gm: fx.GraphModule, context: Context) -> Report:
     Raises:
         OptionError: switches that cannot be read.
         RuleError: a rule file of the user's that does not load.
+        AgreementError: ranks of a group would run different graphs.
         Exception: what a stage raised, under `strict`.
     """
     original = copied(gm.graph)
@@ -89,7 +95,7 @@ def run_stages(gm: fx.GraphModule, context: Context) -> Report:
         if failed is None:
             break
         name, error = failed
-        if context.options.strict or isinstance(error, (OptionError, RuleError)):
+        if context.options.strict or isinstance(error, (AgreementError, OptionError, RuleError)):
             raise error
         skipped[name] = f"{name} failed and was left out: {type(error).__name__}: {error}"
         gm.graph = copied(original)

@@ -4,14 +4,15 @@ one."""
 from __future__ import annotations
 
 import bisect
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ascend_passes.options import OptionError, Options
 
 UNBOUNDED = 2**31 - 1
 """Upper end of the last plan: no token count reaches it."""
-DENSE_STEP = 8
-"""Captured sizes are 1, 2, 4 and then every eighth, vLLM's default list up to 256."""
+FINE_STEP, COARSE_STEP, COARSE_FROM = 8, 16, 256
+"""Captured sizes are 1, 2, 4, then every 8 below 256 and every 16 from there on: vLLM 0.32's
+default list (`_set_cudagraph_sizes` in its `config/vllm.py`)."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,9 @@ def capture_sizes(options: Options) -> tuple[int, ...]:
         OptionError: a size that is not a positive whole number.
     """
     if not options.capture_sizes:
-        sizes = [1, 2, 4, *range(DENSE_STEP, options.capture_limit + 1, DENSE_STEP)]
-        return tuple(size for size in sizes if size <= options.capture_limit)
+        fine = range(FINE_STEP, COARSE_FROM, FINE_STEP)
+        coarse = range(COARSE_FROM, options.capture_limit + 1, COARSE_STEP)
+        return tuple(n for n in (1, 2, 4, *fine, *coarse) if n <= options.capture_limit)
     words = [word.strip() for word in options.capture_sizes.split(",")]
     if not all(word.isdigit() and int(word) > 0 for word in words):
         raise OptionError(f"option 'capture_sizes' is {options.capture_sizes!r}; write 1,2,4,8.")
@@ -51,21 +53,20 @@ def padded_size(tokens: int, sizes: tuple[int, ...]) -> int | None:
     return sizes[index] if index < len(sizes) else None
 
 
-def plans(options: Options, flashcomm_from: int | None = None) -> tuple[Plan, ...]:
+def plans(options: Options) -> tuple[Plan, ...]:
     """The plans under these options, in ascending order of tokens and without gaps.
 
-    Args:
-        options: the user's options.
-        flashcomm_from: the cost model's crossing point, used where `flashcomm_tokens` is -1.
+    Where `flashcomm_tokens` is -1 FlashComm is tried from one token on, and the cost model says
+    from where it pays: see `divided`.
     """
-    above = (
-        options.flashcomm_tokens if options.flashcomm_tokens >= 0 else (flashcomm_from or UNBOUNDED)
-    )
+    above, fused_above = max(0, options.flashcomm_tokens), options.matmul_reduce_scatter_tokens
     edges = {1}
     if options.flashcomm:
         edges.add(above + 1)
         if options.matmul_reduce_scatter:
-            edges.add(max(above, options.matmul_reduce_scatter_tokens) + 1)
+            edges.add(max(above, fused_above) + 1)
+    if options.matmul_all_reduce and (fused_above < above or not options.flashcomm):
+        edges.add(fused_above + 1)
     if options.prefetch:
         edges.add(options.prefetch_tokens)
     starts = sorted(edge for edge in edges if 1 <= edge < UNBOUNDED)
@@ -78,18 +79,23 @@ def plans(options: Options, flashcomm_from: int | None = None) -> tuple[Plan, ..
 def variant(options: Options, low: int, high: int, flashcomm_above: int) -> Plan:
     """The plan for one range of tokens; the range lies on one side of every threshold."""
     flashcomm = options.flashcomm and low > flashcomm_above
-    fused = (
-        flashcomm and options.matmul_reduce_scatter and low > options.matmul_reduce_scatter_tokens
-    )
+    asked = options.matmul_reduce_scatter if flashcomm else options.matmul_all_reduce
+    fused = asked and low > options.matmul_reduce_scatter_tokens
     prefetch = options.prefetch and high < options.prefetch_tokens
     return Plan(
-        name="large prefill" if flashcomm else "small",
+        name="large prefill" if flashcomm or fused else "small",
         low=low,
         high=high,
         flashcomm=flashcomm,
         matmul_collective=fused,
         prefetch=prefetch,
     )
+
+
+def divided(choices: tuple[Plan, ...], plan: Plan, at: int) -> tuple[Plan, ...]:
+    """The plans with one of them cut in two, of which the second begins at `at` tokens."""
+    parts = (replace(plan, high=at - 1), replace(plan, low=at))
+    return tuple(part for one in choices for part in (parts if one == plan else (one,)))
 
 
 def pick(choices: tuple[Plan, ...], tokens: int) -> Plan:

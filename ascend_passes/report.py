@@ -49,6 +49,8 @@ class Decision:
     """Estimated seconds of the graph as it was."""
     after: float | None = None
     """Estimated seconds of the graph as chosen."""
+    gain_from: int | None = None
+    """Tokens from which another choice is estimated to win, where the plan's range has such."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from ascend_passes.arguments import arguments
+from ascend_passes.bind import WrongDtype
 from ascend_passes.emission import Emission, emit, kind_of
 from ascend_passes.graph import Context, has_effect, place, value
 from ascend_passes.hazards import insertion_point, late_inputs, refuse, refuse_writes
@@ -112,11 +113,15 @@ def dtypes_at(node: fx.Node) -> set[torch.dtype]:
 
 def worth_telling(refused: Sequence[Miss]) -> list[Miss]:
     """Of the misses at one node: those of whole matches, one for each rule, else the one that came
-    furthest."""
+    furthest; those of templates for another dtype come last."""
     whole = {miss.rule: miss for miss in refused if miss.complete}
     if whole or not refused:
         return list(whole.values())
-    return [max(reversed(refused), key=lambda miss: miss.depth)]  # of equals, the shortest rule
+
+    def weight(miss: Miss) -> tuple[bool, int]:
+        return not isinstance(miss.reason, WrongDtype), miss.depth
+
+    return [max(reversed(refused), key=weight)]  # of equals, the shortest rule
 
 
 def by_anchor(work: Work, rules: Sequence[Rule]) -> dict[Any, list[Template]]:

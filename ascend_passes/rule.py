@@ -80,6 +80,7 @@ class Rule:
             rounds inside: then by one step of int8 more than the pattern.
         default: whether the rule is on unless asked for.
         after: rules that get what they can before this one starts, where both want a node.
+        limit: what the operator does not give, told where a value inside has other users.
         shares: whether values inside the pattern may have other users, for which they then stay.
         name: the file's name; filled in by the registry.
         source: the file's path; filled in by the registry.
@@ -96,6 +97,7 @@ class Rule:
     tolerance: float = 1.0
     default: bool = True
     shares: bool = False
+    limit: str = ""
     after: tuple[str, ...] = ()
     name: str = ""
     source: str = ""

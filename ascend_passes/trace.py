@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import traceback
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
@@ -106,8 +107,9 @@ def outside_compilation() -> Iterator[None]:
     while, which Dynamo would see. Their calls go on; unless torch knows that a compilation is under
     way, they would take its trace for their own.
     """
-    session = torch.compiler._compile_session_context()
-    with compile_lock, session, _disable_current_modes(), tracing(None), torch.no_grad():
+    # torch before 2.13 knows by a flag of the whole process, which the compilation around has set.
+    session = getattr(torch.compiler, "_compile_session_context", contextlib.nullcontext)
+    with compile_lock, session(), _disable_current_modes(), tracing(None), torch.no_grad():
         yield
 
 
@@ -259,6 +261,18 @@ def module_state(
         if isinstance(inputs[index], torch.nn.Parameter)
         or any(kind in str(sources[index]) for kind in ("._parameters[", "._buffers["))
     )
+
+
+def graph_break(gm: fx.GraphModule) -> tuple[str, str] | None:
+    """(Why Dynamo ended this graph, the model's line) where the model goes on in Python behind it.
+
+    The line is written as in a stack trace; None for a graph that ends with its function.
+    """
+    reason: Any = getattr(gm, "compile_subgraph_reason", None)
+    if reason is None or not reason.graph_break:
+        return None
+    frames = "".join(traceback.format_list(reason.user_stack))
+    return str(reason.reason).strip().splitlines()[0], frames
 
 
 def size_of_inputs(expression: torch.SymInt, graph: fx.Graph) -> Callable[[Sequence[Any]], int]:

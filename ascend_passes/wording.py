@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ def name(node: Any) -> str:
     """The operator of a node, or what else it is, in words for a reason."""
     if not isinstance(node, fx.Node):
         return repr(node)
+    if node.target is operator.getitem:
+        return f"result {node.args[1]} of {name(node.args[0])}"
     return "an input of the graph" if node.op == "placeholder" else operator_text(node.target)
 
 

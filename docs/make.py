@@ -1,4 +1,4 @@
-"""Write the generated pages: the options, and one page for each rule.
+"""Write the generated pages: the options, the accuracy, and one page for each rule.
 
 With --check, write nothing and fail where a page is not what it should be.
 """
@@ -11,7 +11,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 
+import torch
+
 from ascend_passes.commands.rules import every_rule
+from ascend_passes.models.limits import EXACT, FLOAT, NO_WORSE, W8A8
+from ascend_passes.npu.accuracy import AS_EXACT_AS, BOUNDS
 from ascend_passes.options import Options
 from ascend_passes.rule_page import RulePage, page
 
@@ -48,6 +52,7 @@ def current(path: Path) -> str | None:
 def pages() -> Iterator[tuple[Path, str]]:
     """Each generated file and what it must hold."""
     yield DOCS / "options.md", options_page()
+    yield DOCS / "accuracy.md", accuracy_page()
     found = [page(rule) for rule in every_rule(Options())]
     yield DOCS / "rules" / "index.md", index_page(found)
     for one in found:
@@ -80,6 +85,53 @@ def options_page() -> str:
             f"| `{field.name}` | `{shown!r}` | `{field.metadata['environment']}` | {sentence} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def accuracy_page() -> str:
+    """The bounds of operators and models."""
+    lines = [
+        "# Accuracy",
+        "",
+        GENERATED,
+        "",
+        "Every operator has a reference in plain PyTorch with the documented rounding, held to a",
+        "bound against the same formula in float64, on random shapes, values and strides. The",
+        "tests read the numbers below. An NPU's own kernels are not measured here.",
+        "",
+        "ULP are units in the last place of the result's dtype, taken at the float64 value: 0.5",
+        "is correctly rounded. LSB are steps of an integer result, from the float64 value before",
+        "it is rounded: 0.5 is the nearest integer.",
+        "",
+        "| operator | result | unit | bound by dtype | on top of it |",
+        "|---|---|---|---|---|",
+    ]
+    for name, bounds in BOUNDS.items():
+        for one in bounds:
+            largest = ", ".join(f"{short(dtype)} {limit:g}" for dtype, limit in one.largest.items())
+            lines.append(f"| `{name}` | {one.result} | {one.unit} | {largest} | {one.besides} |")
+    lines += ["", "| operator | what holds of it |", "|---|---|"]
+    lines += [f"| `{name}` | {sentence} |" for name, sentence in AS_EXACT_AS.items()]
+    floats = ", ".join(f"{short(dtype)} {limit:g}" for dtype, limit in FLOAT.items())
+    lines += [
+        "",
+        "## Models",
+        "",
+        "`run` and `demo` compare teacher-forced logits with the model in float64; errors are",
+        "relative, root mean square.",
+        "",
+        f"* The rewritten graphs, computed in float64, are within {EXACT:g}: the passes change no",
+        "  formula. Rounding of a bfloat16 or W8A8 model would hide a gain that is off by a",
+        "  percent, or another epsilon; this does not.",
+        f"* The compiled model in its own dtype is within {floats}, W8A8 {W8A8:g},",
+        f"  and, but for float32, at most {NO_WORSE:g} times as far from float64 as eager is.",
+        "* A float32 model chooses eager's tokens.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def short(dtype: torch.dtype) -> str:
+    """`bfloat16` for `torch.bfloat16`."""
+    return str(dtype).removeprefix("torch.")
 
 
 def index_page(found: list[RulePage]) -> str:

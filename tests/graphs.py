@@ -17,10 +17,10 @@ from ascend_passes.registry import rules
 from ascend_passes.rewrite import rewrite
 
 
-def traced(
+def raw(
     function: Callable[..., Any], inputs: Sequence[Tensor], dynamic: bool = False, fixed: int = 1
 ) -> fx.GraphModule:
-    """The normal graph of `function`.
+    """The graph of `function` as it is traced.
 
     Args:
         function: of the inputs.
@@ -41,7 +41,14 @@ def traced(
             ]
     else:
         fakes = trace.fake_inputs(shapes, dtypes, "cpu")
-    gm = trace.trace(function, fakes)
+    return trace.trace(function, fakes)
+
+
+def traced(
+    function: Callable[..., Any], inputs: Sequence[Tensor], dynamic: bool = False, fixed: int = 1
+) -> fx.GraphModule:
+    """The normal graph of `function`; arguments as in `raw`."""
+    gm = raw(function, inputs, dynamic, fixed)
     normalize(gm.graph)
     gm.recompile()
     return gm

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from ascend_passes import cost, profiles
-from ascend_passes.crossing import flashcomm_crossing
 from ascend_passes.dense_layers import GROUP, Sizes, layers_graph, rewritten
+from ascend_passes.graph import Context
 from ascend_passes.groups import Group, assuming
 from ascend_passes.options import OptionError, Options
+from ascend_passes.passes.sequence_parallel import sequence_parallel
+from ascend_passes.plan import UNBOUNDED, Plan, divided, plans
+from ascend_passes.report import Report
 
 RANKS, TOKENS = 4, 2048
 APART = Options(matmul_reduce_scatter=False)
@@ -30,11 +35,35 @@ def test_flashcomm_gathers_int8_rows_and_a_scale_for_each() -> None:
     assert wire(True, 3) - wire(True, 2) == 2 * (half + rows) * (RANKS - 1) / RANKS
 
 
-def test_flashcomm_pays_for_prefill_and_not_for_decode() -> None:
-    graph = layers_graph(Sizes(), 2, RANKS)
+def decided(tokens: int, layers: int = 2) -> Report:
+    graph = layers_graph(Sizes(), layers, RANKS)
+    plan = Plan("prefill", tokens, UNBOUNDED, flashcomm=True)
     with assuming(Group(GROUP, RANKS, 0)):
-        found = flashcomm_crossing(graph, APART)
-    assert found is not None and 1 < found < 4096
+        return sequence_parallel(graph, Context(plan=plan))
+
+
+def test_flashcomm_pays_for_prefill_and_not_for_decode() -> None:
+    start = decided(1).decisions[0].gain_from
+    assert start is not None and 1 < start < 4096
+    for tokens, fired in ((start - 1, 0), (start, 4), (start + 1, 4)):
+        report = decided(tokens)
+        (decision,) = report.decisions
+        assert report.fired.get("sequence_parallel", 0) == fired
+        assert decision.before is not None and decision.after is not None
+        assert (decision.after < decision.before) == bool(fired)
+
+
+def test_the_report_of_a_layer_of_qwen3_32b_says_what_moves() -> None:
+    report = decided(TOKENS, layers=1)
+    half, rows = TOKENS * Sizes().hidden * 2, TOKENS * (Sizes().hidden + 4)
+    share = (RANKS - 1) / RANKS / 2**20
+    # Of the two sums one is gathered as int8 rows and their scales; the other leaves the graph as
+    # hidden states in bfloat16.
+    before, after = 2 * 2 * half * share, (2 * half + rows + half) * share
+    reason = f"at {TOKENS} tokens each rank sends {after:.2f} MiB instead of {before:.2f} MiB"
+    assert report.decisions[0].reason == reason
+    counts = "1 of bfloat16, 1 of float32, 1 of int8"
+    assert report.notes == (f"sequence_parallel gathers 3 values: {counts}",)
 
 
 @pytest.mark.parametrize("turn", [1, 2, 777, 65536])
@@ -55,3 +84,34 @@ def test_a_profile_survives_its_file(tmp_path: object) -> None:
 def test_an_unknown_profile_names_the_known_ones() -> None:
     with pytest.raises(OptionError, match="atlas-800-a2"):
         profiles.read("atlas-801")
+
+
+@pytest.mark.parametrize(
+    ("given", "starts"),
+    [
+        ({}, {1: (False, False)}),
+        ({"matmul_all_reduce": True}, {1: (False, False), 1001: (False, True)}),
+        ({"flashcomm": True}, {1: (False, False), 1001: (True, True)}),
+        (
+            {"flashcomm": True, "flashcomm_tokens": 400},
+            {1: (False, False), 401: (True, False), 1001: (True, True)},
+        ),
+        (
+            {"flashcomm": True, "flashcomm_tokens": 2000, "matmul_all_reduce": True},
+            {1: (False, False), 1001: (False, True), 2001: (True, True)},
+        ),
+        ({"flashcomm": True, "flashcomm_tokens": -1}, {1: (True, False), 1001: (True, True)}),
+    ],
+)
+def test_plans_begin_right_above_their_thresholds(
+    given: dict[str, Any], starts: dict[int, tuple[bool, bool]]
+) -> None:
+    found = plans(Options(**given))
+    assert {plan.low: (plan.flashcomm, plan.matmul_collective) for plan in found} == starts
+    assert [plan.high + 1 for plan in found[:-1]] == [plan.low for plan in found[1:]]
+
+
+def test_a_plan_is_divided_without_a_gap() -> None:
+    choices = plans(Options(flashcomm=True))
+    ranges = [(plan.low, plan.high) for plan in divided(choices, choices[1], 3000)]
+    assert ranges == [(1, 1000), (1001, 2999), (3000, UNBOUNDED)]

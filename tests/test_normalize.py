@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, note, settings
+from hypothesis import HealthCheck, example, given, note, settings
 from hypothesis import strategies as st
 from torch import fx
 
-from ascend_passes import trace
 from ascend_passes.arguments import arguments
 from ascend_passes.forms import END
 from ascend_passes.graph import Context
@@ -21,21 +21,15 @@ from ascend_passes.pipeline import copied
 from ascend_passes.registry import rules
 from ascend_passes.rewrite import rewrite
 
-from .graphs import targets
+from .graphs import raw, targets, traced
 
 aten = torch.ops.aten
 prims = torch.ops.prims
 
 
-def raw(function, *inputs):
-    """The graph of `function` as it was traced."""
-    shapes, dtypes = [tuple(t.shape) for t in inputs], [t.dtype for t in inputs]
-    return trace.trace(function, trace.fake_inputs(shapes, dtypes, "cpu"))
-
-
 def normal(function, *inputs):
     """The normal graph, whose results must equal those of the traced one."""
-    gm = raw(function, *inputs)
+    gm = raw(function, inputs)
     original = fx.GraphModule(gm, copied(gm.graph))
     normalize(gm.graph)
     gm.graph.lint()
@@ -161,7 +155,7 @@ def test_a_copy_of_an_input_that_is_handed_back_stays():
 
 
 def test_a_copy_whose_source_is_written_later_stays():
-    gm = raw(lambda x: (x.clone().relu(), x + 1), X)
+    gm = raw(lambda x: (x.clone().relu(), x + 1), [X])
     source = gm.graph.find_nodes(op="placeholder")[0]
     clone = next(node for node in gm.graph.nodes if node.target is aten.clone.default)
     with gm.graph.inserting_after(clone):
@@ -177,7 +171,7 @@ def test_a_copy_whose_source_is_written_later_stays():
 
 
 def test_a_copy_that_is_written_itself_stays():
-    gm = raw(lambda x: x.clone(), X)
+    gm = raw(lambda x: x.clone(), [X])
     clone = next(node for node in gm.graph.nodes if node.target is aten.clone.default)
     with gm.graph.inserting_after(clone):
         write = gm.graph.call_function(aten.zero_.default, (clone,))
@@ -195,7 +189,7 @@ def test_deduplicate_merges_what_is_equal_and_keeps_what_is_not():
         noise = torch.rand_like(x) - torch.rand_like(x)
         return x.relu() + x.relu() + x.mul(1.0) + x.mul(1) + noise
 
-    gm = raw(model, X)
+    gm = raw(model, [X])
     normalize(gm.graph)
     deduplicate(gm.graph, Context())
     found = targets(gm)
@@ -205,7 +199,7 @@ def test_deduplicate_merges_what_is_equal_and_keeps_what_is_not():
 
 
 def test_deduplicate_keeps_two_reads_around_a_write():
-    gm = raw(lambda x: (x + 1, x + 1), X)
+    gm = raw(lambda x: (x + 1, x + 1), [X])
     source = gm.graph.find_nodes(op="placeholder")[0]
     second = [node for node in gm.graph.nodes if node.target is aten.add.Tensor][1]
     with gm.graph.inserting_before(second):
@@ -237,7 +231,7 @@ def normalized(x, eps):
 
 def apply(name, x, y, gain, number):
     """One step on two matrices of one shape; the result has the same shape."""
-    half = COLUMNS // 2
+    rows, half = x.shape[0], COLUMNS // 2
     eps = abs(number) + 1e-3
     return {
         "square": lambda: x.square() * 0.1,
@@ -249,18 +243,18 @@ def apply(name, x, y, gain, number):
         "cast": lambda: x.to(x.dtype),
         "round trip": lambda: x.double().to(x.dtype),
         "neg": lambda: -x,
-        "view": lambda: x.view(-1).view(ROWS, COLUMNS),
+        "view": lambda: x.view(-1).view(rows, COLUMNS),
         "transpose twice": lambda: x.t().relu().transpose(-1, -2),
-        "permute": lambda: x.view(2, 2, COLUMNS).permute(1, 0, 2).reshape(ROWS, COLUMNS),
+        "permute": lambda: x.view(rows, 2, half).permute(1, 0, 2).reshape(rows, COLUMNS),
         "slice": lambda: torch.cat([x[:, half:], x[:, :half]], -1),
         "split": lambda: torch.cat(list(x.split([3, 5], 1))[::-1], 1),
         "chunk": lambda: torch.cat([c * number for c in x.chunk(2, -1)], -1),
-        "expand": lambda: x.expand(ROWS, COLUMNS) + gain.expand(ROWS, COLUMNS),
+        "expand": lambda: x.expand(rows, COLUMNS) + gain.expand(rows, COLUMNS),
         "add": lambda: x + y,
         "add scaled": lambda: torch.add(x, y, alpha=3 if number == 2 else 1),
         "sub": lambda: x - y * number,
         "mul": lambda: x * y.tanh(),
-        "cat": lambda: torch.cat([x, y], 0)[1 : ROWS + 1],
+        "cat": lambda: torch.cat([x, y], 0)[1 : rows + 1],
         "swiglu": lambda: torch.cat(
             [
                 torch.nn.functional.silu(x[:, :half]) * x[:, half:],
@@ -297,19 +291,24 @@ programs = given(
 frugal = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 
 
-def matrices(seed, dtype):
+def matrices(seed, dtype, rows=ROWS):
     generator = torch.Generator().manual_seed(seed)
     return [
         torch.randn(shape, generator=generator, dtype=dtype)
-        for shape in ((ROWS, COLUMNS), (ROWS, COLUMNS), (COLUMNS,))
+        for shape in ((rows, COLUMNS), (rows, COLUMNS), (COLUMNS,))
     ]
+
+
+def row_counts(dynamic):
+    """The numbers of rows to run a graph with: others than it was traced with, if it is dynamic."""
+    return (ROWS, ROWS + 3, 2) if dynamic else (ROWS,)
 
 
 @frugal
 @programs
 def test_normalizing_and_deduplicating_random_graphs_is_exact(program, kept, seed, dynamic):
-    model, inputs = random_model(program, kept), matrices(seed, torch.float64)
-    gm = raw(model, *inputs)
+    model = random_model(program, kept)
+    gm = raw(model, matrices(seed, torch.float64), dynamic)
     original = fx.GraphModule(gm, copied(gm.graph))
     normalize(gm.graph)
     deduplicate(gm.graph, Context())
@@ -317,26 +316,50 @@ def test_normalizing_and_deduplicating_random_graphs_is_exact(program, kept, see
     gm.graph.lint()
     gm.recompile()
     note(gm.code)
-    for one, other in zip(original(*inputs), gm(*inputs), strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
+    for rows in row_counts(dynamic):
+        inputs = matrices(seed, torch.float64, rows)
+        for one, other in zip(original(*inputs), gm(*inputs), strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
 
 
-@frugal
-@programs
-def test_rewriting_random_graphs_keeps_their_results(program, kept, seed, dynamic):
-    from .graphs import traced
+def firing(name, dynamic):
+    """A program of one step that a rule knows, so that no run of the test below is empty."""
+    return example(program=[(name, 0, 1, 0.5)], kept=[], seed=0, dynamic=dynamic)
 
-    model, inputs = random_model(program, kept), matrices(seed, torch.float32)
-    gm = traced(model, inputs)
+
+def test_rewriting_random_graphs_keeps_their_results():
     chosen = rules(Options(rules="+*,-quantize_static,-quantize_dynamic"))
-    deduplicate(gm.graph, Context())
-    report = rewrite(gm.graph, chosen, Context())
-    gm.graph.lint()
-    gm.recompile()
-    note(f"{report}\n{gm.code}")
+    fired = {False: Counter(), True: Counter()}
+
+    @frugal
+    @firing("add norm", True)
+    @firing("add norm", False)
+    @firing("swiglu", True)
+    @firing("swiglu", False)
+    @programs
+    def check(program, kept, seed, dynamic):
+        model = random_model(program, kept)
+        gm = traced(model, matrices(seed, torch.float32), dynamic)
+        deduplicate(gm.graph, Context())
+        report = rewrite(gm.graph, chosen, Context())
+        fired[dynamic].update(report.fired)
+        gm.graph.lint()
+        gm.recompile()
+        note(f"{report}\n{gm.code}")
+        for rows in row_counts(dynamic):
+            inputs = matrices(seed, torch.float32, rows)
+            assert_near(gm(*inputs), model, inputs)
+
+    check()
+    for dynamic, counts in fired.items():
+        assert {"rms_norm", "add_rms_norm"} <= set(counts), (dynamic, counts)
+        assert {name.split("_")[0] for name in counts} >= {"swiglu"}, (dynamic, counts)
+
+
+def assert_near(results, model, inputs):
+    """Not much further from float64 than the model itself."""
     exact = model(*(tensor.double() for tensor in inputs))
-    eager = model(*inputs)
-    for one, wide, plain in zip(gm(*inputs), exact, eager, strict=True):
+    for one, wide, plain in zip(results, exact, model(*inputs), strict=True):
         error = (one.double() - wide).abs().max()
         allowed = 8 * (plain.double() - wide).abs().max() + 1e-5 * (1 + wide.abs().max())
         assert error <= allowed or not wide.isfinite().all()

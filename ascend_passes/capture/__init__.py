@@ -3,7 +3,8 @@
 from ascend_passes.capture.device import Device, device_for
 from ascend_passes.capture.fault import CaptureError, Fault
 from ascend_passes.capture.layout import Layout
-from ascend_passes.capture.runner import Counters, Runner, wrap
+from ascend_passes.capture.log import Counters, Log
+from ascend_passes.capture.runner import Runner, wrap
 
 __all__ = [
     "CaptureError",
@@ -11,6 +12,7 @@ __all__ = [
     "Device",
     "Fault",
     "Layout",
+    "Log",
     "Runner",
     "device_for",
     "wrap",

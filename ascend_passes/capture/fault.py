@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-OUR_FOLDER = __file__.rsplit("/", 1)[0]
+OUR_FOLDER = __file__.rsplit("/", 2)[0] + "/"
+"""The package; its tests and a user's model lie elsewhere."""
 
 REASONS: Mapping[str, str] = MappingProxyType(
     {
         "host_sync": "the host waits for a value, which a device cannot give during a capture",
         "host_copy": "the result is copied to the host, which waits for the device",
+        "graph_break": "the model's graph ends here and Python goes on, so a step is not one graph",
         "print": "printing a tensor waits for its values",
         "dynamic_shape": "the shape of the result depends on data; a graph replays fixed shapes",
         "random": "random numbers need generator state that the graph does not hold",

@@ -2,58 +2,35 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from rich.progress import track
 from torch import Tensor, fx
 
 from ascend_passes.capture.check import constants, fault_at, faults, line_of
 from ascend_passes.capture.device import Device, device_for
 from ascend_passes.capture.entry import Entry, Variant, arguments, hand_out, load, variant_of
-from ascend_passes.capture.fault import CaptureError
-from ascend_passes.capture.layout import Layout, evaluate
+from ascend_passes.capture.fault import CaptureError, Fault
+from ascend_passes.capture.layout import Layout
+from ascend_passes.capture.log import Log
 from ascend_passes.capture.sizes import choose
-from ascend_passes.execute import chosen
+from ascend_passes.execute import captures_itself, chosen
 from ascend_passes.graph import value
 from ascend_passes.options import Options
-from ascend_passes.report import Miss, Place, Report
-
-logger = logging.getLogger("ascend_passes")
+from ascend_passes.report import Report
 
 MOST_GRAPHS = 64
 """Graphs of one compiled model, torchair's `capture_limit`; further sizes run uncaptured."""
 MOST_WASTED = 8
 """Graphs given up because an input moved, each after fewer replays than this; then a size runs
 uncaptured. A capture costs about as much as a few steps, so 8 replays repay it."""
-OWN_CAPTURE = ("npugraph_ex", "torchair")
-"""Executors that capture graphs or compile to them themselves."""
-
-
-@dataclass
-class Counters:
-    """What a runner did."""
-
-    warm_ups: int = 0
-    captures: int = 0
-    recaptures: int = 0
-    """Captures that replaced one because an input used in place had moved."""
-    replays: int = 0
-    """Graph launches; a replayed step is one."""
-    uncaptured: int = 0
-    bytes_in: int = 0
-    """Copied from the caller's tensors into fixed memory; weights and caches never are."""
-    bytes_out: int = 0
-    """Copied from the graph's memory into tensors of the caller's own."""
 
 
 class Runner:
     """`runner(*inputs)` replays a captured graph where it can and calls the function elsewhere.
 
-    The first call of a size runs uncaptured on fixed memory and warms up, the second captures and
-    replays. Results are copied out, so the next step leaves them alone; with `static_outputs` they
+    The first call of a size runs uncaptured on fixed memory and warms up; the second captures and
+    replays, unless `capture_warm_up` is eager and the first has captured already. Results are copied out, so the next step leaves them alone; with `static_outputs` they
     are the graph's own memory, valid until the next replay of any size. Weights, buffers and caches
     are used in place; where one moved, the size is captured again.
     """
@@ -67,8 +44,10 @@ class Runner:
         device: Device,
         fills: Mapping[int, float] | None = None,
         static_outputs: bool = False,
+        host_reads: Sequence[Fault] = (),
     ) -> None:
-        self.counters = Counters()
+        self.log = Log()
+        self.counters = self.log.counters
         self._function = function
         self.graph = gm.graph
         self._inputs = [node for node in gm.graph.nodes if node.op == "placeholder"]
@@ -82,8 +61,7 @@ class Runner:
         self._in_place = tuple(sorted(layout.in_place))
         self._variants: dict[Any, Variant | None] = {}
         self._entries: dict[Any, Entry] = {}
-        self._misses: dict[Miss, None] = {}
-        self._refused = self._refuse_graph()
+        self._refused = self._refuse_graph(host_reads)
 
     def __call__(self, *inputs: Any) -> Any:
         """Arguments and results as those of the function."""
@@ -95,7 +73,10 @@ class Runner:
         self.counters.bytes_in += load(self._layout, entry, inputs, self._fills)
         if entry.addresses is None:
             entry.addresses = addresses
-            return self._warm_up(variant, inputs)
+            results = self._warm_up(variant, inputs)
+            if self._options.capture_warm_up == "eager":
+                self._capture(entry, inputs, addresses)
+            return results
         ready = entry.graph is not None and entry.addresses == addresses
         if not ready and not self._capture(entry, inputs, addresses):
             self._variants[self._layout.key(inputs)] = None
@@ -108,8 +89,7 @@ class Runner:
 
     def report(self) -> Report:
         """How many graphs were captured, and what runs uncaptured and why."""
-        fired = {"capture": self.counters.captures} if self.counters.captures else {}
-        return Report(fired=fired, misses=tuple(self._misses))
+        return self.log.report()
 
     def update(self, size: int, values: Sequence[Mapping[str, Sequence[int]]]) -> None:
         """Give attention operators new host-side lists in the graph for `size` rows of token ids.
@@ -126,29 +106,6 @@ class Runner:
                 return
         raise LookupError(f"no graph for {size} rows is captured")
 
-    def warm_up(self, *inputs: Any, sizes: Sequence[int] = (), progress: bool = True) -> None:
-        """Capture before the first request; what the graph writes is afterwards as it was.
-
-        Args:
-            inputs: arguments of one call.
-            sizes: rows of token ids to capture where the graph may be padded; empty for the
-                call's own.
-            progress: whether to show a bar.
-
-        Raises:
-            ValueError: sizes for a graph that is not padded.
-        """
-        if sizes and not (self._pad and self._layout.paddable()):
-            raise ValueError("this graph takes the size it is called with; give no sizes")
-        written = [inputs[index] for index in sorted(self._layout.written)]
-        saved = [tensor.clone() for tensor in written]
-        for rows in track(sizes or [0], "Capturing", disable=not progress, transient=True):
-            example = self._resized(inputs, rows) if rows else inputs
-            self(*example)
-            self(*example)
-        for tensor, before in zip(written, saved, strict=True):
-            tensor.copy_(before)
-
     def _variant(self, inputs: Sequence[Any]) -> Variant | None:
         if self._refused:
             return None
@@ -161,15 +118,15 @@ class Runner:
         choice = choose(self._layout, self._options, inputs, self._pad)
         if not choice.rows:
             if choice.reason:
-                self._note(choice.reason)
+                self.log.note(choice.reason)
             return None
         if len(self._entries) >= MOST_GRAPHS:
-            self._note(f"{MOST_GRAPHS} graphs are captured, the most there may be")
+            self.log.note(f"{MOST_GRAPHS} graphs are captured, the most there may be")
             return None
         for node, given in zip(self._inputs, inputs, strict=True):
             if isinstance(given, Tensor) and node.users and not self._device.resident(given):
                 found = fault_at("host_input", node)
-                self._note(found.reason, found.operator, found.line)
+                self.log.note(found.reason, found.operator, found.line)
                 return None
         return variant_of(self._layout, inputs, choice.rows, self._entries)
 
@@ -184,7 +141,7 @@ class Runner:
             entry.wasted += entry.replays < MOST_WASTED
             self.counters.recaptures += 1
         if entry.wasted > MOST_WASTED:
-            self._note(
+            self.log.note(
                 f"weights or caches move from step to step; {MOST_WASTED} graphs were wasted"
             )
             return False
@@ -198,7 +155,7 @@ class Runner:
         except CaptureError as error:
             fault = error.fault
             line = line_of(self.graph, fault.operator) or fault.line
-            self._note(fault.reason, fault.operator, line)
+            self.log.note(fault.reason, fault.operator, line)
             return False
         entry.addresses, entry.replays = addresses, 0
         self.counters.captures += 1
@@ -228,33 +185,11 @@ class Runner:
         sizes = entry.sizes.get(tokens) or value(self._inputs[tokens]).shape
         return int(sizes[0])
 
-    def _resized(self, inputs: Sequence[Any], rows: int) -> list[Any]:
-        """The call with another number of rows, of zeros where a tensor grows or shrinks."""
-        layout = self._layout
-        bindings = {**layout.bindings(inputs), layout.symbol: rows}
-        resized = list(inputs)
-        for index, size in layout.sizes.items():
-            wanted, given = evaluate(size, bindings), inputs[index]
-            if not isinstance(given, Tensor):
-                resized[index] = wanted[0]
-            elif tuple(given.shape) != wanted:
-                resized[index] = given.new_zeros(wanted)
-        return resized
-
-    def _refuse_graph(self) -> bool:
-        found = list(faults(self.graph, self._device.type))
+    def _refuse_graph(self, host_reads: Sequence[Fault]) -> bool:
+        found = [*host_reads, *faults(self.graph, self._device.type)]
         for fault in found:
-            self._note(fault.reason, fault.operator, fault.line)
+            self.log.note(fault.reason, fault.operator, fault.line)
         return bool(found)
-
-    def _note(self, reason: str, operator: str = "", line: str = "") -> None:
-        """Say once what runs uncaptured and why."""
-        miss = Miss("capture", operator, Place(line=line), f"runs uncaptured: {reason}")
-        if miss not in self._misses:
-            self._misses[miss] = None
-            logger.warning(
-                "%s %s", operator or "step", f"{miss.reason}" + (line and f", at {line}")
-            )
 
 
 def wrap(
@@ -266,21 +201,26 @@ def wrap(
     static_positions: Collection[int] = (),
     fills: Mapping[int, float] | None = None,
     static_outputs: bool = False,
+    host_reads: Sequence[Fault] = (),
 ) -> Callable[..., Any]:
     """A compiled graph with capture as the options ask; the function itself where they ask none.
 
     Args:
         function: takes the flat inputs of `gm` as arguments and returns the list of its outputs.
         gm: the inference graph behind the function, with `meta["val"]` on its placeholders.
-        options: `cudagraph_mode`, `capture_sizes`, `capture_limit` and `executor`.
+        options: `cudagraph_mode`, the options named `capture_...` and `executor`.
         device: type of the device that runs the graph: npu, cuda or cpu.
         static_positions: inputs that are parameters, buffers or tensors of a marked static address.
         fills: None, and no call is padded. Else the caller vouches that rows do not read each other
             and that added rows do no harm, and gives what to fill them with by input position (a
             slot mapping's -1); inputs not named are filled with 0.
         static_outputs: hand out the graph's own memory instead of copies.
+        host_reads: where the model makes the host wait and `gm` does not show it; with any, the
+            graph runs uncaptured.
     """
-    if options.cudagraph_mode == "NONE" or chosen(options, device) in OWN_CAPTURE:
+    if options.cudagraph_mode == "NONE" or captures_itself(chosen(options, device), options):
         return function
     layout = Layout.of(gm, static_positions)
-    return Runner(function, gm, layout, options, device_for(device), fills, static_outputs)
+    return Runner(
+        function, gm, layout, options, device_for(device), fills, static_outputs, host_reads
+    )

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ascend_passes.capture.fault import Fault, user_line
 from ascend_passes.capture.rules import refused
+from ascend_passes.graph import model_line, place
+from ascend_passes.trace import graph_break
 
 HOST_READS: Mapping[Any, str] = MappingProxyType(
     {
@@ -28,6 +30,35 @@ HOST_READS: Mapping[Any, str] = MappingProxyType(
 )
 WAITS = ("host_sync", "host_copy", "print", "dynamic_shape")
 """Kinds of faults by which the host waits for the device."""
+
+
+def host_reads(gm: fx.GraphModule, device: str) -> Iterator[Fault]:
+    """Where a model reads values on the host and the inference graph no longer shows it.
+
+    A read such as `.item()` ends Dynamo's graph. On a CPU, which stands for a device here, AOT
+    drops `.cpu()`, since it copies nothing; elsewhere it is a copy that `check.faults` finds.
+
+    Args:
+        gm: Dynamo's graph.
+        device: type of the device that runs it.
+    """
+    for node in gm.graph.nodes if device == "cpu" else ():
+        if node.op == "call_method" and kind_of_read(node.target, node.args[1:], node.kwargs):
+            yield Fault("host_copy", f"Tensor.{node.target}", place(node).line)
+    ended = graph_break(gm)
+    if ended is not None:
+        why, frames = ended
+        yield Fault("graph_break", line=model_line(frames), detail=why)
+
+
+def kind_of_read(name: str, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> bool:
+    """Whether a tensor's method copies to the host: `.cpu()`, and `.to("cpu")` by that word.
+
+    `.to(x.device)` is a torch.device in the graph, and on a CPU one like any other.
+    """
+    if name == "to":
+        return "cpu" in (*arguments[:1], keywords.get("device"))
+    return name in ("cpu", "numpy", "tolist", "pin_memory")
 
 
 class HostReads(TorchFunctionMode):

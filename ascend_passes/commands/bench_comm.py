@@ -14,7 +14,7 @@ from rich.table import Table
 from torch import fx
 
 from ascend_passes import cost, profiles
-from ascend_passes.commands.output import console
+from ascend_passes.commands.output import console, print_table
 from ascend_passes.dense_layers import GROUP, Sizes, layers_graph, rewritten
 from ascend_passes.graph import operator_name, value
 from ascend_passes.groups import Group, assuming
@@ -25,6 +25,7 @@ TOKENS = (1, 16, 64, 256, 512, 1024, 2048, 4096, 8192, 16384)
 PLANS = (
     # Name, FlashComm, matmuls fused with collectives.
     ("all_reduce", False, False),
+    ("all_reduce, fused", False, True),
     ("flashcomm", True, False),
     ("flashcomm, fused", True, True),
 )
@@ -65,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
             crossings.append((name, cost.crossing(before, after)))
     out = console()
     out.print(f"one layer of Qwen3-32B-W8A8, tp {arguments.ranks}, {profile.name}")
-    out.print(table)
+    print_table(out, table)
     for name, tokens_found in crossings:
         pays = "never pays" if tokens_found is None else f"pays from {tokens_found} tokens on"
         out.print(f"{name}: {pays}, by the estimate")
@@ -77,7 +78,7 @@ def plan_graphs(profile: str, ranks: int) -> dict[str, tuple[fx.Graph, fx.Graph]
     graphs = [layers_graph(Sizes(), count, ranks) for count in (FEW, MORE)]
     plans = {}
     for name, flashcomm, fused in PLANS:
-        options = Options(profile=profile, matmul_reduce_scatter=fused)
+        options = Options(profile=profile, matmul_reduce_scatter=fused, matmul_all_reduce=fused)
         few, more = (rewritten(graph, options, ranks, flashcomm) for graph in graphs)
         plans[name] = (few, more)
     return plans
@@ -85,7 +86,7 @@ def plan_graphs(profile: str, ranks: int) -> dict[str, tuple[fx.Graph, fx.Graph]
 
 def cells(found: Layer) -> tuple[str, ...]:
     """A layer's figures as a table's texts."""
-    counted = "\n".join(f"{count} {kind}" for kind, count in found.collectives.items())
+    counted = ", ".join(f"{count} {kind}" for kind, count in found.collectives.items())
     sent, seconds = f"{found.sent_bytes / 2**20:.3f}", f"{found.seconds * 1e3:.3f}"
     return counted, sent, f"{found.rows:.0f}", seconds
 

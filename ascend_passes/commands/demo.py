@@ -27,18 +27,26 @@ TOKENS = 16
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `demo`."""
+    parser.add_argument(
+        "--model",
+        action="append",
+        choices=[name for name, *_ in MODELS],
+        help="only this one of the four; may be given again (default: all)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of weights and prompt (default: 0)")
     add_options(parser)
     add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """0 where all four compiled models are right, 1 where one is not."""
+    """0 where every compiled model is right, 1 where one is not."""
     options = read_options(arguments.option)
     Options.read(options)
     out, results = console(), {}
     with tempfile.TemporaryDirectory(prefix="ascend-passes-demo-") as folder:
         for name, dtype, activations in MODELS:
+            if arguments.model and name not in arguments.model:
+                continue
             directory = Path(folder) / name
             save_model(directory, dtype, activations, arguments.seed)
             result = compare_directory(

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 from ascend_passes.report import Report
+
+MOST_COLUMNS = 1000
+"""Characters of a line that no table reaches."""
 
 
 def console() -> Console:
@@ -23,25 +29,48 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2))
 
 
+def print_table(out: Console, table: Table) -> None:
+    """A table; where stdout is no terminal it is as wide as its cells, and nothing is cut off."""
+    wide = Measurement.get(out, out.options.update(max_width=MOST_COLUMNS), table).maximum
+    out.print(table, width=None if out.is_terminal else wide)
+
+
 @contextmanager
 def progress(title: str) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar on stderr for long work; yields `(what, done, total) -> None`."""
+    """Progress of long work on stderr; yields `(what, done, total) -> None`.
+
+    A bar on a terminal; elsewhere a line whenever something else begins.
+    """
+    terminal = Console(stderr=True)
+    if not terminal.is_terminal:
+        yield line_by_line(title)
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    terminal = Console(stderr=True)
-    with Progress(
-        *columns, console=terminal, transient=True, disable=not terminal.is_terminal
-    ) as bar:
+    with Progress(*columns, console=terminal, transient=True) as bar:
         task = bar.add_task(title, total=None)
 
         def show(what: str, done: int, total: int) -> None:
             bar.update(task, description=f"{title}: {what}", completed=done, total=total)
 
         yield show
+
+
+def line_by_line(title: str) -> Callable[[str, int, int], None]:
+    """Progress for a log file."""
+    last = ""
+
+    def show(what: str, done: int, total: int) -> None:
+        nonlocal last
+        if what != last:
+            print(f"{title}: {what}", file=sys.stderr, flush=True)
+            last = what
+
+    return show
 
 
 def print_report(out: Console, report: Report, title: str) -> None:

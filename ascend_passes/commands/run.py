@@ -66,6 +66,7 @@ def compare_directory(
 ) -> Comparison:
     """Load, compile and compare; `shape` is batch and prompt length, errors as in `run`."""
     from ascend_passes.models.compare import compare
+    from ascend_passes.models.exact import exact_forward
     from ascend_passes.models.load import load_model
 
     with progress(directory.name) as stage:
@@ -75,7 +76,8 @@ def compare_directory(
         forward = torch.compile(
             model, backend="ascend_dense", options=dict(options), dynamic=dynamic
         )
-        return compare(model, forward, random_prompt(model, shape, seed), count, stage)
+        exact = exact_forward(model, options)
+        return compare(model, forward, exact, random_prompt(model, shape, seed), count, stage)
 
 
 def random_prompt(model: PreTrainedModel, shape: tuple[int, int], seed: int) -> torch.Tensor:
@@ -98,11 +100,13 @@ def agreement(result: Comparison) -> list[str]:
     """Sentences about tokens and logits."""
     kind = f"W8A8 in {result.dtype}" if result.quantized else result.dtype
     verdict = "no worse than eager" if result.no_worse else "worse than eager"
+    formula = "the same formula" if result.same_formula else "ANOTHER FORMULA"
     lines = [
         f"{kind}: {result.equal_tokens} of {result.tokens} greedy tokens equal eager's",
         "teacher-forced logits against float64: relative error "
         f"{result.compiled.relative:.3g} compiled, {result.eager.relative:.3g} eager ({verdict}); "
         f"largest {result.compiled.largest:.3g} compiled, {result.eager.largest:.3g} eager",
+        f"rewritten graphs in float64: relative error {result.exact.relative:.3g} ({formula})",
         f"limit {result.limit:g}; compiled and generated in {result.compile_seconds:.1f} s",
         "passed" if result.passed else "FAILED",
     ]

@@ -10,6 +10,7 @@ import argparse
 import os
 import socket
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -21,6 +22,9 @@ from ascend_passes.dense_layers import GROUP, Sizes, layers_graph, rewritten
 from ascend_passes.groups import Group, assuming
 from ascend_passes.measure import measured_profile
 from ascend_passes.options import Options
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 HELP = "measure this machine for the cost model"
 BACKENDS = {"cuda": "nccl", "npu": "hccl", "cpu": "gloo"}
@@ -51,7 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
         screen.print(arguments.out.read_text())
         screen.print(f'written to {arguments.out}: options={{"profile": "{arguments.out}"}}')
     if arguments.plot is not None:
-        plot(arguments.profile or str(arguments.out), arguments.model_ranks, arguments.plot)
+        figure = step_times(arguments.profile or str(arguments.out), arguments.model_ranks)
+        figure.savefig(arguments.plot, dpi=120)
         screen.print(f"drawn in {arguments.plot}")
     return 0
 
@@ -96,8 +101,12 @@ def measure_rank(rank: int, device: str, ranks: int, port: int, out: str) -> Non
         dist.destroy_process_group()
 
 
-def plot(profile: str, ranks: int, out: Path) -> None:
-    """Draw the estimated milliseconds of a step with and without FlashComm."""
+def step_times(profile: str, ranks: int) -> Figure:
+    """Curves of the estimated milliseconds of a step, with and without FlashComm, and the crossing.
+
+    Raises:
+        ImportError: matplotlib, the extra `plot`, is not installed.
+    """
     from matplotlib.figure import Figure
 
     figures, sizes = profiles.read(profile), Sizes()
@@ -123,4 +132,4 @@ def plot(profile: str, ranks: int, out: Path) -> None:
     )
     axis.grid(alpha=0.3)
     axis.legend()
-    figure.savefig(out, dpi=120)
+    return figure

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, StaticCache
-from transformers.masking_utils import create_masks_for_generate
+from transformers.masking_utils import create_causal_mask, create_masks_for_generate
 
 Forward = Callable[..., Any]
 """The model itself or what `torch.compile` made of it."""
@@ -44,7 +44,10 @@ def step_inputs(
     positions = torch.arange(start, start + tokens, device=token_ids.device).expand(batch, -1)
     shape = torch.empty(batch, tokens, 0, dtype=model.dtype, device=token_ids.device)
     seen = torch.ones(batch, start + tokens, dtype=torch.int64, device=token_ids.device)
-    mask = create_masks_for_generate(model.config, shape, seen, cache, position_ids=positions)
+    given = (model.config.get_text_config(), shape, seen, cache, positions)
+    mask = create_masks_for_generate(*given)
+    if mask is None:  # the model would make its own, with a branch that breaks the graph
+        mask = create_causal_mask(*given, allow_is_causal_skip=False)
     return {
         "input_ids": token_ids,
         "attention_mask": mask,

@@ -24,7 +24,8 @@ from ascend_passes.passes.in_place import (
     AUTO_FUNCTIONALIZED_V2,
     readers,
 )
-from ascend_passes.passes.vllm_translations import Refused, Site, rotary_embedding
+from ascend_passes.passes.site import Refused, Site
+from ascend_passes.passes.vllm_translations import rotary_embedding
 from ascend_passes.report import Miss, Report
 
 aten = torch.ops.aten

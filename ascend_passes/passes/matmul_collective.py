@@ -6,171 +6,38 @@
 
 Each is an identity: zero rows may be appended before a matmul instead of behind it, and padding may
 be cut off its result instead of its input. Every limit of an operator is asked of `npu.legality`.
+All ranks of a group fuse the same sites: one of them may have a bias that the operator takes no
+part of, and a fused operator does not meet a plain collective.
 """
 
 from __future__ import annotations
 
-import operator
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
 
-import torch
-from torch import Tensor, fx
+from torch import fx
 
-from ascend_passes import npu
-from ascend_passes.graph import Context, is_call, operator_name, place, same_size, value
-from ascend_passes.groups import VLLM, Group, communicator, family_of, group_name, resolve
+from ascend_passes import cost, profiles
+from ascend_passes.agreement import refused_anywhere
+from ascend_passes.graph import Context, operator_name, place
+from ascend_passes.groups import Group, family_of, group_name, resolve
 from ascend_passes.normalize import remove_dead
 from ascend_passes.options import switched_on
-from ascend_passes.passes.product import (
-    PADDED,
-    UNPADDED,
-    VIEWS,
-    Product,
-    column,
-    matrix,
-    read_product,
-    row,
-    upwards,
-    vector,
+from ascend_passes.passes.matmul_collective_fusions import (
+    RefusedError,
+    Replaced,
+    fuse_all_gather,
+    fuse_all_reduce,
+    fuse_reduce_scatter,
 )
-from ascend_passes.passes.sharded_rows import Build, add, empty, stands_for
-from ascend_passes.report import Miss, Report
-from ascend_passes.trace import fake_mode_of, faking
+from ascend_passes.passes.sharded_rows import Build
+from ascend_passes.report import Decision, Miss, Report
 
 NAME = "matmul_collective"
-VECTOR_CORES = "aiv"
-"""The communication mode that takes int8 and NZ weights; the default is documented for training."""
-CODES: Mapping[torch.dtype, int] = MappingProxyType({torch.float16: 5, torch.bfloat16: 15})
-"""torch's ScalarType codes, for `y_dtype`."""
-aten = torch.ops.aten
-
-
-class RefusedError(Exception):
-    """A candidate that stays as it is; the text is the reason."""
-
-
-def matmul_collective(graph: fx.Graph, context: Context) -> Report:
-    """Fuse matmuls with their collectives where the plan asks for it and the operators allow it."""
-    if context.plan is None or not context.plan.matmul_collective:
-        return Report()
-    fired: Counter[str] = Counter()
-    misses: list[Miss] = []
-    for node in list(graph.nodes):
-        kind, fuse = STEPS.get(operator_name(node), ("", None))
-        if fuse is None or not switched_on(f"{NAME}.{kind}", context.options.passes):
-            continue
-        group = resolve(group_name(node), family_of(node))
-        if group is None or not node.users:
-            continue
-        build = Build(graph, NAME)
-        try:
-            fired[NAME] += fuse(build, node, group, context)
-        except RefusedError as refusal:
-            build.discard()
-            misses.append(Miss(NAME, node.name, place(node), str(refusal), complete=True))
-    remove_dead(graph)
-    return Report(fired=dict(+fired), misses=tuple(misses))
-
-
-def fuse_reduce_scatter(build: Build, node: fx.Node, group: Group, context: Context) -> bool:
-    """matmul, [view], [pad], reduce_scatter: the padding moves in front of the matmul."""
-    chain = list(upwards(node.args[0], PADDED))
-    product = read_product(chain[-1])
-    if product is None or node.args[1] not in ("sum", 0):
-        return False
-    refuse_if(any(len(link.users) > 1 for link in chain), "the product is also read whole")
-    refuse_if(columns_change(chain), "the product is viewed with other columns in between")
-    pads = [link for link in chain if is_call(link, aten.constant_pad_nd.default)]
-    refuse_if(not all(map(pads_rows, pads)) or len(pads) > 1, "more than rows are padded")
-    pad = pads[0].args[1] if pads else None
-    rows = value(node.args[0]).shape[0]  # type: ignore[arg-type]
-    with stands_for(build, node):
-        left = padded(build, matrix(build, product.left), pad, rows)
-        common = operands(product, left, group, context) | {"bias": product.bias}
-        if product.per_token is None:
-            name = "npu_mm_reduce_scatter_base"
-            common |= whole_scales(build, product)
-        else:
-            name = "npu_quant_mm_reduce_scatter"
-            per_token = padded(build, vector(build, product.per_token), pad, rows)
-            common |= token_scales(build, product, per_token)
-        outputs = call(build, name, common, context)
-    awaited(node).replace_all_uses_with(outputs[0])
-    return True
-
-
-def fuse_all_gather(build: Build, node: fx.Node, group: Group, context: Context) -> bool:
-    """all_gather, [unpad], matmul: the product is unpadded; others read the gathered rows."""
-    if family_of(node) == VLLM and node.args[1] != 0:
-        return False
-    gathered = awaited(node)
-    first = next(iter(in_graph_order(products_of(gathered))), None)
-    if first is None:
-        return False
-    product = read_product(first)
-    assert product is not None
-    readers = [reader for reader in readers_of(gathered) if reader is not first]
-    early = any(reader < first for reader in readers)
-    refuse_if(early, "the gathered rows are read before the matmul")
-    local = node.args[0]
-    assert isinstance(local, fx.Node)
-    refuse_if(
-        value(local).dim() != 2 or value(first).dim() != 2, "the rows are not a matrix [M, K]"
-    )
-    with stands_for(build, first, before=True):
-        common = operands(product, local, group, context)
-        common |= {"bias": product.bias, "gather_output": bool(readers)}
-        if product.per_token is None:
-            name = "npu_all_gather_base_mm"
-            common |= whole_scales(build, product)
-        else:
-            name = "npu_all_gather_quant_mm"
-            scales = gathered_from(product.per_token, group)
-            refuse_if(scales is None, "the scales of the rows do not come from a gather as well")
-            assert scales is not None
-            common |= token_scales(build, product, scales)
-        outputs = call(build, name, common, context)
-        result = unpadded(build, product, outputs[0])
-        copies = repeated_views(build, gathered, outputs[1]) if readers else {}
-    first.replace_all_uses_with(result)
-    for view, copy in copies.items():
-        view.replace_all_uses_with(copy, delete_user_cb=lambda user: user not in build.made)
-    return True
-
-
-def fuse_all_reduce(build: Build, node: fx.Node, group: Group, context: Context) -> bool:
-    """matmul, [view], all_reduce."""
-    if node.args[1] != "sum" and family_of(node) != VLLM:
-        return False
-    chain = list(upwards(node.args[0], VIEWS))
-    product = read_product(chain[-1])
-    if product is None:
-        return False
-    refuse_if(any(len(link.users) > 1 for link in chain), "the product is also read before the sum")
-    common: dict[str, Any] = {
-        "x1": product.left,
-        "x2": product.right,
-        "hcom": communicator(group, context.device),
-        "bias": product.bias,
-    }
-    if product.scale is not None:
-        common |= {"dequant_scale": product.scale, "pertoken_scale": product.per_token}
-        common |= {"y_dtype": CODES.get(value(product.node).dtype)}
-    result = awaited(node)
-    with stands_for(build, node):
-        reduced = call(build, "npu_mm_all_reduce_base", common, context)[0]
-        if value(reduced).dim() != value(result).dim():
-            views = [link for link in chain if operator_name(link) in VIEWS]
-            refuse_if(len(views) != 1, "the product is viewed more than once before the sum")
-            reduced = add(build, aten.reshape.default, (reduced, views[0].args[1]), value(result))
-    result.replace_all_uses_with(reduced)
-    return True
-
-
-Fuse = Callable[[Build, fx.Node, Group, Context], bool]
+ALONE = "no matmul stands beside it"
+Fuse = Callable[[Build, fx.Node, Group, Context], Replaced | None]
 STEPS: Mapping[str, tuple[str, Fuse]] = MappingProxyType(
     {
         "_c10d_functional::reduce_scatter_tensor": ("reduce_scatter", fuse_reduce_scatter),
@@ -183,155 +50,81 @@ STEPS: Mapping[str, tuple[str, Fuse]] = MappingProxyType(
 )
 
 
-def refuse_if(condition: bool, reason: str) -> None:
-    """Raise `RefusedError` with the reason where the condition holds."""
-    if condition:
-        raise RefusedError(reason)
+@dataclass(frozen=True)
+class Site:
+    """A collective, and the nodes that could replace it and its matmul."""
+
+    node: fx.Node
+    build: Build
+    replaced: Replaced
+    reason: str
+    """Why this rank cannot fuse it; "" where it can."""
 
 
-def operands(product: Product, left: fx.Node, group: Group, context: Context) -> dict[str, Any]:
-    """The arguments that reduce_scatter and all_gather operators share."""
-    return {
-        "input": left,
-        "x2": product.right,
-        "hcom": communicator(group, context.device),
-        "world_size": group.size,
-        "comm_mode": VECTOR_CORES,
-    }
+def matmul_collective(graph: fx.Graph, context: Context) -> Report:
+    """Fuse matmuls with their collectives where the plan asks for it and the operators allow it."""
+    if context.plan is None or not context.plan.matmul_collective:
+        return Report()
+    profile = profiles.read(context.options.profile)
+    numeric = cost.numbers(graph, context.plan.low)
+    before = cost.estimate_nodes(graph.nodes, profile, numeric)
+    sites = found(graph, context)
+    mine = {group: [site.reason for site in members] for group, members in sites.items()}
+    reasons = refused_anywhere(graph, NAME, mine)
+    judged = [
+        (site, reason)
+        for group, members in sites.items()
+        for site, reason in zip(members, reasons[group], strict=True)
+    ]
+    fused = [site for site, reason in judged if not reason]
+    misses = tuple(
+        Miss(NAME, site.node.name, place(site.node), reason, complete=True)
+        for site, reason in judged
+        if reason and site.reason != ALONE
+    )
+    for site, reason in judged:
+        if reason:
+            site.build.discard()
+    for site in fused:
+        replace(site)
+    remove_dead(graph)
+    if not fused:
+        return Report(misses=misses)
+    after = cost.estimate_nodes(graph.nodes, profile, numeric)
+    told = f"{len(fused)} of {len(judged)} collectives overlap their matmul"
+    reason = f"at {context.plan.low} tokens {told}"
+    decision = Decision(NAME, "fused operators", reason, before.seconds, after.seconds)
+    return Report(fired={NAME: len(fused)}, misses=misses, decisions=(decision,))
 
 
-def whole_scales(build: Build, product: Product) -> dict[str, Any]:
-    """Scales of a static W8A8 product for the `_base` operators; nothing for a plain product."""
-    if product.scale is None:
-        return {}
-    return {"x2_scale": row(build, product.scale), "output_dtype": value(product.node).dtype}
+def found(graph: fx.Graph, context: Context) -> Mapping[Group, list[Site]]:
+    """Group -> its collectives in graph order, each with the nodes that would replace it.
 
-
-def token_scales(build: Build, product: Product, per_token: fx.Node) -> dict[str, Any]:
-    """Scales of a dynamic W8A8 product for the `quant` operators."""
-    assert product.scale is not None
-    return {
-        "x2_scale": row(build, product.scale),
-        "x1_scale": column(build, per_token),
-        "y_dtype": CODES.get(value(product.node).dtype),
-    }
-
-
-def call(
-    build: Build, name: str, arguments: dict[str, Any], context: Context
-) -> tuple[fx.Node, ...]:
-    """Enter a legal call and give the nodes of its results.
-
-    Raises:
-        RefusedError: a documented limit of the operator does not hold.
+    Those that this rank cannot fuse are among them: another rank might, and must know.
     """
-    given = {key: argument for key, argument in arguments.items() if argument is not None}
-    facts = {key: value(a) if isinstance(a, fx.Node) else a for key, a in given.items()}
-    with faking(fake_mode_of([fact for fact in facts.values() if isinstance(fact, Tensor)])):
-        for holds, reason in npu.legality(name, facts, context.options.soc):
-            refuse_if(not holds, f"{name}: {reason}")
-        result = npu.OPERATORS[name].fake(**facts)
-    schema = npu.packet(name).default._schema
-    positional = [entry.name for entry in schema.arguments if not entry.kwarg_only]
-    args = tuple(given.pop(key) for key in positional)
-    node = add(build, npu.packet(name).default, args, result, **given)
-    if isinstance(result, Tensor):
-        return (node,)
-    return tuple(
-        add(build, operator.getitem, (node, index), one) for index, one in enumerate(result)
-    )
+    sites: dict[Group, list[Site]] = defaultdict(list)
+    for node in list(graph.nodes):
+        kind, fuse = STEPS.get(operator_name(node), ("", None))
+        if fuse is None or not switched_on(f"{NAME}.{kind}", context.options.passes):
+            continue
+        group = resolve(group_name(node), family_of(node))
+        if group is not None and node.users:
+            sites[group].append(prepared(graph, node, fuse, group, context))
+    return sites
 
 
-def pads_rows(node: fx.Node) -> bool:
-    """Whether a padding appends zero rows to a matrix and nothing else."""
-    amounts, filler = node.args[1], node.args[2] if len(node.args) > 2 else 0
-    assert isinstance(amounts, (list, tuple))
-    rows_only = len(amounts) == 4 and list(amounts[:3]) == [0, 0, 0]
-    return rows_only and isinstance(filler, (int, float)) and filler == 0
+def prepared(graph: fx.Graph, node: fx.Node, fuse: Fuse, group: Group, context: Context) -> Site:
+    """A site with its nodes added, or with the reason why there are none."""
+    build = Build(graph, NAME)
+    try:
+        replaced = fuse(build, node, group, context)
+    except RefusedError as refusal:
+        build.discard()
+        return Site(node, Build(graph, NAME), {}, str(refusal))
+    return Site(node, build, replaced or {}, "" if replaced else ALONE)
 
 
-def columns_change(chain: list[fx.Node]) -> bool:
-    """Whether the links of a chain differ in their last dimension."""
-    last = [value(link).shape[-1] for link in chain]
-    return not all(same_size(size, last[0]) for size in last)
-
-
-def padded(build: Build, node: fx.Node, pad: Any, rows: Any) -> fx.Node:
-    """`[M, ...]` with as many zero rows behind as the product had."""
-    if pad is None:
-        return node
-    tail = value(node).shape[1:]
-    amount = [*([0, 0] * len(tail)), 0, pad[-1]]
-    return add(
-        build, aten.constant_pad_nd.default, (node, amount, 0), empty(value(node), (rows, *tail))
-    )
-
-
-def unpadded(build: Build, product: Product, result: fx.Node) -> fx.Node:
-    """The product of the gathered rows without those of the padding."""
-    cut = next(
-        (link for link in upwards(product.left, UNPADDED) if is_call(link, aten.slice.Tensor)), None
-    )
-    if cut is None:
-        return result
-    return add(build, aten.slice.Tensor, (result, *cut.args[1:]), value(product.node))
-
-
-def awaited(node: fx.Node) -> fx.Node:
-    """The wait for a collective, or the collective itself where it needs none."""
-    wait = torch.ops._c10d_functional.wait_tensor.default
-    return next((user for user in node.users if is_call(user, wait)), node)
-
-
-def views_of(node: fx.Node) -> Iterator[fx.Node]:
-    """A gathered value, its unpadding and their views."""
-    yield node
-    for user in node.users:
-        cut = (
-            is_call(user, aten.slice.Tensor)
-            and user.args[1:3] == (0, 0)
-            and user.args[4:] in ((), (1,))
-        )
-        if cut or operator_name(user) in VIEWS:
-            yield from views_of(user)
-
-
-def products_of(gathered: fx.Node) -> Iterator[fx.Node]:
-    """The matmuls whose left operand is the gathered rows."""
-    for view in views_of(gathered):
-        for user in view.users:
-            product = read_product(user)
-            if product is not None and product.left is view:
-                yield user
-
-
-def readers_of(gathered: fx.Node) -> Iterator[fx.Node]:
-    """Whoever reads the gathered rows, other than their views."""
-    views = set(views_of(gathered))
-    for view in views:
-        yield from (user for user in view.users if user not in views)
-
-
-def in_graph_order(nodes: Iterator[fx.Node]) -> list[fx.Node]:
-    """The nodes, the earliest first."""
-    return sorted(nodes)
-
-
-def gathered_from(node: fx.Node, group: Group) -> fx.Node | None:
-    """This rank's rows of a value that was gathered over the same group; None where it was not."""
-    for link in upwards(node, UNPADDED):
-        if operator_name(link) in STEPS and STEPS[operator_name(link)][0] == "all_gather":
-            same = resolve(group_name(link), family_of(link)) == group
-            local = link.args[0]
-            return local if same and isinstance(local, fx.Node) else None
-    return None
-
-
-def repeated_views(build: Build, gathered: fx.Node, whole: fx.Node) -> dict[fx.Node, fx.Node]:
-    """The views of the gathered rows again, over the rows that the fused operator gives."""
-    again = {gathered: whole}
-    for view in list(views_of(gathered))[1:]:
-        source = view.args[0]
-        assert isinstance(source, fx.Node)
-        again[view] = add(build, view.target, (again[source], *view.args[1:]), value(view))
-    return again
+def replace(site: Site) -> None:
+    """Give the readers of the old values the new ones."""
+    for old, new in site.replaced.items():
+        old.replace_all_uses_with(new, delete_user_cb=lambda user: user not in site.build.made)

@@ -16,20 +16,29 @@ from __future__ import annotations
 
 import math
 import operator
-from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, fx
 
 from ascend_passes import cost, profiles
-from ascend_passes.cost import Estimate
-from ascend_passes.graph import Context, has_effect, operator_name, place, same_size, value
+from ascend_passes.graph import Context, operator_name, place, same_size, value
 from ascend_passes.groups import Group, family_of, group_name, resolve
 from ascend_passes.normalize import remove_dead
 from ascend_passes.options import switched_on
 from ascend_passes.passes.row_operators import LocalCall, RowsOf, local_call
+from ascend_passes.passes.sequence_parallel_decision import (
+    gain_from,
+    gathers,
+    kept,
+    live,
+    taken,
+)
+from ascend_passes.passes.sequence_parallel_gathers import (
+    Shard,
+    local_needs,
+    needed_whole,
+)
 from ascend_passes.passes.sharded_rows import (
     Build,
     Rows,
@@ -40,25 +49,12 @@ from ascend_passes.passes.sharded_rows import (
     scatter,
     source_input,
 )
-from ascend_passes.plan import Plan
-from ascend_passes.profiles import Profile
-from ascend_passes.report import Decision, Miss, Report
+from ascend_passes.report import Miss, Report
 
 NAME = "sequence_parallel"
 ALL_REDUCES = frozenset(
     {"_c10d_functional::all_reduce", "_c10d_functional::all_reduce_", "vllm::all_reduce"}
 )
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A value that each rank can compute for its own rows."""
-
-    rows: Rows
-    lead: int
-    """Leading dimensions of the value that are rows."""
-    call: LocalCall | None = None
-    """How its rows are computed; None for an all_reduce, whose rows a reduce_scatter gives."""
 
 
 @dataclass
@@ -85,10 +81,12 @@ def sequence_parallel(graph: fx.Graph, context: Context) -> Report:
         return Report(misses=tuple(found.misses))
     old = [node for node in graph.nodes if node not in build.made]
     before = cost.estimate_nodes(old, profile, numeric)
-    after = cost.estimate_nodes(live(graph, build.gathered), profile, numeric)
+    after = cost.estimate_nodes(live(graph, build), profile, numeric)
     if after.seconds >= before.seconds and on(context, "cost"):
+        start = gain_from(graph, old, build, profile, context.plan)
         build.discard()
-        return Report(misses=tuple(found.misses), decisions=(kept(before, after, context.plan),))
+        decision = kept(build, before, after, context.plan, start)
+        return Report(misses=tuple(found.misses), decisions=(decision,))
     for node, gathered in build.gathered.items():
         node.replace_all_uses_with(gathered, delete_user_cb=lambda user: user not in build.made)
     remove_dead(graph)
@@ -96,7 +94,7 @@ def sequence_parallel(graph: fx.Graph, context: Context) -> Report:
     return Report(
         fired={NAME: len(sources)},
         misses=tuple(found.misses),
-        decisions=(taken(before, after, context.plan),),
+        decisions=(taken(build, before, after, context.plan),),
         notes=(gathers(build),),
     )
 
@@ -222,69 +220,6 @@ def has_rows(output: Any, lead: int, rows: Rows) -> bool:
     return same_size(math.prod(output.shape[:lead]), rows.count) and rows.holds(output.shape[:lead])
 
 
-def needed_whole(
-    shards: dict[fx.Node, Shard], profile: Profile, numeric: cost.Numbers, early: bool
-) -> set[fx.Node]:
-    """The sharded values to gather: those that others need whole, or what these are computed from.
-
-    A value is computed whole from gathered operands where that is cheaper than gathering it: a view
-    of a gathered value costs nothing, and the narrow operand of a widening cast has fewer bytes.
-    """
-    whole = {node for node in shards if any(needs_whole(user, shards) for user in node.users)}
-    for node, shard in reversed(shards.items()):
-        if node not in whole or shard.call is None or not early:
-            continue
-        operands = {one.node for one in shard.call.operands if one.node in shards}
-        if any(not isinstance(value(one), Tensor) for one in operands):
-            continue
-        gathers = sum(
-            gather_seconds(one, shards[one].rows, profile, numeric) for one in operands - whole
-        )
-        if gathers + whole_seconds(node, shard, profile, numeric) <= gather_seconds(
-            node, shard.rows, profile, numeric
-        ):
-            whole = (whole - {node}) | operands
-    return whole
-
-
-def needs_whole(user: fx.Node, shards: Mapping[fx.Node, Shard]) -> bool:
-    """Whether a user of a sharded value cannot work with a rank's rows."""
-    return user not in shards
-
-
-def gather_seconds(node: fx.Node, rows: Rows, profile: Profile, numeric: cost.Numbers) -> float:
-    """Seconds of an all_gather that brings a value to all ranks."""
-    sent = cost.tensor_bytes(value(node), numeric) * (rows.group.size - 1) / rows.group.size
-    return profile.collective_latency + profile.hop_latency + sent / profile.link_bandwidth
-
-
-def whole_seconds(node: fx.Node, shard: Shard, profile: Profile, numeric: cost.Numbers) -> float:
-    """Seconds of computing a value for all rows; nothing for a view."""
-    if shard.call is None or not shard.call.moves_data:
-        return 0.0
-    found = cost.operator_cost(node, profile, numeric)
-    return found.seconds if found else 0.0
-
-
-def local_needs(shards: dict[fx.Node, Shard], whole: set[fx.Node]) -> set[fx.Node]:
-    """The values whose local rows are computed: what a gather reads, back to the all_reduces.
-
-    An all_reduce whose result is only needed whole is not among them: it stays an all_reduce.
-    """
-    needed: set[fx.Node] = set()
-    for node, shard in reversed(shards.items()):
-        wanted = node in needed or (node in whole and shard.call is not None)
-        if wanted:
-            needed.add(node)
-            needed.update(one.node for one in operands_of(shard) if one.node in shards)
-    return needed
-
-
-def operands_of(shard: Shard) -> list[RowsOf]:
-    """What a shard's local call reads; nothing for an all_reduce."""
-    return shard.call.operands if shard.call is not None else []
-
-
 def built(graph: fx.Graph, found: Findings, whole: set[fx.Node], cancel: bool) -> Build:
     """Add reduce_scatters, local calls and gathers; the graph still works as it did."""
     build = Build(graph, NAME)
@@ -309,44 +244,3 @@ def built(graph: fx.Graph, found: Findings, whole: set[fx.Node], cancel: bool) -
 def first_source(found: Findings, rows: Rows) -> fx.Node:
     """The first all_reduce of a stream."""
     return next(n for n, shard in found.shards.items() if shard.rows is rows and shard.call is None)
-
-
-def live(graph: fx.Graph, replaced: Mapping[fx.Node, fx.Node]) -> list[fx.Node]:
-    """The nodes that would remain if `replaced` took the place of its keys."""
-    waiting = [node for node in graph.nodes if node.op == "output" or has_effect(node)]
-    reached: dict[fx.Node, None] = {}
-    while waiting:
-        node = waiting.pop()
-        if node in reached:
-            continue
-        reached[node] = None
-        made = node.meta.get("ascend_rule") == NAME
-        inputs = node.all_input_nodes
-        waiting += inputs if made else [replaced.get(one, one) for one in inputs]
-    return list(reached)
-
-
-def taken(before: Estimate, after: Estimate, plan: Plan) -> Decision:
-    """The decision for the rewritten graph."""
-    reason = f"at {plan.low} tokens {traffic(before, after)}"
-    return Decision(NAME, "reduce_scatter and all_gather", reason, before.seconds, after.seconds)
-
-
-def kept(before: Estimate, after: Estimate, plan: Plan) -> Decision:
-    """The decision for a graph that is left as it was."""
-    reason = f"no gain is estimated at {plan.low} tokens, though {traffic(before, after)}"
-    return Decision(NAME, "all_reduce", reason, before.seconds, after.seconds)
-
-
-def traffic(before: Estimate, after: Estimate) -> str:
-    """Bytes each rank sends, before and after."""
-    mebibyte = 2**20
-    sent, now = before.wire_bytes / mebibyte, after.wire_bytes / mebibyte
-    return f"each rank sends {now:.2f} MiB instead of {sent:.2f} MiB"
-
-
-def gathers(build: Build) -> str:
-    """What the gathers move, by element type."""
-    kinds = Counter(str(value(node).dtype).removeprefix("torch.") for node in build.gathered)
-    listed = ", ".join(f"{count} of {dtype}" for dtype, count in sorted(kinds.items()))
-    return f"sequence_parallel gathers {len(build.gathered)} values: {listed}"

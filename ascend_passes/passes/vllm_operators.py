@@ -23,13 +23,8 @@ from ascend_passes.passes.in_place import (
     named_arguments,
     read_call,
 )
-from ascend_passes.passes.vllm_translations import (
-    TRANSLATIONS,
-    Refused,
-    Site,
-    Translation,
-    refuse_unless,
-)
+from ascend_passes.passes.site import Refused, Site, Translation, refuse_unless
+from ascend_passes.passes.vllm_translations import TRANSLATIONS
 from ascend_passes.report import Miss, Report
 
 aten = torch.ops.aten
@@ -47,20 +42,30 @@ class Columns:
 
 def vllm_operators(graph: fx.Graph, context: Context) -> Report:
     """Replace vLLM's operators in place; `fired` counts each by its vLLM name."""
+    return translate(graph, context, TRANSLATIONS, "vllm_operators")
+
+
+def translate(
+    graph: fx.Graph, context: Context, table: Mapping[str, Translation], rule: str
+) -> Report:
+    """Replace the operators that a table names, in place; `fired` counts each by its name.
+
+    A translation may refuse a call, which then stays; the report has the reason.
+    """
     fired: dict[str, int] = {}
     misses: list[Miss] = []
     for node in list(graph.nodes):
         name = wrapped_name(node)
-        if name not in TRANSLATIONS:
+        if name not in table:
             continue
-        rule = name.replace("::", "_").lstrip("_")
+        plain = name.replace("::", "_").lstrip("_")
         last = node.prev
         try:
-            replace(Site(node, context.options.soc), TRANSLATIONS[name])
-            fired[rule] = fired.get(rule, 0) + 1
+            replace(Site(node, context.options.soc, rule), table[name])
+            fired[plain] = fired.get(plain, 0) + 1
         except Refused as refusal:
             erase_between(last, node)
-            misses.append(Miss(rule, node.name, place(node), str(refusal), complete=True))
+            misses.append(Miss(plain, node.name, place(node), str(refusal), complete=True))
     remove_dead(graph)
     return Report(fired=fired, misses=tuple(misses))
 

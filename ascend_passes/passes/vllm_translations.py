@@ -1,4 +1,4 @@
-"""What each of vLLM's operators means in NPU operators; one function for each.
+"""What each operator of vLLM and vllm-ascend means in NPU operators; one function for each.
 
 A table of names is enough, because each operator has one meaning, and vLLM need not be installed.
 """
@@ -6,83 +6,21 @@ A table of names is enough, because each operator has one meaning, and vLLM need
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
-from ascend_passes import npu
 from ascend_passes.graph import value
+from ascend_passes.passes.site import Arguments, Site, Translation, refuse_unless
 from ascend_passes.trace import fake_mode_of, faking
 
 aten = torch.ops.aten
 INT8 = 1
 """torch's ScalarType code of int8, as NPU operators take it."""
-
-
-class Refused(Exception):  # noqa: N818 - an answer, not a failure
-    """Why a call stays as it is; the text is the miss's reason."""
-
-
-@dataclass(frozen=True)
-class Site:
-    """A call to be replaced, and the place where its replacement is built."""
-
-    node: fx.Node
-    soc: str
-
-    def call(self, target: Any, *arguments: Any, **keywords: Any) -> fx.Node:
-        """A node in front of the call, with its value and the origin of what it stands for."""
-        with self.node.graph.inserting_before(self.node):
-            new = self.node.graph.call_function(target, arguments, keywords)
-        given = fx.map_arg((arguments, keywords), value)
-        fakes = [v for v in torch.utils._pytree.tree_leaves(given) if isinstance(v, Tensor)]
-        with faking(fake_mode_of(fakes)):
-            new.meta["val"] = target(*given[0], **given[1])
-        for key in ("stack_trace", "nn_module_stack"):
-            if key in self.node.meta:
-                new.meta[key] = self.node.meta[key]
-        new.meta["ascend_rule"] = "vllm_operators"
-        return new
-
-    def npu(self, name: str, **arguments: Any) -> fx.Node:
-        """`call` of an NPU operator, within its documented limits.
-
-        Raises:
-            Refused: the first limit that does not hold.
-        """
-        fakes = {
-            key: value(item) if isinstance(item, fx.Node) else item
-            for key, item in arguments.items()
-        }
-        for holds, reason in npu.legality(name, fakes, self.soc):
-            if not holds:
-                raise Refused(reason)
-        entries = npu.packet(name).default._schema.arguments
-        positional = [e.name for e in entries if not e.kwarg_only and e.name in arguments]
-        keywords = {
-            e.name: arguments[e.name] for e in entries if e.kwarg_only and e.name in arguments
-        }
-        return self.call(npu.packet(name).default, *(arguments[n] for n in positional), **keywords)
-
-    def item(self, source: fx.Node, index: int) -> fx.Node:
-        """One of several results."""
-        return self.call(operator.getitem, source, index)
-
-
-Arguments = Mapping[str, Any]
-Translation = Callable[[Site, Arguments], Mapping[str, fx.Node]]
-"""Arguments by name -> the nodes of what is written (by argument name) or returned ("0", "1")."""
-
-
-def refuse_unless(holds: bool, reason: str) -> None:
-    """Raise `Refused` with the reason where the condition does not hold."""
-    if not holds:
-        raise Refused(reason)
+EPSILON = 1e-6
+"""What `npu_add_rms_norm_bias` takes where the call leaves it out."""
 
 
 def rms_norm(site: Site, given: Arguments) -> Mapping[str, fx.Node]:
@@ -102,6 +40,52 @@ def normed(site: Site, x: fx.Node, given: Arguments) -> fx.Node:
     refuse_unless(given.get("variance_size") is None, "the variance is of a part of each row only")
     norm = site.npu("npu_rms_norm", input=x, gamma=given["weight"], epsilon=given["epsilon"])
     return site.item(norm, 0)
+
+
+def own_rms_norm(site: Site, given: Arguments) -> Mapping[str, fx.Node]:
+    """`_C::rms_norm(out!, input, weight, epsilon)`; [..., H] and [H]."""
+    return {"out": normed(site, given["input"], given)}
+
+
+def own_fused_add_rms_norm(site: Site, given: Arguments) -> Mapping[str, fx.Node]:
+    """`_C::fused_add_rms_norm(input!, residual!, weight, epsilon)`: norm of the sum, and sum."""
+    total = site.call(aten.add.Tensor, given["input"], given["residual"])
+    return {"input": normed(site, total, given), "residual": total}
+
+
+def add_rms_norm_bias(site: Site, given: Arguments) -> Mapping[str, fx.Node]:
+    """`_C_ascend::npu_add_rms_norm_bias(x1, x2, gamma, beta, epsilon)`: (y, rstd, sum)."""
+    total = site.call(aten.add.Tensor, given["x1"], given["x2"])
+    epsilon = given.get("epsilon", EPSILON)
+    norm = site.npu("npu_rms_norm", input=total, gamma=given["gamma"], epsilon=epsilon)
+    y, beta = site.item(norm, 0), given.get("beta")
+    if beta is not None:
+        y = site.call(aten.add.Tensor, y, beta)
+    return {"0": y, "1": site.item(norm, 1), "2": total}
+
+
+def silu_and_mul(site: Site, given: Arguments) -> Mapping[str, fx.Node]:
+    """`_C::silu_and_mul(out!, input)`; [..., 2 * I] gives [..., I]."""
+    return {"out": site.npu("npu_swiglu", input=given["input"], dim=-1)}
+
+
+def quantize(site: Site, given: Arguments) -> Mapping[str, fx.Node]:
+    """`vllm::quantize(in_tensor, scale, scale_reciprocal, offset)` of vllm-ascend.
+
+    Its kernel multiplies by the reciprocal and adds the offset; the scale is there for fusions that
+    divide. The two are rounded apart, so the reciprocal is what keeps the result.
+    """
+    x, _, reciprocal, offset = given.values()
+    quantized = site.npu(
+        "npu_quantize",
+        input=x,
+        scales=reciprocal,
+        zero_points=offset,
+        dtype=INT8,
+        axis=-1,
+        div_mode=False,
+    )
+    return {"0": quantized}
 
 
 def static_quantize(site: Site, given: Arguments) -> Mapping[str, fx.Node]:
@@ -151,6 +135,17 @@ def rotary_embedding(site: Site, given: Arguments) -> Mapping[str, fx.Node]:
     }
 
 
+def ascend_rotary_embedding(site: Site, given: Arguments) -> Mapping[str, fx.Node]:
+    """`vllm::npu_rotary_embedding(positions, query, key, cos_sin_cache, head_size, ...)`.
+
+    vllm-ascend's functional form of `_C::rotary_embedding`.
+    """
+    part = given["rotary_dim"] != given["head_size"]
+    refuse_unless(not part, "the rotation covers a part of each head only")
+    rotated = rotary_embedding(site, {**given, "is_neox": given.get("is_neox_style", True)})
+    return {"0": rotated["query"], "1": rotated["key"]}
+
+
 def whole_head(
     site: Site, rows: fx.Node, query: fx.Node, start: int, head: int, halves: bool
 ) -> fx.Node:
@@ -188,8 +183,14 @@ TRANSLATIONS: Mapping[str, Translation] = MappingProxyType(
     {
         "vllm_ir::rms_norm": rms_norm,
         "vllm_ir::fused_add_rms_norm": fused_add_rms_norm,
+        "_C::rms_norm": own_rms_norm,
+        "_C::fused_add_rms_norm": own_fused_add_rms_norm,
+        "_C_ascend::npu_add_rms_norm_bias": add_rms_norm_bias,
+        "_C::silu_and_mul": silu_and_mul,
+        "vllm::quantize": quantize,
         "_C::static_scaled_int8_quant": static_quantize,
         "_C::dynamic_scaled_int8_quant": dynamic_quantize,
         "_C::rotary_embedding": rotary_embedding,
+        "vllm::npu_rotary_embedding": ascend_rotary_embedding,
     }
 )

@@ -85,7 +85,8 @@ class Trial:
         return gm
 
     def inputs(self, scale: float = SCALES[0]) -> list[Tensor]:
-        """Random values: scales are positive and around `scale`, int8 takes its whole range.
+        """Random values: scales are positive and around `scale`, int8 takes its whole range,
+        int32 is a zero point.
 
         An input whose name has `scale` in it is one; a complex input turns without stretching.
         Gains of 1 would hide a lost factor, so everything else is normal with a mean of a half.
@@ -95,6 +96,8 @@ class Trial:
         for item, shape, dtype in zip(self.spelling.inputs, self.shapes, self.dtypes, strict=True):
             if dtype == torch.int8:
                 tensor = torch.randint(-127, 128, shape, generator=source)
+            elif dtype == torch.int32:
+                tensor = torch.randint(-20, 21, shape, generator=source)
             elif "scale" in item.name:
                 tensor = scale * (0.5 + torch.rand(shape, generator=source))
             elif dtype.is_complex:

@@ -1,12 +1,14 @@
-"""Our passes in npugraph_ex, the compile route of vllm-ascend that never calls its pass manager.
+"""Our passes in the compilers under vllm-ascend that never call its pass manager.
 
-vllm-ascend makes the compiler's configuration itself; the hook is set where it hands it over. The
-passes run after npugraph_ex's own patterns and find what those left.
+vllm-ascend makes the compiler's configuration itself; the hook is set where it hands it over:
+npugraph_ex, or torchair where that is absent. The passes run after the compiler's own patterns and
+find what those left.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,22 +16,26 @@ from torch import fx
 
 from ascend_passes.options import Options
 
+COMPILERS = ("npugraph_ex", "torchair")
+"""In vllm-ascend's order; the first that is here compiles. Their interfaces are the same."""
 MARK = "ascend_passes_hook"
 
 
-def register(options: Options, label: str) -> bool:
-    """Put our passes into every graph that npugraph_ex compiles in this process from now on.
+def register(options: Options) -> str:
+    """Put our passes into every graph that vllm-ascend compiles in this process from now on.
 
     Returns:
-        Whether npugraph_ex is here. A second call replaces the options and the label of the first.
+        The compiler that is here, or "". A second call replaces the options of the first.
     """
-    try:
-        import npugraph_ex  # type: ignore[import-not-found]
-    except ImportError:
-        return False
-    original = getattr(npugraph_ex.get_npu_backend, MARK, npugraph_ex.get_npu_backend)
-    npugraph_ex.get_npu_backend = hooked(original, post_grad(options, label))
-    return True
+    for name in COMPILERS:
+        try:
+            compiler = importlib.import_module(name)
+        except ImportError:
+            continue
+        original = getattr(compiler.get_npu_backend, MARK, compiler.get_npu_backend)
+        compiler.get_npu_backend = hooked(original, post_grad(options))  # type: ignore[attr-defined]
+        return name
+    return ""
 
 
 def hooked(original: Callable[..., Any], hook: Callable[..., None]) -> Callable[..., Any]:
@@ -38,7 +44,7 @@ def hooked(original: Callable[..., Any], hook: Callable[..., None]) -> Callable[
     @functools.wraps(original)
     def get_npu_backend(*args: Any, compiler_config: Any = None, **kwargs: Any) -> Any:
         if compiler_config is not None:
-            first = compiler_config.post_grad_custom_post_pass
+            first = compiler_config.post_grad_custom_post_pass.value
             compiler_config.post_grad_custom_post_pass = (
                 hook if first is None else both(first, hook)
             )
@@ -58,14 +64,14 @@ def both(first: Callable[..., None], second: Callable[..., None]) -> Callable[..
     return hook
 
 
-def post_grad(options: Options, label: str) -> Callable[..., None]:
+def post_grad(options: Options) -> Callable[..., None]:
     """The hook: `(gm, example_inputs, config)`, edits the graph in place."""
 
     def hook(gm: fx.GraphModule, example_inputs: Sequence[Any], config: Any) -> None:
         from ascend_passes.vllm.passes import run, token_range
 
         where, plan = token_range(options)
-        run(gm.graph, options, plan, f"{label}{where}")
+        run(gm.graph, options, plan, "model", where)
         gm.recompile()
 
     return hook

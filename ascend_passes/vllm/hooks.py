@@ -1,4 +1,4 @@
-"""Where the plugin meets vLLM: three methods of its configuration classes are wrapped, once.
+"""Where the plugin meets vLLM: four methods of its classes are wrapped, once.
 
 vLLM has no extension point for the meaning of `backend`, so its own methods are called with a
 configuration that they accept, and see `ascend_dense` only where they know what to do with it.
@@ -10,22 +10,24 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from vllm.compilation.backends import VllmBackend
 from vllm.config import CompilationConfig, CompilationMode, VllmConfig
 
-from ascend_passes.vllm import ascend, settings
-from ascend_passes.vllm.request import BACKEND, SECTION, Request, options_of
-from ascend_passes.vllm.whole_graph import WholeGraphBackend, model_name
+from ascend_passes.vllm import ascend, scope, settings
+from ascend_passes.vllm.request import BACKEND, Request, asked, options_of, refuse_misspelling
+from ascend_passes.vllm.whole_graph import WholeGraphBackend
 
 MARK = "ascend_passes_installed"
 
 
 def install() -> None:
-    """Wrap the three methods; does nothing where they are wrapped already."""
+    """Wrap the four methods; does nothing where they are wrapped already."""
     if getattr(VllmConfig, MARK, False):
         return
     wrap(CompilationConfig, "__post_init__", accept_backend)
     wrap(CompilationConfig, "init_backend", choose_backend)
     wrap(VllmConfig, "__post_init__", settle)
+    wrap(VllmBackend, "__call__", compile_model)
     setattr(VllmConfig, MARK, True)
 
 
@@ -41,7 +43,12 @@ def wrap(owner: type, name: str, wrapper: Callable[..., Any]) -> None:
 
 
 def accept_backend(original: Callable[..., Any], config: Any) -> None:
-    """Let VLLM_COMPILE be asked for with our backend, which vLLM refuses for all but two."""
+    """Let VLLM_COMPILE be asked for with our backend, which vLLM refuses for all but two.
+
+    Raises:
+        ValueError: a backend that is ours but for a letter or two.
+    """
+    refuse_misspelling(config.backend)
     if config.backend != BACKEND or config.mode != CompilationMode.VLLM_COMPILE:
         original(config)
         return
@@ -56,14 +63,24 @@ def choose_backend(
     """Our whole-graph backend, made for one model of one configuration.
 
     In mode VLLM_COMPILE the backend is vLLM's; this is where a worker process first learns of the
-    request, and so where npugraph_ex gets our passes.
+    request, and so where the compilers under vllm-ascend get our passes.
     """
-    if config.mode == CompilationMode.VLLM_COMPILE:
-        if SECTION in (vllm_config.additional_config or {}):
-            ascend.register(options_of(vllm_config), model_name(vllm_config))
-    elif config.backend == BACKEND:
+    if config.mode != CompilationMode.VLLM_COMPILE and config.backend == BACKEND:
         return WholeGraphBackend.of(vllm_config)
+    if asked(vllm_config):
+        if config.mode == CompilationMode.VLLM_COMPILE:
+            ascend.register(options_of(vllm_config))
+        elif config.backend == "inductor":
+            settings.join_compiler(vllm_config)  # vLLM copies the settings for each model it builds
     return original(config, vllm_config, *args, **kwargs)
+
+
+def compile_model(original: Callable[..., Any], backend: Any, *args: Any, **kwargs: Any) -> Any:
+    """Take the pieces of a model for one where our passes take part in compiling them."""
+    if not asked(backend.vllm_config):
+        return original(backend, *args, **kwargs)
+    options = options_of(backend.vllm_config)
+    return scope.compile_pieces(original, backend, options, *args, **kwargs)
 
 
 def settle(original: Callable[..., Any], config: Any, *args: Any) -> None:

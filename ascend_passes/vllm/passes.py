@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,14 +14,14 @@ from vllm.compilation.passes.vllm_inductor_pass import VllmInductorPass
 
 from ascend_passes import trace
 from ascend_passes.backend import keep_quietly
-from ascend_passes.compiled import device_type, optimize_module
+from ascend_passes.compiled import device_type, optimize_module, write_dump
 from ascend_passes.graph import Context
 from ascend_passes.options import Options
 from ascend_passes.pipeline import copied
 from ascend_passes.plan import Plan, pick, plans
 from ascend_passes.registry import identity
-from ascend_passes.vllm import summary
-from ascend_passes.vllm.request import SECTION, read_options
+from ascend_passes.vllm import scope, summary
+from ascend_passes.vllm.request import read_options, section_of
 
 
 class AscendDensePass(VllmInductorPass):  # type: ignore[misc]
@@ -29,17 +31,18 @@ class AscendDensePass(VllmInductorPass):  # type: ignore[misc]
     sent, so that its constructor is not called; what it offers beside is timing and dumps.
     """
 
-    def __init__(self, section: Mapping[str, Any] | None, model: str, inductor: bool) -> None:
-        self.section, self.model, self.inductor = dict(section or {}), model, inductor
+    def __init__(
+        self, section: Mapping[str, Any] | None, model: str, inductor: bool, tag: str = scope.MAIN
+    ) -> None:
+        self.section, self.model = dict(section or {}), model
+        self.inductor, self.tag = inductor, tag
 
     @classmethod
     def of(cls, vllm_config: Any) -> AscendDensePass:
-        """The pass for the main model of a configuration."""
-        additional = vllm_config.additional_config
-        section = additional.get(SECTION) if isinstance(additional, dict) else None
-        model = vllm_config.model_config
-        name = str(model.architecture) if model is not None else "model"
-        return cls(section, name, vllm_config.compilation_config.backend == "inductor")
+        """The pass for the model that is being built under this configuration."""
+        section, tag = section_of(vllm_config), scope.present_tag()
+        name = scope.model_name(vllm_config, tag) if vllm_config.model_config else "model"
+        return cls(section, name, vllm_config.compilation_config.backend == "inductor", tag)
 
     def __call__(self, graph: fx.Graph | fx.GraphModule) -> None:
         """Rewrite the graph in place; vLLM hands over a graph, vllm-ascend its module.
@@ -48,9 +51,9 @@ class AscendDensePass(VllmInductorPass):  # type: ignore[misc]
             ExpectationError: fewer fusions than the options expect.
         """
         graph = graph.graph if isinstance(graph, fx.GraphModule) else graph
-        options = read_options(self.section)
+        options = scope.scoped(read_options(self.section), self.tag)
         where, plan = token_range(options)
-        run(graph, options, plan, f"{self.model}{where}")
+        run(graph, options, plan, self.model, where)
         if self.inductor:
             lower_casts(graph)
 
@@ -75,18 +78,36 @@ def token_range(options: Options) -> tuple[str, Plan]:
     )
 
 
-def run(graph: fx.Graph, options: Options, plan: Plan, label: str) -> None:
-    """Run all stages on a copy, and make `graph` that copy's result: others hold this object."""
+def run(graph: fx.Graph, options: Options, plan: Plan, label: str, where: str) -> None:
+    """Run all stages on a copy, and make `graph` that copy's result: others hold this object.
+
+    Args:
+        graph: a whole model, or a piece of the one in `scope.present()`.
+        options: the user's.
+        plan: the plan of the range of tokens.
+        label: name of a whole model.
+        where: the range of tokens in words.
+
+    Raises:
+        ExpectationError: fewer fusions in a whole model than the options expect.
+    """
+    model = scope.present()
+    asked = options if model is None else dataclasses.replace(options, expect={})
     scratch = fx.GraphModule(graph.owning_module or {}, copied(graph))
     with trace.outside_compilation():
-        report = optimize_module(scratch, Context(options, plan, {}, device_type(graph)))
+        report = optimize_module(scratch, Context(asked, plan, {}, device_type(graph)))
     for node in reversed(list(graph.nodes)):
         graph.erase_node(node)
     nodes: dict[fx.Node, fx.Node] = {}
     for node in scratch.graph.nodes:
         nodes[node] = graph.node_copy(node, nodes.__getitem__)
     keep_quietly(report)
-    summary.log(report, label, options.explain)
+    if options.dump:
+        write_dump(Path(options.dump), report, plan)
+    if model is None:
+        summary.log(report, f"{label}{where}", options.explain)
+    else:
+        model.reports.setdefault(where, []).append(report)
 
 
 def lower_casts(graph: fx.Graph) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import difflib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ascend_passes.options import OptionError, Options
+from ascend_passes import registry
+from ascend_passes.options import OptionError, Options, switched_on
+from ascend_passes.pipeline import STAGES
 from ascend_passes.registry import identity
+from ascend_passes.rule import RuleError
 
 BACKEND = "ascend_dense"
 SECTION = "ascend_passes"
@@ -31,8 +35,7 @@ class Request:
             OptionError: an option that does not exist or a bad value; vLLM shows it as its own
                 validation error.
         """
-        additional = vllm_config.additional_config
-        section = additional.get(SECTION) if isinstance(additional, dict) else None
+        section = section_of(vllm_config)
         as_backend = vllm_config.compilation_config.backend == BACKEND
         if section is None and not as_backend:
             return None
@@ -40,12 +43,20 @@ class Request:
 
 
 def read_options(section: Any) -> Options:
-    """Options from `additional_config` and the environment.
-
-    vLLM decides what is captured, so that capture here is always off.
+    """Options from `additional_config` and the environment; vLLM decides what is captured, so that
+    capture is off in them.
 
     Raises:
-        OptionError: see `Request.read`.
+        OptionError: see `Request.read`; also a switch in `rules` or `passes` that names nothing.
+    """
+    return dataclasses.replace(read_as_given(section), cudagraph_mode="NONE")
+
+
+def read_as_given(section: Any) -> Options:
+    """`read_options`, with what is said of capture.
+
+    Raises:
+        OptionError: see `Request.read`; also a switch in `rules` or `passes` that names nothing.
     """
     if section is not None and not isinstance(section, Mapping):
         raise OptionError(
@@ -53,15 +64,53 @@ def read_options(section: Any) -> Options:
         )
     try:
         options = Options.read(section)
-    except OptionError as error:
+        check_switches("passes", options.passes, [stage.name for stage in STAGES])
+        every = registry.rules(dataclasses.replace(options, rules="+*"))
+        check_switches("rules", options.rules, [rule.name for rule in every])
+    except (OptionError, RuleError) as error:
         raise OptionError(f"additional_config[{SECTION!r}]: {error}") from None
-    return dataclasses.replace(options, cudagraph_mode="NONE")
+    return options
+
+
+def check_switches(option: str, switches: str, known: Sequence[str]) -> None:
+    """Raise OptionError for a switch that names nothing; `pass.part` switches a part of a pass."""
+    switched_on("", switches)  # refuses a word without its sign
+    for word in filter(None, (part.strip() for part in switches.split(","))):
+        name = word[1:].partition(".")[0]
+        if name not in (*known, "*"):
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise OptionError(f"option {option!r} switches {name!r}, which does not exist.{hint}")
+
+
+def asked(vllm_config: Any) -> bool:
+    """Whether a configuration that went through `Request.read` asks for our passes."""
+    return section_of(vllm_config) is not None
+
+
+def refuse_misspelling(backend: str) -> None:
+    """Raise ValueError for a name that is ours but for a letter or two.
+
+    vLLM takes a name that it does not know for a Python object, and its error is about that.
+    """
+    if backend != BACKEND and difflib.get_close_matches(backend, [BACKEND], cutoff=0.8):
+        raise ValueError(f"unknown backend {backend!r}. Did you mean {BACKEND!r}?")
+
+
+def section_of(vllm_config: Any) -> Any:
+    """What the user wrote into `additional_config` for us, or None."""
+    additional = vllm_config.additional_config
+    return additional.get(SECTION) if isinstance(additional, dict) else None
+
+
+def given_options(vllm_config: Any) -> Options:
+    """`options_of`, with what the user says of capture."""
+    return read_as_given(section_of(vllm_config))
 
 
 def options_of(vllm_config: Any) -> Options:
     """The options of a configuration that went through `Request.read` before."""
-    additional = vllm_config.additional_config
-    return read_options(additional.get(SECTION) if isinstance(additional, dict) else None)
+    return read_options(section_of(vllm_config))
 
 
 def stamp(vllm_config: Any, options: Options) -> None:

@@ -1,7 +1,8 @@
-"""vLLM's settings under which our passes work, and a warning for each that would silence them."""
+"""vLLM's settings under which our passes work; `warnings` says what would silence them."""
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from vllm.config import CompilationMode, VllmConfig
@@ -9,6 +10,7 @@ from vllm.logger import init_logger
 from vllm.platforms import current_platform
 
 from ascend_passes.plan import UNBOUNDED, plans
+from ascend_passes.vllm import warnings
 from ascend_passes.vllm.request import BACKEND, Request, stamp
 
 logger = init_logger("vllm.ascend_passes")
@@ -25,13 +27,12 @@ def prepare(config: VllmConfig, request: Request) -> None:
         compilation.ir_enable_torch_wrap = True  # else RMSNorm reaches us taken apart
     if request.as_backend:
         resolve_backend(compilation)
-    if compilation.mode == CompilationMode.STOCK_TORCH_COMPILE and current_platform.is_cpu():
-        logger.warning(
-            "ascend_dense: vLLM's CPU runner ignores mode STOCK_TORCH_COMPILE and runs the model "
-            'eagerly, so that no pass acts; write "mode": "DYNAMO_TRACE_ONCE" instead.'
-        )
     if compilation.backend != BACKEND:
-        join_compiler(config, request)
+        join_compiler(config)
+    if platform_compiler() == warnings.OUR_COMPILER:
+        # vLLM's one-file artifact holds Inductor's code alone; without it vLLM stores the traced
+        # graph, and our passes run on that again.
+        os.environ.setdefault("VLLM_USE_MEGA_AOT_ARTIFACT", "0")
     if compilation.mode in (None, CompilationMode.VLLM_COMPILE):
         add_range_ends(compilation, request)
         keep_whole(compilation, request)
@@ -64,7 +65,7 @@ def resolve_backend(compilation: Any) -> None:
         )
 
 
-def join_compiler(config: VllmConfig, request: Request) -> None:
+def join_compiler(config: VllmConfig) -> None:
     """Add the passes to the compiler in use: its post-grad hook, or the platform's manager."""
     from ascend_passes.vllm.passes import AscendDensePass
 
@@ -72,6 +73,13 @@ def join_compiler(config: VllmConfig, request: Request) -> None:
     if compilation.backend == "eager":
         logger.warning(
             'ascend_dense: backend "eager" runs no passes; write "backend": "ascend_dense".'
+        )
+        return
+    if compilation.backend not in ("", *OWN_COMPILERS, platform_compiler()):
+        logger.warning(
+            'ascend_dense: backend "%s" runs no passes of ours; write "backend": "ascend_dense", '
+            "or give no backend.",
+            compilation.backend,
         )
         return
     key = POST_GRAD if compilation.backend == "inductor" else current_platform.pass_key
@@ -87,8 +95,11 @@ def join_compiler(config: VllmConfig, request: Request) -> None:
 
 
 def add_range_ends(compilation: Any, request: Request) -> None:
-    """End a compile range of vLLM wherever a plan of ours ends, so that a range has one plan."""
-    ends = {plan.high for plan in plans(request.options) if plan.high < UNBOUNDED}
+    """End a compile range of vLLM wherever a plan of ours ends, so that a range has one plan.
+
+    vLLM has no range for one token alone; a plan for it gives way to the next.
+    """
+    ends = {plan.high for plan in plans(request.options) if 1 < plan.high < UNBOUNDED}
     if ends:
         known = compilation.compile_ranges_endpoints or []
         compilation.compile_ranges_endpoints = sorted({*known, *ends})
@@ -108,17 +119,19 @@ def keep_whole(compilation: Any, request: Request) -> None:
 
 
 def confirm(config: VllmConfig, request: Request) -> None:
-    """Say what vLLM or its platform made of the request, where that silences the passes."""
+    """Say what vLLM or its platform made of the request, and what silences the passes in it."""
     compilation = config.compilation_config
     if compilation.mode == CompilationMode.NONE:
         logger.warning(
             "ascend_dense: nothing is compiled and no pass acts%s.",
-            reason_for_no_compilation(config),
+            warnings.reason_for_no_compilation(config, platform_compiler() in OWN_COMPILERS),
         )
         return
     if compilation.backend == "inductor":
         # The CPU platform turns this off for its Inductor mode, where the operators run as well.
         compilation.ir_enable_torch_wrap = True
+    for sentence in warnings.found(config, request.options):
+        logger.warning("ascend_dense: %s", sentence)
     logger.info(
         "ascend_dense: mode %s, %s.",
         CompilationMode(compilation.mode).name,
@@ -126,12 +139,3 @@ def confirm(config: VllmConfig, request: Request) -> None:
         if compilation.backend == BACKEND
         else f"passes inside {compilation.backend}",
     )
-
-
-def reason_for_no_compilation(config: VllmConfig) -> str:
-    """What turned compilation off, and the fix."""
-    if config.model_config is not None and config.model_config.enforce_eager:
-        return " by enforce_eager; leave --enforce-eager away"
-    if config.lora_config is not None and current_platform.is_cpu():
-        return " because vLLM's CPU platform does not compile with LoRA"
-    return "; give no mode, or mode DYNAMO_TRACE_ONCE"

@@ -15,7 +15,7 @@ from ascend_passes import trace
 from ascend_passes.backend import compile_graph, keep_quietly
 from ascend_passes.options import Options
 from ascend_passes.report import Report
-from ascend_passes.vllm import summary
+from ascend_passes.vllm import scope, summary
 from ascend_passes.vllm.request import options_of
 
 
@@ -25,33 +25,28 @@ class WholeGraphBackend:
 
     options: Options
     model: str
+    tag: str
 
     @classmethod
-    def of(cls, vllm_config: Any) -> WholeGraphBackend:
-        """The backend for the model that is being built under this configuration."""
-        return cls(options_of(vllm_config), model_name(vllm_config))
+    def of(cls, vllm_config: Any, tag: str = "") -> WholeGraphBackend:
+        """The backend for the model with this tag, or for the one that is being built."""
+        tag = tag or scope.present_tag()
+        options = scope.scoped(options_of(vllm_config), tag)
+        return cls(options, scope.model_name(vllm_config, tag), tag)
 
     def __call__(self, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> CompiledModel:
         """The compiled model, in the form that vLLM can store."""
-        return CompiledModel(gm, self.compile(gm, list(example_inputs)))
+        return CompiledModel(gm, self.tag, self.compile(gm, list(example_inputs)))
 
     def compile(self, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
         """Compile a Dynamo graph; the report of each variant is logged when it is made."""
 
-        def keep(report: Report, options: Options) -> None:
+        def keep(report: Report, options: Options, _: object) -> None:
             keep_quietly(report)
             summary.log(report, self.model, options.explain)
 
         with trace.without_artifacts():
             return compile_graph(gm, example_inputs, self.options, keep)
-
-
-def model_name(vllm_config: Any) -> str:
-    """The architecture, and the tag of a model that is not the main one, such as a draft."""
-    from vllm.compilation.backends import model_tag
-
-    name = str(vllm_config.model_config.architecture)
-    return name if model_tag == "backbone" else f"{name} ({model_tag})"
 
 
 class CompiledModel(SerializableCallable):  # type: ignore[misc]
@@ -61,8 +56,9 @@ class CompiledModel(SerializableCallable):  # type: ignore[misc]
     that what runs is always what the present sources give.
     """
 
-    def __init__(self, graph: fx.GraphModule, call: Callable[..., Any] | None) -> None:
+    def __init__(self, graph: fx.GraphModule, tag: str, call: Callable[..., Any] | None) -> None:
         self.graph = graph
+        self.tag = tag
         self.call = call
 
     def __call__(self, *args: Any) -> Any:
@@ -72,23 +68,24 @@ class CompiledModel(SerializableCallable):  # type: ignore[misc]
 
     @classmethod
     def serialize_compile_artifacts(cls, fn: CompiledModel) -> bytes:
-        """The traced graph as bytes."""
+        """The traced graph and the model's tag as bytes."""
         for node in fn.graph.graph.nodes:  # live modules and functions cannot be stored
             node.meta.pop("nn_module_stack", None)
             node.meta.pop("source_fn_stack", None)
-        return pickle.dumps(VllmSerializableFunction.serialize_graph_module(fn.graph))
+        return pickle.dumps((VllmSerializableFunction.serialize_graph_module(fn.graph), fn.tag))
 
     @classmethod
     def deserialize_compile_artifacts(cls, data: bytes) -> CompiledModel:
         """A model that `finalize_loading` will compile."""
         mode = trace.fake_mode_of([])
-        graph = VllmSerializableFunction.deserialize_graph_module(pickle.loads(data), mode)
+        stored, tag = pickle.loads(data)
+        graph = VllmSerializableFunction.deserialize_graph_module(stored, mode)
         graph.recompile()
         for node in graph.graph.find_nodes(op="placeholder"):
             node._dynamo_source = (
                 None  # AOTAutograd asks for it; no guards are made of a loaded graph
             )
-        return cls(graph, None)
+        return cls(graph, tag, None)
 
     def finalize_loading(self, vllm_config: Any) -> None:
         """Compile the loaded graph; vLLM calls this once the sources proved unchanged."""
@@ -98,4 +95,4 @@ class CompiledModel(SerializableCallable):  # type: ignore[misc]
         inputs = [node.meta["example_value"] for node in placeholders]
         context = torch._guards.TracingContext(trace.fake_mode_of(inputs))
         with torch._guards.tracing(context):
-            self.call = WholeGraphBackend.of(vllm_config).compile(self.graph, inputs)
+            self.call = WholeGraphBackend.of(vllm_config, self.tag).compile(self.graph, inputs)

@@ -1,6 +1,7 @@
 """Residual add, RMSNorm and a quantize by each row's largest value become one operator.
 
-`npu_add_rms_norm_dynamic_quant` hands back the int8 rows, a float32 scale for each and the sum.
+`npu_add_rms_norm_dynamic_quant` hands back the int8 rows, a float32 scale for each and the sum. A
+smoothing scale multiplies the rows first.
 """
 
 from typing import Annotated
@@ -13,17 +14,27 @@ Rows = Annotated[Tensor, "... H"]
 Gain = Annotated[Tensor, "H"]
 
 
-def pattern(x: Rows, residual: Rows, gamma: Gain, *, eps: float):
+def plain(x: Rows, residual: Rows, gamma: Gain, *, eps: float):
+    """Without a smoothing scale."""
     y, _, total = npu.npu_add_rms_norm(x, residual, gamma, eps)
-    quantized, scale = npu.npu_dynamic_quant(y)
-    return quantized, scale, total
+    return *npu.npu_dynamic_quant(y), total
 
 
-def replacement(x: Tensor, residual: Tensor, gamma: Tensor, *, eps: float):
-    quantized, _, total, scale, _ = npu.npu_add_rms_norm_dynamic_quant(
-        x, residual, gamma, epsilon=eps, output_mask=[True, False]
-    )
-    return quantized, scale, total
+def smooth(x: Rows, residual: Rows, gamma: Gain, smooth_scale: Gain, *, eps: float):
+    """With a smoothing scale."""
+    y, _, total = npu.npu_add_rms_norm(x, residual, gamma, eps)
+    return *npu.npu_dynamic_quant(y, smooth_scales=smooth_scale), total
 
 
-rule = Rule(pattern, replacement, examples=[{"H": 64}, {"H": 5120}])
+def replacement(x: Tensor, residual: Tensor, gamma: Tensor, smooth_scale=None, *, eps: float):
+    given = {"smooth_scale1": smooth_scale, "epsilon": eps, "output_mask": [True, False]}
+    rows, _, total, scale, _ = npu.npu_add_rms_norm_dynamic_quant(x, residual, gamma, **given)
+    return rows, scale, total
+
+
+rule = Rule(
+    [plain, smooth],
+    replacement,
+    examples=[{"H": 64}, {"H": 5120}],
+    limit="npu_add_rms_norm_dynamic_quant gives no plain row",
+)

@@ -1,6 +1,6 @@
 """Residual add, RMSNorm, a bias and a quantize by each row's largest value become one operator.
 
-`npu_add_rms_norm_dynamic_quant` hands back the int8 rows, a float32 scale for each and the sum.
+As `add_rms_norm_dynamic_quant`; the bias is the operator's `beta`.
 """
 
 from typing import Annotated
@@ -14,17 +14,29 @@ Gain = Annotated[Tensor, "H"]
 Bias = Annotated[Tensor, "H"]
 
 
-def pattern(x: Rows, residual: Rows, gamma: Gain, bias: Bias, *, eps: float):
+def plain(x: Rows, residual: Rows, gamma: Gain, bias: Bias, *, eps: float):
+    """Without a smoothing scale."""
     y, _, total = npu.npu_add_rms_norm(x, residual, gamma, eps)
-    quantized, scale = npu.npu_dynamic_quant(y + bias)
-    return quantized, scale, total
+    return *npu.npu_dynamic_quant(y + bias), total
 
 
-def replacement(x: Tensor, residual: Tensor, gamma: Tensor, bias: Tensor, *, eps: float):
-    quantized, _, total, scale, _ = npu.npu_add_rms_norm_dynamic_quant(
-        x, residual, gamma, beta=bias, epsilon=eps, output_mask=[True, False]
+def smooth(x: Rows, residual: Rows, gamma: Gain, bias: Bias, smooth_scale: Gain, *, eps: float):
+    """With a smoothing scale."""
+    y, _, total = npu.npu_add_rms_norm(x, residual, gamma, eps)
+    return *npu.npu_dynamic_quant(y + bias, smooth_scales=smooth_scale), total
+
+
+def replacement(x: Tensor, residual: Tensor, gamma: Tensor, bias, smooth_scale=None, *, eps: float):
+    given = {"smooth_scale1": smooth_scale, "beta": bias, "output_mask": [True, False]}
+    rows, _, total, scale, _ = npu.npu_add_rms_norm_dynamic_quant(
+        x, residual, gamma, **given, epsilon=eps
     )
-    return quantized, scale, total
+    return rows, scale, total
 
 
-rule = Rule(pattern, replacement, examples=[{"H": 64}, {"H": 5120}])
+rule = Rule(
+    [plain, smooth],
+    replacement,
+    examples=[{"H": 64}, {"H": 5120}],
+    limit="npu_add_rms_norm_dynamic_quant gives no plain row",
+)

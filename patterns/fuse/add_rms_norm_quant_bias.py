@@ -1,9 +1,7 @@
-"""Residual add, RMSNorm, a bias and a quantize with a stored scale
-become one `npu_add_rms_norm_quant`; the bias is its `beta`.
+"""Residual add, RMSNorm, a bias and a quantize with a stored scale become one
+`npu_add_rms_norm_quant`; the bias is its `beta`.
 
-The operator takes a scale of the gain's shape, so a single one is spread over the row; that depends
-on a parameter alone and happens once. This is the form whose scale
-divides, as checkpoints store it.
+As `add_rms_norm_quant`, which divides by the scale.
 """
 
 from typing import Annotated
@@ -19,17 +17,24 @@ Scale = Annotated[Tensor, "S"]
 INT8 = 1  # torch's number for the dtype, which the operator takes
 
 
-def pattern(x: Rows, residual: Rows, gamma: Gain, bias: Bias, scale: Scale, *, eps: float):
+def plain(x: Rows, residual: Rows, gamma: Gain, bias: Bias, scale: Scale, *, eps: float):
+    """Without a zero point."""
     y, _, total = npu.npu_add_rms_norm(x, residual, gamma, eps)
     return npu.npu_quantize(y + bias, scale, None, INT8, -1, True), total
 
 
-def replacement(
-    x: Tensor, residual: Tensor, gamma: Tensor, bias: Tensor, scale: Tensor, *, eps: float
+def offset(
+    x: Rows, residual: Rows, gamma: Gain, bias: Bias, scale: Scale, zero: Scale, *, eps: float
 ):
-    whole = scale.expand(gamma.shape).contiguous()
+    """With a zero point."""
+    y, _, total = npu.npu_add_rms_norm(x, residual, gamma, eps)
+    return npu.npu_quantize(y + bias, scale, zero, INT8, -1, True), total
+
+
+def replacement(x: Tensor, residual: Tensor, gamma: Tensor, bias, scale, zero=None, *, eps: float):
+    whole, zeros = (t if t is None else t.expand(gamma.shape).contiguous() for t in (scale, zero))
     y, _, total = npu.npu_add_rms_norm_quant(
-        x, residual, gamma, whole, None, beta=bias, epsilon=eps
+        x, residual, gamma, whole, zeros, beta=bias, epsilon=eps
     )
     return y, total
 
@@ -39,8 +44,9 @@ def where(S, H):
 
 
 rule = Rule(
-    pattern,
+    [plain, offset],
     replacement,
     where,
     examples=[{"H": 64, "S": 1}, {"H": 256, "S": 256}],
+    limit="npu_add_rms_norm_quant gives two quantized rows at most and no plain one",
 )

@@ -20,4 +20,9 @@ def replacement(x: Tensor):
     return npu.npu_swiglu_quant(x, activate_left=True, quant_mode=1)
 
 
-rule = Rule(pattern, replacement, examples=[{"I": 64}, {"I": 512}])
+rule = Rule(
+    pattern,
+    replacement,
+    examples=[{"I": 64}, {"I": 512}],
+    limit="npu_swiglu_quant gives no plain row",
+)

@@ -1,6 +1,7 @@
 """Rope as a complex product becomes `npu_rotary_mul` on interleaved pairs.
 
 The real and imaginary parts of the factor are the cosine and the sine; each serves two neighbours.
+The operator takes four dims; tokens of no sequence get a first one.
 """
 
 from typing import Annotated
@@ -11,22 +12,42 @@ from torch import Tensor
 from ascend_passes import Rule, npu
 
 Heads = Annotated[Tensor, "B S N 2*P"]
-Factor = Annotated[Tensor, "1 S 1 P", torch.complex64]
+Shared = Annotated[Tensor, "1 S 1 P", torch.complex64]
+Own = Annotated[Tensor, "B S 1 P", torch.complex64]
+Tokens = Annotated[Tensor, "S N 2*P"]
+OfTokens = Annotated[Tensor, "S 1 P", torch.complex64]
 
 
-def pattern(x: Heads, factor: Factor):
+def turned(x: Tensor, factor: Tensor) -> Tensor:
+    """x with its neighbours as complex numbers, times the factor."""
     pairs = x.float().reshape(*x.shape[:-1], x.shape[-1] // 2, 2)
-    return torch.view_as_real(torch.view_as_complex(pairs) * factor).flatten(3).type_as(x)
+    return torch.view_as_real(torch.view_as_complex(pairs) * factor).flatten(-2).type_as(x)
+
+
+def shared(x: Heads, factor: Shared):
+    """One table for all sequences."""
+    return turned(x, factor)
+
+
+def own(x: Heads, factor: Own):
+    """Llama 4: a table of each sequence."""
+    return turned(x, factor)
+
+
+def tokens(x: Tokens, factor: OfTokens):
+    """Tokens without a dim for sequences."""
+    return turned(x, factor)
 
 
 def replacement(x: Tensor, factor: Tensor):
-    tables = torch.view_as_real(factor)
-    cos, sin = (tables[..., part].repeat_interleave(2, -1) for part in (0, 1))
-    return npu.npu_rotary_mul(x, cos.to(x.dtype), sin.to(x.dtype), "interleave")
+    whole, tables = x.reshape(-1, *x.shape[-3:]), torch.view_as_real(factor)
+    tables = tables.reshape(-1, *factor.shape[-3:], 2)
+    cos, sin = (tables[..., part].repeat_interleave(2, -1).to(x.dtype) for part in (0, 1))
+    return npu.npu_rotary_mul(whole, cos, sin, "interleave").reshape(x.shape)
 
 
 rule = Rule(
-    pattern,
+    [shared, own, tokens],
     replacement,
     examples=[{"B": 2, "S": 5, "N": 4, "P": 32}],
     shares=True,

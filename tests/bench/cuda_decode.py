@@ -11,7 +11,7 @@ each batch it checks that
 * a captured step makes the host wait nowhere,
 * the asynchronous decode loop gives the tokens of the synchronous one,
 
-prints a table with milliseconds per step, and writes `cuda_decode.json` into the folder `$OUT`.
+prints a table with milliseconds per step, and writes `cuda_decode.json` into the folder `$OUT`, `build` by default.
 The exit status is the number of rows with a failed check.
 """
 
@@ -340,7 +340,7 @@ def main() -> int:
             console.print(f"{kind} batch {batch}: {'; '.join(row.failures) or 'all checks hold'}")
         del model
     console.print(table_of(rows, settings.device))
-    out = Path(os.environ.get("OUT", "."))
+    out = Path(os.environ.get("OUT", "build"))
     record = {
         "torch": torch.__version__,
         "device": settings.device,

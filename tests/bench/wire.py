@@ -1,4 +1,5 @@
-"""Bytes that collectives really send, counted from the calls as the profiler sees them run."""
+"""Bytes that collectives send: counted from the calls as the profiler sees them run, and as the
+kernel saw the process write them."""
 
 from __future__ import annotations
 
@@ -18,6 +19,9 @@ SENT = {
     "_c10d_functional::all_reduce": lambda n: 2 * (n - 1) / n,
     "_c10d_functional::reduce_scatter_tensor": lambda n: (n - 1) / n,
     "_c10d_functional::all_gather_into_tensor": lambda n: n - 1,
+    "vllm::all_reduce": lambda n: 2 * (n - 1) / n,
+    "vllm::reduce_scatter": lambda n: (n - 1) / n,
+    "vllm::all_gather": lambda n: n - 1,
 }
 ELEMENT_BYTES = {"signed char": 1, "c10::BFloat16": 2, "c10::Half": 2, "float": 4, "double": 8}
 
@@ -45,3 +49,20 @@ def wire(call: Callable[[], Any], ranks: int) -> Wire:
         shape, dtype = event["args"]["Input Dims"][0], event["args"]["Input type"][0]
         sent += math.prod(shape) * ELEMENT_BYTES[dtype] * SENT[event["name"]](ranks)
     return Wire(dict(Counter(event["name"] for event in found)), sent)
+
+
+def written(call: Callable[[], Any]) -> int:
+    """Run a call and count the bytes that this process gave to write calls, sockets included.
+
+    gloo writes to its sockets with `writev`; a collective ends on a rank when it has written all.
+    Linux counts such bytes for each process in `/proc/self/io`.
+    """
+    before = written_so_far()
+    call()
+    return written_so_far() - before
+
+
+def written_so_far() -> int:
+    """Bytes that this process has given to write calls since it started."""
+    counters = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    return int(counters["wchar"])

@@ -10,10 +10,14 @@ import pytest
 import torch
 from transformers import StaticCache
 
+import ascend_passes
 from ascend_passes.capture import device_for
 from ascend_passes.decode import Decoder, decode_loop, greedy_step, waits_for_host
 from ascend_passes.models.build import small_model
+from ascend_passes.models.compare import NO_WORSE, Error, limit_of
+from ascend_passes.models.generate import logits_of, new_cache
 from ascend_passes.models.quantize import quantize_model
+from ascend_passes.models.reference import reference_logits
 from ascend_passes.options import Options
 
 from .backend import Backend, graph_of
@@ -27,15 +31,20 @@ SMALL = {
     "head_dim": 16,
     "vocab_size": 97,
 }
+KINDS = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "w8a8-static": torch.bfloat16,
+    "w8a8-dynamic": torch.bfloat16,
+}
 STEPS = 64
 PROMPT = 5
 
 
 def model_of(kind):
-    dtype = torch.bfloat16 if kind == "bfloat16" else torch.float32
-    model = small_model("qwen3", dtype, seed=1, **SMALL)
-    if kind in ("static", "dynamic"):
-        quantize_model(model, kind, torch.randint(0, 97, (2, 16)))
+    model = small_model("qwen3", KINDS[kind], seed=1, **SMALL)
+    if kind.startswith("w8a8"):
+        quantize_model(model, kind.removeprefix("w8a8-"), torch.randint(0, 97, (2, 16)))
     return model
 
 
@@ -51,39 +60,54 @@ def step_with_logits(model, tokens, cache):
 
 
 @torch.no_grad()
-def decode(step, model, prompts):
-    """(tokens, logits) of each step after the prefill."""
+def decode(mode, model, prompts):
+    """(tokens, logits) of `STEPS` tokens by the compiled step, and its report."""
+    torch._dynamo.reset()
+    ascend_passes.reset()
+    step = torch.compile(step_with_logits, backend="ascend_dense", options={"cudagraph_mode": mode})
     cache = StaticCache(config=model.config, max_cache_len=PROMPT + STEPS)
-    first = model(prompts, past_key_values=cache, use_cache=True).logits[:, -1]
-    tokens = first.argmax(-1, keepdim=True)
-    chosen, logits = [tokens.clone()], []
+    logits = [model(prompts, past_key_values=cache, use_cache=True).logits[:, -1]]
+    tokens = logits[0].argmax(-1, keepdim=True)
+    chosen = [tokens.clone()]
     for _ in range(STEPS - 1):
         logits.append(step(model, tokens, cache))
         chosen.append(tokens.clone())
-    return torch.cat(chosen, 1), torch.stack(logits, 1)
+    (report,) = ascend_passes.reports()
+    return torch.cat(chosen, 1), torch.stack(logits, 1), report
 
 
-@pytest.mark.parametrize("kind", ["float32", "bfloat16", "static", "dynamic"])
-def test_capture_changes_no_bit(models, kind):
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("batch", "rows"), [(1, 1), (3, 4), (8, 8)])
+def test_a_captured_step_of_ascend_dense(models, kind, batch, rows):
+    """As accurate as eager on its own tokens, and capture changes no bit of the compiled step."""
     model = models(kind)
-    prompts = torch.randint(0, 97, (8, PROMPT))
-    sizes = {1: 1, 3: 4, 8: 8}
-    for batch, rows in sizes.items():
-        given = torch.cat([prompts[:batch], prompts[batch - 1 : batch].expand(rows - batch, -1)])
-        plain = Backend()
-        captured = Backend(Options(cudagraph_mode="FULL_DECODE_ONLY"))
-        torch._dynamo.reset()
-        tokens, logits = decode(torch.compile(step_with_logits, backend=plain), model, given)
-        torch._dynamo.reset()
-        got, got_logits = decode(torch.compile(step_with_logits, backend=captured), model, given)
-        assert torch.equal(got, tokens)
-        assert torch.equal(got_logits, logits)
-        (runner,) = captured.runners
-        counters = runner.counters
-        assert not runner.report().misses
-        assert (counters.captures, counters.uncaptured) == (1, 0)
-        assert counters.replays == STEPS - 2  # one graph a step, after the warm-up
-        assert counters.bytes_in == 0  # neither caches nor tokens are copied
+    given = torch.randint(0, 97, (batch, PROMPT), generator=torch.Generator().manual_seed(2))
+    prompts = torch.cat([given, given[-1:].expand(rows - batch, -1)])
+    plain_tokens, plain, _ = decode("NONE", model, prompts)
+    tokens, logits, report = decode("FULL_DECODE_ONLY", model, prompts)
+    assert torch.equal(tokens, plain_tokens)
+    assert torch.equal(logits, plain)
+
+    assert report.fired["capture"] == 1  # the warm-up is the first of the calls
+    replays = STEPS - 2
+    assert (
+        f"captured graphs: 1, of {STEPS - 1} calls {replays} replayed one and 0 ran uncaptured"
+        in report.notes
+    )
+    assert not [miss for miss in report.misses if miss.rule in ("capture", "reinplace")]
+    for lookup in ("aten.cos.default", "aten.sin.default"):
+        assert report.graph_after.count(lookup) == 1
+
+    tokens, logits, following = tokens[:batch], logits[:batch], tokens[:batch, :-1]
+    exact = reference_logits(model, given, following)[:, PROMPT - 1 :]
+    cache = new_cache(model, batch, PROMPT + STEPS)
+    eager = logits_of(model, model, cache, given, following)[:, PROMPT - 1 :]
+    error, eager_error = Error.between(logits, exact), Error.between(eager, exact)
+    assert error.relative <= limit_of(model.dtype, kind.startswith("w8a8"))
+    if kind == "float32":
+        assert torch.equal(tokens, eager.argmax(-1))
+    else:
+        assert error.relative <= NO_WORSE * eager_error.relative
 
 
 @pytest.fixture(scope="module")

@@ -17,14 +17,14 @@ from ascend_passes import compiled as pipeline_compiled
 from ascend_passes import cost, profiles
 
 sys.path.append(str(Path(__file__).parents[1] / "bench"))
-from wire import wire
+from wire import wire, written
 
 FORCED = "-sequence_parallel.cost"
 """Rewrites whatever the cost model says: these graphs are far too small to gain."""
 
 
-ESTIMATES: list[float] = []
-"""Bytes on the wire of each rewritten graph, in the order of compilation."""
+ESTIMATES: list[cost.Estimate] = []
+"""The estimate of each graph, in the order of compilation."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,15 @@ class Outcome:
     misses: tuple[str, ...]
     counts: dict[str, int]
     sent: float
+    written: int
+    """Bytes that this process really wrote, to its sockets, during one call."""
     notes: tuple[str, ...]
     estimated: float
     """Bytes each rank sends by the cost model's count over the rewritten graph."""
+    by_gloo: float
+    """Those by gloo's algorithms, which reduce and scatter as an all_reduce does."""
     decision: str
+    chosen: str
 
 
 def compiled(model: Any, options: dict[str, Any], dynamic: bool | None) -> Any:
@@ -62,15 +67,15 @@ def stack(
     torch.manual_seed(seed + dist.get_rank())
     ranks = dist.get_world_size()
     model = Stack(kind, 2, dist.group.WORLD.group_name, ranks)
-    every = [shared_ids(shape) for shape in shapes]
+    every = [shared_states(shape, kind) if kind.later else shared_ids(shape) for shape in shapes]
     return compare(model, compiled(model, options, dynamic), every)
 
 
-def watched(graph: Any, context: Any) -> None:
+def watched(graph: Any, *others: Any) -> None:
     """Count a rewritten graph's bytes before it runs."""
     estimate = cost.estimate(graph, profiles.ATLAS_800_A2)
-    ESTIMATES.append(estimate.wire_bytes)
-    AGREE(graph, context)
+    ESTIMATES.append(estimate)
+    AGREE(graph, *others)
 
 
 AGREE = pipeline_compiled.require_agreement
@@ -83,6 +88,41 @@ def shared_ids(shape: tuple[int, ...]) -> Tensor:
     return ids
 
 
+def captured(options: dict[str, Any], counts: tuple[int, ...]) -> tuple[list[int], dict[int, bool]]:
+    """The token counts that were captured, and whether each call gave the model's own result."""
+    torch.manual_seed(dist.get_rank())
+    model = Stack(Kind(torch.bfloat16), 2, dist.group.WORLD.group_name, dist.get_world_size())
+    runners: list[Any] = []
+    real = pipeline_compiled.wrap
+
+    def watched_wrap(*arguments: Any, **named: Any) -> Any:
+        runners.append(real(*arguments, **named))
+        return runners[-1]
+
+    pipeline_compiled.wrap = watched_wrap
+    right = {}
+    sizes = []
+    try:
+        rewritten = compiled(model, {"passes": FORCED, "rules": "-*"} | options, dynamic=True)
+        with torch.no_grad():
+            for count in counts:
+                ids = shared_ids((count,))
+                before = sum(runner.counters.replays for runner in runners)
+                found = [rewritten(ids)[0] for _ in range(3)]
+                right[count] = all(torch.equal(one, model(ids)[0]) for one in found)
+                if sum(runner.counters.replays for runner in runners) > before:
+                    sizes.append(count)
+    finally:
+        pipeline_compiled.wrap = real
+    return sizes, right
+
+
+def shared_states(shape: tuple[int, ...], kind: Kind) -> Tensor:
+    states = torch.randn(*shape, kind.hidden).to(kind.dtype)
+    dist.broadcast(states, 0)
+    return states
+
+
 def compare(model: Any, rewritten: Any, every: list[Tensor]) -> Outcome:
     worst, same = 0.0, True
     with torch.no_grad():
@@ -93,6 +133,8 @@ def compare(model: Any, rewritten: Any, every: list[Tensor]) -> Outcome:
                 worst = max(worst, relative(other, one))
             same &= bool((expected[0].argmax(-1) == found[0].argmax(-1)).all())
         seen = wire(lambda: rewritten(every[-1]), dist.get_world_size())
+        dist.barrier()
+        sent = written(lambda: rewritten(every[-1]))
     reports = ascend_passes.reports()
     assert not any(report.errors for report in reports), [r.errors for r in reports]
     last = reports[-1]
@@ -100,9 +142,28 @@ def compare(model: Any, rewritten: Any, every: list[Tensor]) -> Outcome:
     fired = last.fired.get("sequence_parallel", 0)
     fused = last.fired.get("matmul_collective", 0)
     decisions = [d for d in last.decisions if d.subject == "sequence_parallel"]
-    reason = decisions[0].reason if decisions else ""
     return Outcome(
-        worst, same, fired, fused, misses, seen.counts, seen.sent, last.notes, ESTIMATES[-1], reason
+        worst,
+        same,
+        fired,
+        fused,
+        misses,
+        seen.counts,
+        seen.sent,
+        sent,
+        last.notes,
+        ESTIMATES[-1].wire_bytes,
+        by_gloo(ESTIMATES[-1]),
+        decisions[0].reason if decisions else "",
+        decisions[0].chosen if decisions else "",
+    )
+
+
+def by_gloo(estimate: cost.Estimate) -> float:
+    """Bytes that a rank sends where each reduce_scatter is made of an all_reduce."""
+    return sum(
+        one.wire_bytes * (2 if one.collective == "reduce_scatter" else 1)
+        for one in estimate.operators
     )
 
 

@@ -1,13 +1,16 @@
-"""Tensor-parallel models that others wrote, tiny and in float32, on the ranks of a group."""
+"""Tensor-parallel models that others wrote, tiny, on the ranks of a group."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from types import MethodType
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
-from cases import FORCED, compiled
+from cases import FORCED, compiled, relative
+from stacks import Kind, multiplied
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor.parallel import (
@@ -52,28 +55,62 @@ class Scores(nn.Module):
         return scores.to_local() if hasattr(scores, "to_local") else scores
 
 
-def transformers_model(family: str, folder: str) -> nn.Module:
-    """Sharded by transformers' own plan."""
+def transformers_model(family: str, folder: str, kind: Kind) -> nn.Module:
+    """Sharded by transformers' own plan; W8A8 layers multiply their shard of the int8 weight."""
     import transformers
+    from transformers.distributed.tensor_parallel import TensorParallelLayer
+
+    install = TensorParallelLayer.install_forward
+
+    def install_quantized(style: Any, module: nn.Module, mesh: Any) -> nn.Module:
+        if kind.quantized and isinstance(module, nn.Linear):
+            module.forward = MethodType(int8_forward, module)
+        return install(style, module, mesh)
 
     config = getattr(transformers, f"{family}Config")(**SIZES)
-    kind = getattr(transformers, f"{family}ForCausalLM")
+    made = getattr(transformers, f"{family}ForCausalLM")
     path = Path(folder, f"{family}{dist.get_world_size()}")
     if dist.get_rank() == 0:
         torch.manual_seed(0)
-        kind(config).save_pretrained(path)
+        made(config).save_pretrained(path)
     dist.barrier()
-    return kind.from_pretrained(path, tp_plan="auto").eval()
+    with mock.patch.object(TensorParallelLayer, "install_forward", install_quantized):
+        model = made.from_pretrained(path, tp_plan="auto", dtype=kind.dtype).eval()
+    for module in model.model.layers.modules() if kind.quantized else ():
+        if isinstance(module, nn.Linear):
+            quantize(module, kind.quantized)
+    return model
 
 
-def torch_model(family: str, _: str) -> nn.Module:
+def quantize(layer: nn.Linear, activations: str) -> None:
+    """Give a sharded layer the int8 form of its shard."""
+    weight = layer.weight.to_local().float()
+    scale = weight.abs().amax(1) / 127
+    layer.quantized = activations
+    layer.int8 = nn.Buffer((weight / scale[:, None]).round().to(torch.int8))
+    layer.scale = nn.Buffer(scale)
+    layer.input_scale = nn.Buffer(torch.tensor([3 / 127]))
+    layer.input_offset = nn.Buffer(torch.zeros(1, dtype=torch.int32))
+
+
+def int8_forward(layer: Any, x: Tensor) -> Tensor:
+    return multiplied(
+        x, layer.quantized, layer.int8, layer.scale, layer.input_scale, layer.input_offset, None
+    )
+
+
+def torch_model(family: str, _: str, kind: Kind) -> nn.Module:
     """Sharded by torch's `parallelize_module`."""
     import transformers
 
     torch.manual_seed(0)
-    model = getattr(transformers, f"{family}ForCausalLM")(
-        getattr(transformers, f"{family}Config")(**SIZES)
-    ).eval()
+    model = (
+        getattr(transformers, f"{family}ForCausalLM")(
+            getattr(transformers, f"{family}Config")(**SIZES)
+        )
+        .eval()
+        .to(kind.dtype)
+    )
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     plan = {name: ColwiseParallel() for name in COLUMNS} | {
         name: RowwiseParallel() for name in ROWS
@@ -90,15 +127,22 @@ def greedy(scores: Any, ids: Tensor) -> list[int]:
     return ids[0, -STEPS:].tolist()
 
 
-def case(make: Any, family: str, folder: str, seed: int) -> tuple[list[int], list[int], int]:
-    """(tokens of the unrewritten model, of the rewritten one, rewritten all_reduces)."""
-    model = Scores(make(family, folder))
+def case(
+    make: Any, family: str, folder: str, kind: Kind, seed: int
+) -> tuple[list[int], list[int], int, float]:
+    """(tokens of the unrewritten model, of the rewritten one, rewritten all_reduces, error).
+
+    The error is that of the prompt's scores, as `cases.Outcome` has it.
+    """
+    model = Scores(make(family, folder, kind))
     torch.manual_seed(seed)
     ids = torch.randint(0, SIZES["vocab_size"], (1, PROMPT))
     dist.broadcast(ids, 0)
     rewritten = compiled(model, {"passes": FORCED}, dynamic=True)
     with torch.no_grad():
         expected, found = greedy(model, ids), greedy(rewritten, ids)
+        error = relative(rewritten(ids), model(ids))
     reports = ascend_passes.reports()
     assert not any(report.errors for report in reports)
-    return expected, found, sum(report.fired.get("sequence_parallel", 0) for report in reports)
+    fired = sum(report.fired.get("sequence_parallel", 0) for report in reports)
+    return expected, found, fired, error

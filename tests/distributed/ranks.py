@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
+import vllm_operators
 
 SECONDS = 100
 """How long one case may take on all ranks."""
@@ -85,6 +86,7 @@ def serve(rank: int, world: int, port: int, pipe: Connection) -> None:
     os.environ.update(address | place | {"TQDM_DISABLE": "1"})
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=world)
+    vllm_operators.install()
     torch._dynamo.config.recompile_limit = 1000
     torch._dynamo.config.accumulated_recompile_limit = 1000
     while True:

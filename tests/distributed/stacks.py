@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 import torch.distributed._functional_collectives as functional
+import vllm_operators
 from torch import Tensor, nn
 
 from ascend_passes import npu
@@ -32,6 +33,11 @@ class Kind:
     """Without a head the stack ends on hidden states, as a pipeline's first part does."""
     inplace: bool = False
     """Whether all_reduce writes its input, as transformers' does."""
+    later: bool = False
+    """Whether the stack begins on hidden states, as a pipeline's later part does."""
+    collective: str = "torch"
+    """Whose all_reduce sums: torch's functional one or vllm's."""
+    hidden: int = HIDDEN
 
 
 class RowParallel(nn.Module):
@@ -58,8 +64,14 @@ class RowParallel(nn.Module):
             dist.all_reduce(part)
             total = part
         else:
-            total = functional.all_reduce(part, "sum", self.group)
+            total = summed(self.kind, part, self.group)
         return total + bias if bias is not None and self.kind.bias == "after" else total
+
+
+def summed(kind: Kind, part: Tensor, group: str) -> Tensor:
+    if kind.collective == "vllm":
+        return torch.ops.vllm.all_reduce(part, vllm_operators.GROUP)
+    return functional.all_reduce(part, "sum", group)
 
 
 class Product(nn.Module):
@@ -80,34 +92,48 @@ class Product(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.quantized:
             return torch.nn.functional.linear(x, self.weight)
-        per_token = None
-        if self.quantized == "dynamic":
-            rows, per_token = npu.npu_dynamic_quant(x)
-            per_token = per_token.reshape(-1)
-        else:
-            rows = npu.npu_quantize(x, self.input_scale, self.input_offset, 1, -1, True)
-        flat = rows.reshape(-1, rows.shape[-1])
-        found = npu.npu_quant_matmul(
-            flat,
-            self.weight.t(),
-            self.scale if self.quantized == "dynamic" else self.scale * self.input_scale,
-            pertoken_scale=per_token,
-            bias=self.bias,
-            output_dtype=15,
-        )
-        return found.reshape(*x.shape[:-1], found.shape[-1])
+        scales = (self.scale, self.input_scale, self.input_offset)
+        return multiplied(x, self.quantized, self.weight, *scales, self.bias)
+
+
+def multiplied(
+    x: Tensor,
+    quantized: str,
+    weight: Tensor,
+    scale: Tensor,
+    input_scale: Tensor,
+    input_offset: Tensor,
+    bias: Tensor | None,
+) -> Tensor:
+    """A W8A8 product of `[..., K]` with an int8 weight `[N, K]`, in bfloat16."""
+    per_token = None
+    if quantized == "dynamic":
+        rows, per_token = npu.npu_dynamic_quant(x)
+        per_token = per_token.reshape(-1)
+    else:
+        rows = npu.npu_quantize(x, input_scale, input_offset, 1, -1, True)
+    found = npu.npu_quant_matmul(
+        rows.reshape(-1, rows.shape[-1]),
+        weight.t(),
+        scale if quantized == "dynamic" else scale * input_scale,
+        pertoken_scale=per_token,
+        bias=bias,
+        output_dtype=15,
+    )
+    return found.reshape(*x.shape[:-1], found.shape[-1])
 
 
 class Layer(nn.Module):
     def __init__(self, kind: Kind, group: str, ranks: int) -> None:
         super().__init__()
-        self.first = nn.Buffer(shared(torch.rand(HIDDEN) + 0.5).to(kind.dtype))
-        self.second = nn.Buffer(shared(torch.rand(HIDDEN) + 0.5).to(kind.dtype))
+        hidden = kind.hidden
+        self.first = nn.Buffer(shared(torch.rand(hidden) + 0.5).to(kind.dtype))
+        self.second = nn.Buffer(shared(torch.rand(hidden) + 0.5).to(kind.dtype))
         inner = INNER // ranks if INNER // ranks >= 256 else 256
-        self.qkv = Product(kind, HIDDEN, inner)
-        self.output = RowParallel(kind, inner, HIDDEN, group)
-        self.up = Product(kind, HIDDEN, inner)
-        self.down = RowParallel(kind, inner, HIDDEN, group)
+        self.qkv = Product(kind, hidden, inner)
+        self.output = RowParallel(kind, inner, hidden, group)
+        self.up = Product(kind, hidden, inner)
+        self.down = RowParallel(kind, inner, hidden, group)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.output(torch.tanh(self.qkv(normalized(x, self.first))))
@@ -115,20 +141,24 @@ class Layer(nn.Module):
 
 
 class Stack(nn.Module):
-    """Token ids `[T]` or `[B, S]` to scores, or hidden states, and auxiliary ones beside them."""
+    """Token ids `[T]` or `[B, S]`, or hidden states, to scores or hidden states.
+
+    Auxiliary states come beside them.
+    """
 
     def __init__(self, kind: Kind, layers: int, group: str, ranks: int) -> None:
         super().__init__()
         self.kind, self.group, self.ranks = kind, group, ranks
-        self.embedding = nn.Buffer(shared(torch.randn(VOCABULARY, HIDDEN)).to(kind.dtype))
+        hidden = kind.hidden
+        self.embedding = nn.Buffer(shared(torch.randn(VOCABULARY, hidden)).to(kind.dtype))
         self.layers = nn.ModuleList(Layer(kind, group, ranks) for _ in range(layers))
-        self.norm = nn.Buffer(shared(torch.rand(HIDDEN) + 0.5).to(kind.dtype))
-        self.head = nn.Buffer(shared(torch.randn(VOCABULARY, HIDDEN)).to(kind.dtype))
+        self.norm = nn.Buffer(shared(torch.rand(hidden) + 0.5).to(kind.dtype))
+        self.head = nn.Buffer(shared(torch.randn(VOCABULARY, hidden)).to(kind.dtype))
 
-    def forward(self, ids: Tensor) -> tuple[Tensor, ...]:
-        x = torch.nn.functional.embedding(ids, self.embedding)
+    def forward(self, given: Tensor) -> tuple[Tensor, ...]:
+        x = given if self.kind.later else torch.nn.functional.embedding(given, self.embedding)
         if self.kind.parallel_embedding:
-            x = functional.all_reduce(x / self.ranks, "sum", self.group)
+            x = summed(self.kind, x / self.ranks, self.group)
         kept = []
         for layer in self.layers:
             x = layer(x)

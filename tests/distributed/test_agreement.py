@@ -13,6 +13,7 @@ from ranks import Ranks
 from stacks import Kind, Stack
 
 from ascend_passes import agreement
+from ascend_passes import compiled as pipeline_compiled
 
 SECONDS = 30
 """Compiling on a busy machine included; a collective that nobody joins would wait for minutes."""
@@ -30,9 +31,13 @@ def differing(topic: str) -> tuple[str, float]:
     options: dict[str, Any] = {"passes": FORCED, "rules": "-*"}
     if topic == "options":
         options["flashcomm"] = first
+    if topic == "bad option" and first:
+        options["flashcomm_tokens"] = -5
+    identity, execute = agreement.identity, pipeline_compiled.execute
     if topic == "version":
-        real = agreement.identity
-        agreement.identity = lambda given: f"{'older' if first else 'newer'}{real(given)}"
+        agreement.identity = lambda given: f"{'older' if first else 'newer'}{identity(given)}"
+    if topic == "executor" and first:
+        pipeline_compiled.execute = unable
     ids = shared_ids((8,))
     start = time.perf_counter()
     try:
@@ -42,9 +47,12 @@ def differing(topic: str) -> tuple[str, float]:
     except Exception as error:
         text = str(error)
     finally:
-        if topic == "version":
-            agreement.identity = real
+        agreement.identity, pipeline_compiled.execute = identity, execute
     return text, time.perf_counter() - start
+
+
+def unable(*_: Any) -> Any:
+    raise RuntimeError("the engine is missing here")
 
 
 @pytest.mark.parametrize("topic", ["options", "graph", "version"])
@@ -53,6 +61,16 @@ def test_a_difference_is_an_error_on_all_ranks(two: Ranks, topic: str) -> None:
         assert "ranks [0] have" in text and "ranks [1] have" in text
         assert {"options": "flashcomm=", "graph": "collectives", "version": "older"}[topic] in text
         assert seconds < SECONDS
+
+
+@pytest.mark.parametrize(
+    ("topic", "why"), [("executor", "the engine is missing here"), ("bad option", "at least -1")]
+)
+def test_a_rank_that_fails_tells_the_others(two: Ranks, topic: str, why: str) -> None:
+    (own, _), (other, seconds) = two.run(differing, topic)
+    assert why in own
+    assert "rank 0 of group" in other and "failed to compile" in other and why in other
+    assert seconds < SECONDS
 
 
 def test_equal_ranks_agree(two: Ranks) -> None:

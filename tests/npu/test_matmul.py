@@ -6,12 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ascend_passes import npu
+from ascend_passes.npu.accuracy import bound
 from ascend_passes.npu.matmul import chunked_matmul, cpu_sums_exactly, integer_matmul
 from tests.npu.draw import generator, integers, normal, seeds, tokens
 from tests.numerics import lsb_distance, ulp_distance
 
 CODES = {torch.float16: 5, torch.bfloat16: 15}
-ONE_ROUNDING = 0.51
 widths = st.integers(1, 40)
 
 
@@ -63,7 +63,7 @@ def test_quant_matmul(seed, rows, depth, width, dtype, pertoken):
     if row_scale is not None:
         exact = exact * row_scale.double().unsqueeze(-1)
     assert y.dtype == dtype
-    assert ulp_distance(y, exact) <= ONE_ROUNDING
+    assert ulp_distance(y, exact) <= bound("npu_quant_matmul", "y", dtype)
 
 
 @given(seeds, tokens, st.integers(1, 300), widths)
@@ -92,7 +92,7 @@ def test_quant_matmul_to_int8(seed, rows, width, in_words):
     else:
         y = npu.npu_quant_matmul(x1, x2, scale, offset=offset)
     exact = (x1.long() @ x2.long()).double() * 2.0**-12 + offset.double()
-    assert lsb_distance(y, exact) <= 0.5
+    assert lsb_distance(y, exact) <= bound("npu_quant_matmul", "y in int8", torch.int8)
 
 
 @given(seeds, st.integers(0, 3), tokens, widths, st.booleans())
@@ -102,7 +102,7 @@ def test_quant_matmul_broadcasts_batches(seed, batch, rows, width, shared):
     x2 = integers(source, *([1] if shared else [batch]), 32, width)
     y = npu.npu_quant_matmul(x1, x2, torch.tensor([0.01]), output_dtype=15)
     exact = (x1.long() @ x2.long()).double() * torch.tensor(0.01).double()
-    assert ulp_distance(y, exact) <= ONE_ROUNDING
+    assert ulp_distance(y, exact) <= bound("npu_quant_matmul", "y", torch.bfloat16)
 
 
 def test_quant_matmul_refuses_what_it_has_no_numbers_for():

@@ -7,12 +7,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ascend_passes import npu
+from ascend_passes.npu.accuracy import DYNAMIC_ERROR, FLOAT16_ROUNDINGS, FLOAT16_UNIT, bound
 from tests.npu.draw import epsilons, floats, gains, generator, halves, normal, seeds, tokens
 from tests.numerics import lsb_distance, ulp_distance
 
-TWO_ROUNDINGS = 1.51  # half a unit of x * rstd, up to doubled by the product, and half of y's own
-ONE_ROUNDING = 0.51
-FLOAT32 = 6.0  # the mean, the root and two products in float32
 widths = st.integers(1, 70)
 scales = st.sampled_from((0.03, 0.5, 3.0))
 
@@ -22,18 +20,14 @@ def norm64(x: Tensor, gamma: Tensor, epsilon: float) -> Tensor:
     return wide / (wide.pow(2).mean(-1, keepdim=True) + epsilon).sqrt() * gamma.double()
 
 
-def bound(dtype: torch.dtype, half: float) -> float:
-    return FLOAT32 if dtype == torch.float32 else half
-
-
 @given(seeds, tokens, widths, floats, epsilons)
 def test_rms_norm(seed, rows, width, dtype, epsilon):
     source = generator(seed)
     x, gamma = normal(source, rows, width, dtype=dtype), gains(source, width, dtype)
     y, rstd = npu.npu_rms_norm(x, gamma, epsilon)
-    assert ulp_distance(y, norm64(x, gamma, epsilon)) <= bound(dtype, TWO_ROUNDINGS)
+    assert ulp_distance(y, norm64(x, gamma, epsilon)) <= bound("npu_rms_norm", "y", dtype)
     exact = (x.double().pow(2).mean(-1, keepdim=True) + epsilon).rsqrt()
-    assert ulp_distance(rstd, exact) <= FLOAT32
+    assert ulp_distance(rstd, exact) <= bound("npu_rms_norm", "rstd", dtype)
 
 
 @given(seeds, tokens, widths, halves)
@@ -42,7 +36,8 @@ def test_rms_norm_with_float32_gamma_rounds_once(seed, rows, width, dtype):
     x, gamma = normal(source, rows, width, dtype=dtype), gains(source, width, torch.float32)
     y, _ = npu.npu_rms_norm(x, gamma, 1e-6)
     assert y.dtype == dtype
-    assert ulp_distance(y, norm64(x, gamma, 1e-6)) <= ONE_ROUNDING
+    allowed = bound("npu_rms_norm", "y with a float32 gamma", dtype)
+    assert ulp_distance(y, norm64(x, gamma, 1e-6)) <= allowed
 
 
 def test_rms_norm_over_two_dims():
@@ -51,7 +46,7 @@ def test_rms_norm_over_two_dims():
     y, rstd = npu.npu_rms_norm(x, gamma, 0.5)
     exact = norm64(x.flatten(1), gamma.flatten(), 0.5).reshape(3, 4, 5)
     assert rstd.shape == (3, 1, 1)
-    assert ulp_distance(y, exact) <= FLOAT32
+    assert ulp_distance(y, exact) <= bound("npu_rms_norm", "y", torch.float32)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -69,7 +64,8 @@ def test_gemma_rms_norm(seed, rows, width, dtype, epsilon):
     source = generator(seed)
     x, gamma = normal(source, rows, width, dtype=dtype), gains(source, width, dtype)
     y, _ = npu.npu_gemma_rms_norm(x, gamma, epsilon)
-    assert ulp_distance(y, norm64(x, 1 + gamma.double(), epsilon)) <= bound(dtype, ONE_ROUNDING)
+    exact = norm64(x, 1 + gamma.double(), epsilon)
+    assert ulp_distance(y, exact) <= bound("npu_gemma_rms_norm", "y", dtype)
 
 
 @given(seeds, tokens, widths, floats, epsilons)
@@ -78,8 +74,10 @@ def test_add_rms_norm(seed, rows, width, dtype, epsilon):
     x1, x2 = (normal(source, rows, width, dtype=dtype, spread=2.0) for _ in range(2))
     gamma = gains(source, width, dtype)
     y, _, total = npu.npu_add_rms_norm(x1, x2, gamma, epsilon)
-    assert ulp_distance(total, x1.double() + x2.double()) <= 0.5
-    assert ulp_distance(y, norm64(total, gamma, epsilon)) <= bound(dtype, TWO_ROUNDINGS)
+    allowed = bound("npu_add_rms_norm", "x1 + x2", dtype)
+    assert ulp_distance(total, x1.double() + x2.double()) <= allowed
+    exact = norm64(total, gamma, epsilon)
+    assert ulp_distance(y, exact) <= bound("npu_add_rms_norm", "y", dtype)
 
 
 @given(seeds, tokens, widths, halves)
@@ -114,14 +112,16 @@ def test_add_rms_norm_quant(seed, rows, width, dtype, epsilon, size, divide, two
     y1, y2, total = npu.npu_add_rms_norm_quant(
         x1, x2, gamma, *first, beta, *others, epsilon=epsilon, div_mode=divide
     )
-    assert ulp_distance(total, x1.double() + x2.double()) <= 0.5
+    allowed = bound("npu_add_rms_norm_quant", "x1 + x2", dtype)
+    assert ulp_distance(total, x1.double() + x2.double()) <= allowed
+    nearest = bound("npu_add_rms_norm_quant", "y", dtype)
     values = norm64(total, gamma, epsilon) + (0 if beta is None else beta.double())
     slack = rounding_slack(values, first[0], divide) if half else 0.0
-    assert lsb_distance(y1, quantized64(values, *first, divide)) <= 0.501 + slack
+    assert lsb_distance(y1, quantized64(values, *first, divide)) <= nearest + slack
     if not two:
         return
     slack = rounding_slack(values, second[0], divide) if half else 0.0
-    assert lsb_distance(y2, quantized64(values, *second, divide)) <= 0.501 + slack
+    assert lsb_distance(y2, quantized64(values, *second, divide)) <= nearest + slack
 
 
 def quantized64(values: Tensor, scale: Tensor, zero_point: Tensor, divide: bool) -> Tensor:
@@ -130,12 +130,12 @@ def quantized64(values: Tensor, scale: Tensor, zero_point: Tensor, divide: bool)
 
 
 def rounding_slack(values: Tensor, scale: Tensor, divide: bool) -> float:
-    """Three float16 roundings of the value, in LSB: of results up to the clamp and of beta."""
+    """The float16 roundings of the value, in LSB: of results up to the clamp and of beta."""
     if values.numel() == 0:
         return 0.0
     spread = float((1 / scale.double() if divide else scale.double()).max())
     largest = min(float(values.abs().max()) * spread, 127 + 20)
-    return 3 * 2.0**-11 * (largest + 3 * spread)
+    return FLOAT16_ROUNDINGS * FLOAT16_UNIT * (largest + 3 * spread)
 
 
 def test_quantize_rounds_half_to_even():
@@ -158,17 +158,21 @@ def test_add_rms_norm_dynamic_quant(seed, rows, width, dtype, smooth, two):
     y1, y2, total, scale1, scale2 = npu.npu_add_rms_norm_dynamic_quant(
         x1, x2, gamma, smooth_scale1=first, smooth_scale2=second, beta=beta, epsilon=0.5
     )
+    allowed = bound("npu_add_rms_norm_dynamic_quant", "x1 + x2", dtype)
+    assert ulp_distance(total, x1.double() + x2.double()) <= allowed
+    nearest = bound("npu_add_rms_norm_dynamic_quant", "y", dtype)
     values = norm64(total, gamma, 0.5) + (0 if beta is None else beta.double())
     half = dtype == torch.float16
     for y, scale, factor in ((y1, scale1, first), (y2, scale2, second))[: 1 + two]:
         smoothed = values if factor is None else values * factor.double()
         largest = smoothed.abs().amax(-1)
         term = (values.abs() + 3) * (1 if factor is None else factor.double().abs())
-        error = 3 * 2.0**-11 * term.amax(-1) if half else 2.0**-20 * term.amax(-1)
+        relative = FLOAT16_ROUNDINGS * FLOAT16_UNIT if half else DYNAMIC_ERROR
+        error = relative * term.amax(-1)
         assert bool(((scale.double() * 127 - largest).abs() <= error).all())
         exact = smoothed / scale.double().unsqueeze(-1)
         slack = float((error / scale.double()).max()) if rows else 0.0
-        assert lsb_distance(y, exact) <= 0.501 + slack
+        assert lsb_distance(y, exact) <= nearest + slack
     if not two:
         assert y2.shape == scale2.shape == (0,)
 
@@ -193,7 +197,8 @@ def test_rms_norm_quant(seed, rows, width, dtype, size):
     y = npu.npu_rms_norm_quant(x, gamma, beta, scale, offset, 0.5)
     values = norm64(x, gamma, 0.5) + beta.double()
     slack = rounding_slack(values, scale, False) if dtype == torch.float16 else 0.0
-    assert lsb_distance(y, quantized64(values, scale, offset, False)) <= 0.501 + slack
+    nearest = bound("npu_rms_norm_quant", "y", dtype)
+    assert lsb_distance(y, quantized64(values, scale, offset, False)) <= nearest + slack
 
 
 @given(seeds, tokens, widths, halves, scales, st.booleans())
@@ -207,7 +212,8 @@ def test_rms_norm_quant_v2(seed, rows, width, dtype, size, divide):
     )
     values = norm64(x, gamma, 0.5)
     slack = rounding_slack(values, scale, divide) if dtype == torch.float16 else 0.0
-    assert lsb_distance(y, quantized64(values, scale, offset, divide)) <= 0.501 + slack
+    nearest = bound("npu_rms_norm_quant_v2", "y", dtype)
+    assert lsb_distance(y, quantized64(values, scale, offset, divide)) <= nearest + slack
     assert rstd.shape == (rows, 1)
     assert npu.npu_rms_norm_quant_v2(x, gamma, scale)[0].dtype == torch.int8
 

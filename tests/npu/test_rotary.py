@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ascend_passes import npu
+from ascend_passes.npu.accuracy import ROTATION_ERROR, bound
 from tests.npu.draw import floats, generator, normal, seeds, tokens
 
 modes = st.sampled_from(("half", "interleave"))
@@ -36,10 +37,9 @@ def tables(source, dtype, mode, *shape):
     return cos.repeat_interleave(2, -1), sin.repeat_interleave(2, -1), factor
 
 
-def assert_rounded_once(actual: Tensor, exact: Tensor) -> None:
-    """Half a unit of the result, and float32's error of the two products, which may cancel."""
-    half_unit = torch.finfo(actual.dtype).eps / 2
-    allowed = exact.abs() * half_unit + 2.0**-20
+def assert_rounded_once(actual: Tensor, exact: Tensor, units: float) -> None:
+    """So many units of the result, and float32's error of the two products, which may cancel."""
+    allowed = exact.abs() * units * torch.finfo(actual.dtype).eps + ROTATION_ERROR
     assert actual.shape == exact.shape
     assert bool(((actual.double() - exact).abs() <= allowed).all())
 
@@ -49,7 +49,8 @@ def test_rotary_mul(seed, rows, heads, half, dtype, mode):
     source = generator(seed)
     x = normal(source, 2, rows, heads, 2 * half, dtype=dtype)
     cos, sin, factor = tables(source, dtype, mode, 1, rows, 1, half)
-    assert_rounded_once(npu.npu_rotary_mul(x, cos, sin, mode), rotated64(x, factor, mode))
+    y, exact = npu.npu_rotary_mul(x, cos, sin, mode), rotated64(x, factor, mode)
+    assert_rounded_once(y, exact, bound("npu_rotary_mul", "y", dtype))
 
 
 @given(seeds, tokens, st.integers(1, 3), floats)
@@ -61,7 +62,8 @@ def test_apply_rotary_pos_emb_writes_its_inputs(seed, rows, heads, dtype):
     exact = [rotated64(x, factor, "half") for x in (query, key)]
     results = npu.npu_apply_rotary_pos_emb(query, key, cos, sin, "TND")
     for x, result, wanted in zip((query, key), results, exact, strict=True):
-        assert_rounded_once(x, wanted)
+        units = bound("npu_apply_rotary_pos_emb", "query and key", dtype)
+        assert_rounded_once(x, wanted, units)
         assert torch.equal(result, x)
         assert rows == 0 or result.data_ptr() != x.data_ptr()
 
@@ -80,7 +82,8 @@ def test_mrope_of_one_position(seed, rows, half, dtype, mode, beyond):
         heads = x.unflatten(-1, (-1, head))
         turned = rotated64(heads[..., : 2 * half], factor[positions].unsqueeze(1), mode)
         exact = torch.cat([turned, heads[..., 2 * half :].double()], -1)
-        assert_rounded_once(result, exact.reshape(x.shape))
+        units = bound("npu_mrope", "query and key", dtype)
+        assert_rounded_once(result, exact.reshape(x.shape), units)
         assert torch.equal(result.reshape(heads.shape)[..., 2 * half :], heads[..., 2 * half :])
 
 
@@ -99,7 +102,8 @@ def test_mrope_of_three_positions(cache_mode, owner):
         positions, query, key, cache, 12, mrope_section=[2, 2, 2], cache_mode=cache_mode
     )
     chosen = torch.stack([factor[positions[index], j] for j, index in enumerate(owner)], -1)
-    assert_rounded_once(result, rotated64(query, chosen, "half"))
+    units = bound("npu_mrope", "query and key", torch.float32)
+    assert_rounded_once(result, rotated64(query, chosen, "half"), units)
 
 
 def test_what_has_no_reference_is_an_error():

@@ -6,14 +6,17 @@ A program of the tests; it runs in the environment that has vLLM, not in the tes
 from __future__ import annotations
 
 import dataclasses
+import functools
 import gc
 import json
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 MARK = "=== case "
 """In front of a case's name, on a line of its own before what the case prints."""
+READS_A_NUMBER = "aten::_local_scalar_dense"
 ENGINE = {
     "max_model_len": 128,
     "max_num_seqs": 4,
@@ -44,11 +47,15 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
         ignore_eos=True,
         logprobs=case.get("logprobs"),
     )
-    tokens, logprobs = [], []
+    tokens, texts, logprobs = [], [], []
+    syncs = 0
     for batch in case["batches"]:
         prompts = [{"prompt_token_ids": prompt} for prompt in batch]
+        if case.get("count_syncs"):
+            syncs += host_syncs(functools.partial(llm.generate, prompts, sampling, use_tqdm=False))
         for output in llm.generate(prompts, sampling, use_tqdm=False):
             tokens.append(list(output.outputs[0].token_ids))
+            texts.append(output.outputs[0].text)
             logprobs.append(
                 [
                     {str(token): entry.logprob for token, entry in step.items()}
@@ -57,6 +64,7 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
             )
     result = {
         "tokens": tokens,
+        "texts": texts,
         "logprobs": logprobs,
         "mode": config.compilation_config.mode.name,
         "backend": config.compilation_config.backend,
@@ -75,12 +83,22 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
             for r in ascend_passes.reports()
         ],
         "captured": captured(),
+        "syncs": syncs,
     }
     llm.llm_engine.engine_core.shutdown()
     del llm
     gc.collect()
     cleanup_dist_env_and_memory()
     return result
+
+
+def host_syncs(call: Callable[[], Any]) -> int:
+    """How often a call reads a number off a tensor, for which a device would have to be waited."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU]) as recorded:
+        call()
+    return sum(event.name == READS_A_NUMBER for event in recorded.events())
 
 
 def captured() -> int:

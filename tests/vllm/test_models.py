@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import math
+import re
 from typing import Any
 
 import pytest
+
+from tests.vllm.reference import error
 
 PROMPTS = [[[5, 6, 7, 8, 9, 10, 11], [12, 13, 14]]]
 SHARED = list(range(20, 100))
@@ -32,9 +34,21 @@ EXPECTED = {
     "dynamic": {"add_rms_norm_dynamic_quant": 2 * LAYERS - 1, "swiglu_quant_dynamic": LAYERS},
 }
 """Model -> how often each fusion fires: two norms in a layer, all but the first after an add."""
-BOUND = {"bf16": 0.05, "static": 0.6, "dynamic": 0.3}
-"""Largest difference of a first token's log-probability: 8 bits of mantissa through two layers, and
-for W8A8 some activations that round to the next int8 value."""
+ROUNDING = 2
+"""Our root mean square error against float64 may be this multiple of plain vLLM's: both round to
+bf16 and int8 at the same places, ours at fewer. A wrong formula is an error of its own beside the
+rounding."""
+
+
+def model_lines(log: list[str]) -> list[str]:
+    """The lines that say what was done to a model."""
+    return [line for line in log if "ascend_dense: Qwen3ForCausalLM" in line]
+
+
+def counts(line: str) -> dict[str, int]:
+    """Rule -> how often it fired, out of a model's line; the misses follow the first semicolon."""
+    fired = line.partition("; ")[0]
+    return {name: int(count) for count, name in re.findall(r"\b(\d+) ([a-zA-Z]\w*)", fired)}
 
 
 def case(name: str, model: str, dtype: str, compilation: Any, **engine: Any) -> dict[str, Any]:
@@ -71,22 +85,18 @@ def test_float32_tokens_are_those_of_plain_vllm(results: dict[str, Any], name: s
     assert results[f"{name} ours"]["backend"] == "ascend_dense"
 
 
-@pytest.mark.parametrize("name", BOUND)
-def test_logprobs_stay_close(results: dict[str, Any], name: str) -> None:
-    worst = 0.0
-    ours, plain = (results[f"{name} {kind}"]["logprobs"] for kind in ("ours", "plain"))
-    for one, other in zip(ours, plain, strict=True):
-        common = one[0].keys() & other[0].keys()
-        assert common, "the most probable first tokens have nothing in common"
-        worst = max(worst, *(abs(one[0][token] - other[0][token]) for token in common))
-    assert not math.isnan(worst)
-    assert worst < BOUND[name]
+@pytest.mark.parametrize("name", ["bf16", "static", "dynamic"])
+def test_logprobs_are_as_near_to_float64_as_plain_vllms(
+    results: dict[str, Any], checkpoints: Any, name: str
+) -> None:
+    path = checkpoints(*MODELS[name])
+    ours, plain = (error(path, PROMPTS, results[f"{name} {kind}"]) for kind in ("ours", "plain"))
+    assert 0 < ours < ROUNDING * plain
 
 
 def test_one_line_for_a_model_in_the_log(results: dict[str, Any]) -> None:
-    lines = [line for line in results["qwen3 ours"]["log"] if "Qwen3ForCausalLM" in line]
-    assert len(lines) == 1
-    assert f"{2 * LAYERS} add_rms_norm" in lines[0]
+    (line,) = model_lines(results["qwen3 ours"]["log"])
+    assert counts(line)["add_rms_norm"] == 2 * LAYERS
 
 
 @pytest.fixture(scope="module")

@@ -6,40 +6,98 @@ from typing import Any
 
 import pytest
 
-from tests.vllm.test_models import LAYERS, case
+from tests.vllm.reference import error
+from tests.vllm.test_models import LAYERS, PROMPTS, ROUNDING, case, counts, model_lines
 
 PLAIN = {"mode": 0, "cudagraph_mode": "NONE"}
 """Neither compiled nor captured; without the second, vLLM captures what it does not compile."""
 OURS = {"backend": "ascend_dense"}
+SPECULATIVE = {"method": "draft_model", "num_speculative_tokens": 2}
+EXPECT = {"ascend_passes": {"expect": {"add_rms_norm": 2 * LAYERS}}}
 WHOLE = {**OURS, "splitting_ops": []}
 DECODE = {**WHOLE, "cudagraph_mode": "FULL_DECODE_ONLY", "cudagraph_capture_sizes": [1, 2, 4]}
 RANGES = {**WHOLE, "cudagraph_mode": "NONE"}
+NOT_CAPTURED = {**OURS, "cudagraph_mode": "NONE"}
 PREFETCH = {"additional_config": {"ascend_passes": {"prefetch_mlp": True, "prefetch_tokens": 16}}}
+
+LOST = {"ascend_passes": {"expect": {"add_rms_norm": 99}}}
+FLASHCOMM = {
+    "flashcomm": True,
+    "flashcomm_tokens": 4,
+    "matmul_reduce_scatter_tokens": 4,
+    "passes": "-sequence_parallel.cost",
+}
+"""Acts on the ten tokens of the prompts, though it does not pay at these sizes."""
+MODES = {
+    "captured plain": "NONE",
+    "stock": "STOCK_TORCH_COMPILE",
+    "once": "DYNAMO_TRACE_ONCE",
+    "pieces": "VLLM_COMPILE",
+    "uncaptured pieces": "VLLM_COMPILE",
+    "decode": "VLLM_COMPILE",
+    "decode async": "VLLM_COMPILE",
+    "ranges": "VLLM_COMPILE",
+    "draft": "VLLM_COMPILE",
+    "draft once": "DYNAMO_TRACE_ONCE",
+}
 
 
 @pytest.fixture(scope="module")
 def results(session: Any, checkpoints: Any) -> dict[str, Any]:
-    path = checkpoints()
+    path, draft = checkpoints(), checkpoints("qwen3", num_hidden_layers=1)
+    speculative = {"speculative_config": {**SPECULATIVE, "model": draft}}
     cases = [
         case("plain", path, "f32", PLAIN),
-        case("pieces", path, "f32", {**OURS, "cudagraph_mode": "NONE"}),
+        case("stock", path, "f32", {**OURS, "mode": 1}, additional_config=EXPECT),
+        case("once", path, "f32", {**OURS, "mode": 2}, additional_config=EXPECT),
+        case("pieces", path, "f32", NOT_CAPTURED, additional_config=EXPECT),
         case("uncaptured pieces", path, "f32", {**OURS, "cudagraph_mode": "PIECEWISE"}),
         case("decode", path, "f32", DECODE, async_scheduling=False),
-        case("captured plain", path, "f32", {"mode": 0}),
+        case("captured plain", path, "f32", {"mode": 0}, async_scheduling=True),
         case("decode async", path, "f32", DECODE, async_scheduling=True),
+        case("draft", path, "f32", RANGES, **speculative, additional_config=EXPECT),
+        case(
+            "draft once", path, "f32", {**OURS, "mode": 2}, **speculative, additional_config=EXPECT
+        ),
+        case("lost", path, "f32", NOT_CAPTURED, additional_config=LOST),
         case("ranges", path, "f32", RANGES, **PREFETCH),
         case("dynamic", checkpoints("qwen3", "bf16", "dynamic"), "bf16", DECODE),
     ]
+    for one in cases:
+        one["count_syncs"] = one["name"] in ("captured plain", "decode async")
     return session(cases, ASCEND_TEST_PLATFORM="1")
 
 
-@pytest.mark.parametrize(
-    "name", ["captured plain", "pieces", "uncaptured pieces", "decode", "decode async", "ranges"]
-)
+@pytest.mark.parametrize("name", MODES)
 def test_tokens_are_those_of_plain_vllm(results: dict[str, Any], name: str) -> None:
     assert "tokens" in results[name], results[name]["error"]
     assert results[name]["tokens"] == results["plain"]["tokens"]
-    assert results[name]["mode"] == ("NONE" if name == "captured plain" else "VLLM_COMPILE")
+    assert results[name]["mode"] == MODES[name]
+
+
+@pytest.mark.parametrize("name", [name for name, mode in MODES.items() if mode != "NONE"])
+def test_every_mode_compiles_with_our_rules(results: dict[str, Any], name: str) -> None:
+    """Each model, each variant of it and each range of tokens has a line, and all norms in it."""
+    lines = model_lines(results[name]["log"])
+    assert lines
+    for line in lines:
+        layers = 1 if "(draft_model)" in line else LAYERS
+        assert counts(line)["add_rms_norm"] == 2 * layers
+
+
+@pytest.mark.parametrize("name", ["draft", "draft once"])
+def test_a_draft_model_is_a_model_of_its_own(results: dict[str, Any], name: str) -> None:
+    """It has half the layers: with the main model's expectation it would stop the start."""
+    lines = model_lines(results[name]["log"])
+    assert ["(draft_model)" in line for line in lines] == [False, True]
+
+
+def test_a_lost_fusion_stops_the_start(results: dict[str, Any]) -> None:
+    assert f"add_rms_norm fired {2 * LAYERS} times, expected 99" in results["lost"]["error"]
+
+
+def test_async_scheduling_gets_no_host_sync_from_us(results: dict[str, Any]) -> None:
+    assert 0 < results["decode async"]["syncs"] <= results["captured plain"]["syncs"]
 
 
 def test_pieces_are_compiled_each_on_its_own(results: dict[str, Any]) -> None:
@@ -47,6 +105,8 @@ def test_pieces_are_compiled_each_on_its_own(results: dict[str, Any]) -> None:
     assert len(reports) == LAYERS + 1
     assert not any(report["errors"] for report in reports)
     assert sum(report["fired"].get("add_rms_norm", 0) for report in reports) == 2 * LAYERS
+    (line,) = model_lines(results["pieces"]["log"])
+    assert f"1 to 128 tokens, {LAYERS + 1} pieces: " in line
 
 
 def test_a_decode_step_is_captured_once_and_replayed(results: dict[str, Any]) -> None:
@@ -57,13 +117,16 @@ def test_a_decode_step_is_captured_once_and_replayed(results: dict[str, Any]) ->
 
 
 def test_async_scheduling_as_asked(results: dict[str, Any]) -> None:
-    assert [results[name]["async"] for name in ("decode", "decode async")] == [False, True]
+    names = ("decode", "captured plain", "decode async")
+    assert [results[name]["async"] for name in names] == [False, True, True]
 
 
 def test_ranges_end_where_plans_end(results: dict[str, Any]) -> None:
     assert len(results["ranges"]["reports"]) == 2
     log = "\n".join(results["ranges"]["log"])
     assert "1 to 15 tokens" in log and "16 to 128 tokens" in log
+    fired = [report["fired"].get("prefetch", 0) for report in results["ranges"]["reports"]]
+    assert fired == [2 * LAYERS, 0], "gate_up and down of each layer, in steps of few tokens"
 
 
 def test_quantized_decode_is_captured(results: dict[str, Any]) -> None:
@@ -75,18 +138,26 @@ def test_quantized_decode_is_captured(results: dict[str, Any]) -> None:
 @pytest.fixture(scope="module")
 def ranks(session: Any, checkpoints: Any) -> dict[str, Any]:
     path, two = checkpoints(), {"tensor_parallel_size": 2}
-    flashcomm = {"ascend_passes": {"flashcomm": True, "flashcomm_tokens": 4}}
+    dynamic = checkpoints("qwen3", "bf16", "dynamic")
+    flashcomm = {"ascend_passes": FLASHCOMM}
     cases = [
         case("plain", path, "f32", PLAIN, **two),
         case("two", path, "f32", RANGES, **two),
+        case("once", path, "f32", {**OURS, "mode": 2}, **two),
+        case("stock", path, "f32", {**OURS, "mode": 1}, **two),
         case("flashcomm", path, "f32", RANGES, **two, additional_config=flashcomm),
         case("decode", path, "f32", DECODE, **two),
         case("captured plain", path, "f32", {"mode": 0}, **two),
+        case("dynamic plain", dynamic, "bf16", PLAIN, **two),
+        case("dynamic", dynamic, "bf16", RANGES, **two),
     ]
     return session(cases, ASCEND_TEST_PLATFORM="1", VLLM_CPU_OMP_THREADS_BIND="0|1")
 
 
-@pytest.mark.parametrize("name", ["two", "flashcomm", "decode", "captured plain"])
+COMPILED = ["two", "once", "stock", "flashcomm", "decode"]
+
+
+@pytest.mark.parametrize("name", [*COMPILED, "captured plain"])
 def test_two_ranks_decode_the_tokens_of_one(
     results: dict[str, Any], ranks: dict[str, Any], name: str
 ) -> None:
@@ -95,11 +166,27 @@ def test_two_ranks_decode_the_tokens_of_one(
     assert ranks[name]["tokens"] == results["plain"]["tokens"]
 
 
-@pytest.mark.parametrize("name", ["two", "flashcomm", "decode"])
+@pytest.mark.parametrize("name", COMPILED)
 def test_two_ranks_fuse_as_one(ranks: dict[str, Any], name: str) -> None:
-    assert f"{2 * LAYERS} add_rms_norm" in "\n".join(ranks[name]["log"])
+    lines = model_lines(ranks[name]["log"])
+    assert len(lines) >= 2, "one for each rank"
+    assert {counts(line)["add_rms_norm"] for line in lines} == {2 * LAYERS}
 
 
-def test_flashcomm_has_a_range_of_its_own(ranks: dict[str, Any]) -> None:
-    """Whether it acts there is the cost model's decision; a small model gains nothing."""
-    assert any("5 to 128 tokens" in line for line in ranks["flashcomm"]["log"])
+def test_flashcomm_acts_in_a_range_of_its_own(ranks: dict[str, Any]) -> None:
+    """Each layer has two sums over ranks, and the embedding one."""
+    lines = model_lines(ranks["flashcomm"]["log"])
+    small = [counts(line) for line in lines if "1 to 4 tokens" in line]
+    large = [counts(line) for line in lines if "5 to 128 tokens" in line]
+    assert len(small) == len(large) == 2
+    assert not any("sequence_parallel" in one for one in small)
+    assert [one["sequence_parallel"] for one in large] == [2 * LAYERS + 1] * 2
+
+
+def test_quantized_ranks_fuse_and_stay_close(ranks: dict[str, Any], checkpoints: Any) -> None:
+    lines = model_lines(ranks["dynamic"]["log"])
+    fused = [counts(line)["add_rms_norm_dynamic_quant"] for line in lines]
+    assert fused == [2 * LAYERS - 1] * 2
+    path = checkpoints("qwen3", "bf16", "dynamic")
+    ours, plain = (error(path, PROMPTS, ranks[name]) for name in ("dynamic", "dynamic plain"))
+    assert ours < ROUNDING * plain

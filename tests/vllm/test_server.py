@@ -13,7 +13,10 @@ from typing import Any
 
 import pytest
 
-SECONDS = 180
+from tests.vllm.test_models import LAYERS, case, counts, model_lines
+
+PROMPT, TOKENS = [5, 6, 7, 8], 8
+SECONDS = 600
 
 
 @pytest.fixture(scope="module")
@@ -53,15 +56,28 @@ def wait_until_ready(url: str, server: subprocess.Popen[bytes], log: Path) -> No
     pytest.fail(f"the server did not come up:\n{log.read_text()}")
 
 
-def test_a_completion(address: tuple[str, Path]) -> None:
+@pytest.fixture(scope="module")
+def offline(session: Any, checkpoints: Any) -> dict[str, Any]:
+    """The same prompt through plain vLLM without a server."""
+    one = case("offline", checkpoints(), "f32", {"mode": 0})
+    return session([{**one, "batches": [[PROMPT]], "tokens": TOKENS}])["offline"]
+
+
+def test_a_completion_is_that_of_plain_vllm(
+    address: tuple[str, Path], offline: dict[str, Any]
+) -> None:
     url, log = address
-    body = {"model": "small", "prompt": [5, 6, 7, 8], "max_tokens": 4, "temperature": 0}
+    body = {"model": "small", "prompt": PROMPT, "max_tokens": TOKENS, "temperature": 0}
+    body |= {"ignore_eos": True, "return_token_ids": True}
     request = urllib.request.Request(
         f"{url}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
     with urllib.request.urlopen(request, timeout=60) as response:
         answer = json.load(response)
-    assert answer["usage"]["completion_tokens"] == 4
+    (choice,) = answer["choices"]
+    assert choice["token_ids"] == offline["tokens"][0]
+    assert choice["text"] == offline["texts"][0]
     lines = [line for line in log.read_text().splitlines() if "ascend_dense:" in line]
-    assert any("4 add_rms_norm" in line for line in lines)
+    (line,) = model_lines(lines)
+    assert counts(line)["add_rms_norm"] == 2 * LAYERS
     assert any("WARNING" in line and "no mode VLLM_COMPILE" in line for line in lines)

@@ -1,0 +1,46 @@
+"""Residual add, RMSNorm, a bias and a quantize with a reciprocal scale become one
+`npu_add_rms_norm_quant`; the bias is its `beta`.
+
+The operator multiplies by the scale, as vllm-ascend keeps it. It wants a scale and a zero point of
+the gain's shape, float32 and int32 beside float16.
+"""
+
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from ascend_passes import Rule, npu
+
+Rows = Annotated[Tensor, "... H"]
+Gain = Annotated[Tensor, "H"]
+Bias = Annotated[Tensor, "H"]
+Scale = Annotated[Tensor, "S"]
+INT8 = 1  # torch's number for the dtype, which the operator takes
+
+
+def pattern(x: Rows, residual: Rows, gamma: Gain, bias: Bias, scale: Scale, *, eps: float):
+    y, _, total = npu.npu_add_rms_norm(x, residual, gamma, eps)
+    return npu.npu_quantize(y + bias, scale, None, INT8, -1, False), total
+
+
+def replacement(x: Tensor, residual: Tensor, gamma: Tensor, bias: Tensor, scale: Tensor, *, eps):
+    whole = scale.expand(gamma.shape).contiguous()
+    whole = whole.to(torch.float32) if x.dtype == torch.float16 else whole
+    y, _, total = npu.npu_add_rms_norm_quant(
+        x, residual, gamma, whole, None, beta=bias, epsilon=eps, div_mode=False
+    )
+    return y, total
+
+
+def where(S, H):
+    yield S == 1 or S == H, f"the scale has {S} numbers, the operator wants one or {H}"
+
+
+rule = Rule(
+    pattern,
+    replacement,
+    where,
+    examples=[{"H": 64, "S": 1}, {"H": 256, "S": 256}],
+    limit="npu_add_rms_norm_quant gives two quantized rows at most and no plain one",
+)
