@@ -22,6 +22,10 @@ CANN_FOLDERS = ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")
 CANN_DEFAULT = "/usr/local/Ascend/ascend-toolkit/latest"
 VERSION_LINE = re.compile(r"^\s*version\s*=\s*(\S+)", re.IGNORECASE | re.MULTILINE)
 FUSED_NORMS = ("npu_add_rms_norm", "npu_add_rms_norm_quant", "npu_add_rms_norm_dynamic_quant")
+ENTRY_POINTS = (
+    ("torch_dynamo_backends", "ascend_dense"),
+    ("vllm.general_plugins", "ascend_passes"),
+)
 COLLECTIVE_MATMULS = ("npu_mm_reduce_scatter_base", "npu_all_gather_base_mm")
 
 
@@ -45,20 +49,36 @@ class Findings:
     soc: str | None
     torch_npu_problem: str | None
     """Why an installed torch_npu does not import."""
-    missing_operators: tuple[str, ...]
-    """Operators of ours that torch_npu here does not have; all of them without torch_npu."""
+    operators: Mapping[str, bool]
+    """Every operator of ours, and whether torch_npu here has it; none without torch_npu."""
+    entry_points: Mapping[str, bool]
+    """What torch and vLLM find us by, and whether the installed package declares it."""
+    mismatch: str | None
+    """How the versions of torch and torch_npu do not belong together."""
     systems: tuple[System, ...]
     advice: tuple[str, ...]
     """What to install or change, one sentence each; empty where nothing is missing for an NPU."""
 
     @property
+    def missing_operators(self) -> tuple[str, ...]:
+        """Operators of ours that torch_npu here does not have."""
+        return tuple(name for name, found in self.operators.items() if not found)
+
+    @property
+    def sound(self) -> bool:
+        """Whether what is installed works together and torch finds the backend, NPU or not."""
+        works = self.torch_npu_problem is None and self.mismatch is None
+        return works and all(self.entry_points.values())
+
+    @property
     def healthy(self) -> bool:
-        """Whether every optimization can run on an NPU here."""
-        return all(system.possible for system in self.systems)
+        """Whether this is sound, and every optimization can run on an NPU here."""
+        return self.sound and all(system.possible for system in self.systems)
 
     def to_dict(self) -> dict[str, Any]:
         """The findings as plain dictionaries and lists."""
-        return {**asdict(self), "healthy": self.healthy}
+        derived = {"missing_operators": self.missing_operators, "healthy": self.healthy}
+        return {**asdict(self), **derived}
 
 
 def examine() -> Findings:
@@ -66,17 +86,50 @@ def examine() -> Findings:
     problem = torch_npu_problem()
     usable = has_torch_npu() and problem is None
     device = device_type(usable)
-    missing = tuple(name for name in npu.OPERATORS if not (usable and exists(name)))
+    operators = {name: usable and exists(name) for name in npu.OPERATORS}
+    missing = tuple(name for name, found in operators.items() if not found)
     versions = {**distributions(), "CANN": cann_version(), "HCCL": hccl_version()}
+    mismatch = version_mismatch(versions["torch-npu"])
+    declared = entry_points()
     return Findings(
         versions=versions,
         device=device,
         soc=soc(usable),
         torch_npu_problem=problem,
-        missing_operators=missing,
-        systems=systems(device, missing, versions["HCCL"] is not None),
-        advice=advice(versions, device, problem, missing),
+        operators=operators,
+        entry_points=declared,
+        mismatch=mismatch,
+        systems=systems(device, missing, versions["HCCL"] is not None, has_graphs(usable)),
+        advice=advice(versions, device, problem, missing, mismatch, declared),
     )
+
+
+def version_mismatch(torch_npu: str | None) -> str | None:
+    """How torch_npu's version differs from torch's, of which it must be the same minor release."""
+    if torch_npu is None or minor(torch_npu) == minor(torch.__version__):
+        return None
+    return f"torch is {torch.__version__} and torch_npu is {torch_npu}"
+
+
+def minor(version: str) -> tuple[str, ...]:
+    """Major and minor number of a version."""
+    return tuple(re.split("[.+]", version)[:2])
+
+
+def entry_points() -> dict[str, bool]:
+    """The names by which torch and vLLM find this package, and whether they would.
+
+    A source tree on `sys.path` that is not installed declares none.
+    """
+    return {
+        f"{group}: {name}": bool(importlib.metadata.entry_points(group=group, name=name))
+        for group, name in ENTRY_POINTS
+    }
+
+
+def has_graphs(usable: bool) -> bool:
+    """Whether torch_npu here has the graphs that steps are captured in."""
+    return usable and hasattr(torch.npu, "NPUGraph") and hasattr(torch.npu, "graph")  # type: ignore[attr-defined]
 
 
 def distributions() -> dict[str, str | None]:
@@ -162,10 +215,12 @@ def file_version(files: Any) -> str:
     return "unknown"
 
 
-def systems(device: str, missing: tuple[str, ...], collectives: bool) -> tuple[System, ...]:
+def systems(
+    device: str, missing: tuple[str, ...], collectives: bool, graphs: bool
+) -> tuple[System, ...]:
     """The eight optimizations and whether each can run on an NPU here."""
 
-    def system(name: str, *operators: str, group: bool = False) -> System:
+    def system(name: str, *operators: str, group: bool = False, captured: bool = False) -> System:
         if device != "npu":
             return System(name, False, f"no NPU here; the {device} runs the same graph")
         absent = [operator for operator in operators if operator in missing]
@@ -173,6 +228,8 @@ def systems(device: str, missing: tuple[str, ...], collectives: bool) -> tuple[S
             return System(name, False, f"torch_npu here has no {', '.join(absent)}")
         if group and not collectives:
             return System(name, False, "HCCL was not found")
+        if captured and not graphs:
+            return System(name, False, "torch_npu here has no NPUGraph")
         return System(name, True, "everything it needs is here")
 
     return (
@@ -182,29 +239,35 @@ def systems(device: str, missing: tuple[str, ...], collectives: bool) -> tuple[S
         system("matmul + reduce_scatter", *COLLECTIVE_MATMULS, group=True),
         system("weight prefetch", "npu_prefetch"),
         system("zero-like elimination"),
-        system("full graph"),
-        system("asynchronous scheduling"),
+        system("full graph", captured=True),
+        system("asynchronous scheduling", captured=True),
     )
 
 
 def advice(
-    versions: Mapping[str, str | None], device: str, problem: str | None, missing: tuple[str, ...]
+    versions: Mapping[str, str | None],
+    device: str,
+    problem: str | None,
+    missing: tuple[str, ...],
+    mismatch: str | None,
+    declared: Mapping[str, bool],
 ) -> tuple[str, ...]:
     """What to install for an NPU, in the order to do it in."""
-    torch_version = ".".join(torch.__version__.split("+")[0].split(".")[:2])
+    torch_version = ".".join(minor(torch.__version__))
     found = []
     if versions["CANN"] is None:
         found.append("Install CANN and its driver, and run its `set_env.sh` in this shell.")
     if versions["torch-npu"] is None:
         found.append(f"Install torch_npu: `pip install torch-npu=={torch_version}.*`.")
-    elif not versions["torch-npu"].startswith(torch_version):
-        found.append(
-            f"Install the torch_npu of torch {torch_version}, not {versions['torch-npu']}."
-        )
+    if mismatch is not None:
+        found.append(f"{mismatch}: `pip install torch-npu=={torch_version}.*`.")
     if problem is not None:
         found.append(f"Mend torch_npu, which does not import: {problem}")
     if device == "npu" and missing:
         found.append(f"Upgrade torch_npu: it has no {', '.join(missing)}.")
+    if not all(declared.values()):
+        absent = ", ".join(name for name, there in declared.items() if not there)
+        found.append(f"Install this package, which declares {absent}: `pip install -e .` here.")
     if versions["vllm"] is not None and versions["vllm-ascend"] is None and device == "npu":
         found.append("Install vllm-ascend, vLLM's platform for NPUs: `pip install vllm-ascend`.")
     return tuple(found)

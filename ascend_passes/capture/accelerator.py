@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -50,6 +51,7 @@ class Accelerator:
         self._capture_options = capture_options
         self._stream = module.Stream()
         self._pool = module.graph_pool_handle()
+        self._keeper: Any = None
 
     def pool(self) -> Any:
         """The handle of the one pool."""
@@ -77,6 +79,8 @@ class Accelerator:
             raise failure("host_input", detail=f"an input is on {strangers[0].device}")
         graph = self._new_graph()
         try:
+            if self._keeper is None:
+                self._keeper = self._empty_graph(pool)
             with self._module.graph(graph, pool=pool, stream=self._stream, **self._capture_options):
                 result = function()
         except CaptureError:
@@ -85,6 +89,21 @@ class Accelerator:
             self._module.synchronize()
             raise failure("device", detail=str(error).splitlines()[0]) from error
         return AcceleratorGraph(graph, self._update_graph), result
+
+    def _empty_graph(self, pool: Any) -> Any:
+        """A graph without work that lives as long as this device, so that its pool does.
+
+        An allocator refuses a pool whose last graph is gone: torch_npu 2.13 with an internal assert
+        on its use count. All graphs are gone whenever the one step that was captured is compiled
+        anew, or captured anew because a weight has moved.
+        """
+        graph = self._new_graph()
+        with (
+            warnings.catch_warnings(action="ignore", category=UserWarning),  # that it is empty
+            self._module.graph(graph, pool=pool, stream=self._stream, **self._capture_options),
+        ):
+            pass
+        return graph
 
     def launcher(self) -> StreamLauncher:
         """Launches on the current stream."""

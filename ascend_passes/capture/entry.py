@@ -56,18 +56,37 @@ def load(layout: Layout, entry: Entry, inputs: Sequence[Any], fills: Mapping[int
     """Copy a call's inputs into the entry's memory; returns the number of bytes."""
     copied = 0
     for index in layout.copied:
-        given = inputs[index]
+        given, dims = inputs[index], layout.expanded.get(index, ())
         buffer = entry.buffers.get(index)
         if buffer is None:
-            wanted = entry.sizes.get(index, given.shape)
-            same = tuple(wanted) == tuple(given.shape)
-            buffer = torch.empty_like(given) if same else given.new_empty(wanted)
+            buffer = new_buffer(given, entry.sizes.get(index, given.shape), dims)
             entry.buffers[index] = buffer
+        if any(given.stride(dim) for dim in dims if given.shape[dim] > 1):
+            raise ValueError(
+                f"input {index} was traced with one row for all along its dimensions {list(dims)} "
+                "and is called with different rows; compile it again for such an input"
+            )
         if buffer.shape != given.shape:
-            buffer.fill_(fills.get(index, 0))
-        narrowed(buffer, given.shape).copy_(given)
+            one_of(buffer, dims).fill_(fills.get(index, 0))
+        one_of(narrowed(buffer, given.shape), dims).copy_(one_of(given, dims))
         copied += given.numel() * given.element_size()
     return copied
+
+
+def new_buffer(given: Tensor, wanted: Sequence[int], dims: Sequence[int]) -> Tensor:
+    """Fixed memory for an input; along `dims` it is one row for all, as the input is."""
+    single = one_of(given, dims)
+    size = [1 if dim in dims else length for dim, length in enumerate(wanted)]
+    same = tuple(size) == tuple(single.shape)
+    memory = torch.empty_like(single) if same else single.new_empty(size)
+    return memory.expand(tuple(wanted)) if dims else memory
+
+
+def one_of(tensor: Tensor, dims: Sequence[int]) -> Tensor:
+    """The first element along each of these dimensions, which stay."""
+    for dim in dims:
+        tensor = tensor.narrow(dim, 0, 1)
+    return tensor
 
 
 def arguments(entry: Entry, inputs: Sequence[Any]) -> list[Any]:

@@ -41,6 +41,9 @@ class Layout:
     its traced expressions: one for a number, all sizes of a tensor."""
     copied: tuple[int, ...]
     """Tensors that are copied into fixed memory before each replay."""
+    expanded: Mapping[int, tuple[int, ...]]
+    """Copied input -> its dimensions of stride 0, along which all is one: an executor may check
+    that it is called with the strides that it was compiled for."""
     tokens: int | None
     """The token ids, `[sequences, query length]` or `[tokens]`; None where nothing looks so."""
     symbol: Any
@@ -69,6 +72,7 @@ class Layout:
         )
         used = frozenset(index for node, index in position.items() if node.users)
         in_place = (frozenset(static) | changed) & used
+        copied = tuple(i for i in sorted(used - in_place) if is_tensor(inputs[i]))
         only_updated = {position[node] for node in inputs if node.name in updated_only(gm.graph)}
         ids = token_input(gm.graph, inputs, frozenset(static) - changed)
         symbol = symbol_of(value(inputs[ids]).shape[0]) if ids is not None else None
@@ -81,7 +85,8 @@ class Layout:
                 for i, node in enumerate(inputs)
                 if varies(node) and i not in only_updated
             },
-            copied=tuple(i for i in sorted(used - in_place) if is_tensor(inputs[i])),
+            copied=copied,
+            expanded={i: dims for i in copied if (dims := expanded_dims(value(inputs[i])))},
             tokens=ids,
             symbol=symbol,
             symbols=symbols,
@@ -152,6 +157,15 @@ def token_input(graph: fx.Graph, inputs: Sequence[fx.Node], static: Collection[i
 def is_tensor(node: fx.Node) -> bool:
     """Whether the node's value is a tensor."""
     return isinstance(value(node), Tensor)
+
+
+def expanded_dims(tensor: Tensor) -> tuple[int, ...]:
+    """The dimensions of stride 0 along which there is more than one element."""
+    return tuple(
+        dim
+        for dim, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True))
+        if isinstance(stride, int) and stride == 0 and not (isinstance(size, int) and size == 1)
+    )
 
 
 def varies(node: fx.Node) -> bool:

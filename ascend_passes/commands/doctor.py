@@ -1,7 +1,8 @@
 """`doctor`: what is installed, which optimizations can run on an NPU here, and what to install.
 
-Exit status 0 where every optimization can run on an NPU here, 1 where not; with `--no-npu` 0 as
-well where no NPU is meant to be here and torch works.
+Exit status 0 where every optimization can run on an NPU here, torch and torch_npu belong together
+and the package's entry points are found, 1 where not; with `--no-npu` 0 as well where no NPU is
+meant to be here and what is installed is sound.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
         print_json(findings.to_dict())
     else:
         show(console(), findings)
-    excused = arguments.no_npu and findings.device != "npu" and findings.torch_npu_problem is None
+    excused = arguments.no_npu and findings.device != "npu" and findings.sound
     return 0 if findings.healthy or excused else 1
 
 
@@ -48,7 +49,11 @@ def show(out: Console, findings: Findings) -> None:
     for system in findings.systems:
         possible.add_row(system.name, "yes" if system.possible else "no", system.reason)
     out.print(possible)
+    present = len(findings.operators) - len(findings.missing_operators)
+    out.print(f"\noperators in torch_npu here: {present} of {len(findings.operators)}")
     if findings.missing_operators and findings.device == "npu":
-        out.print(f"\nmissing operators: {', '.join(findings.missing_operators)}")
+        out.print(f"missing operators: {', '.join(findings.missing_operators)}")
+    for name, found in findings.entry_points.items():
+        out.print(f"entry point {name}: {'found' if found else 'not found'}")
     for number, sentence in enumerate(findings.advice, 1):
         out.print(f"{number}. {sentence}", markup=False)

@@ -348,3 +348,32 @@ def test_inputs_that_nothing_reads_are_left_alone():
         assert torch.equal(runner(host, *flat(ids)[1:])[0], rows(ids, EMBEDDING))
     assert (runner.counters.captures, runner.counters.recaptures) == (1, 0)
     assert runner.counters.uncaptured == 0
+
+
+def test_an_expanded_input_keeps_its_strides():
+    seen = []
+
+    def step(ids, positions):
+        return ids * 2 + positions
+
+    one = torch.arange(1).view(1, 1)
+    gm = graph_of(step, ids_of(4), one.expand(4, 1))
+    (index,) = capture.Layout.of(gm).expanded
+    run = gm.forward
+
+    def noted(*inputs):
+        seen.append(inputs[index].stride())
+        return run(*inputs)
+
+    gm.forward = noted
+    runner = runner_of(gm)
+    for position in range(4):
+        ids, positions = ids_of(4), torch.full((1, 1), position).expand(4, 1)
+        given = [ids, positions] if index == 1 else [positions, ids]
+        (found,) = runner(*given)
+        assert torch.equal(found, step(ids, positions))
+    assert runner.counters.captures == 1
+    assert {stride[0] for stride in seen} == {0}
+    given[index] = torch.arange(4).view(4, 1)
+    with pytest.raises(ValueError, match="traced with one row for all"):
+        runner(*given)

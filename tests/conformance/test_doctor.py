@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 import torch
 
 from ascend_passes import __main__ as command_line
-from ascend_passes import doctor, trace
+from ascend_passes import doctor, npu, trace
+from ascend_passes.commands import doctor as doctor_command
 from ascend_passes.execute import ExecutorError, chosen, execute
 from ascend_passes.options import Options
 
@@ -31,6 +33,81 @@ def test_doctor_says_what_to_install(capsys):
 def test_doctor_succeeds_in_ci_without_an_npu(capsys):
     assert command_line.main(["doctor", "--no-npu"]) == 0
     assert "AddRMSNormQuant" in capsys.readouterr().out
+
+
+@without_torch_npu
+def test_json_lists_every_operator(capsys):
+    command_line.main(["doctor", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["operators"] == dict.fromkeys(npu.OPERATORS, False)
+    assert found["entry_points"] == {
+        "torch_dynamo_backends: ascend_dense": True,
+        "vllm.general_plugins: ascend_passes": True,
+    }
+    assert found["mismatch"] is None
+
+
+@without_torch_npu
+def test_an_entry_point_that_is_not_declared_fails_in_ci_too(capsys, monkeypatch):
+    monkeypatch.setattr(doctor, "ENTRY_POINTS", (("torch_dynamo_backends", "ascend_sparse"),))
+    assert command_line.main(["doctor", "--no-npu"]) == 1
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "entry point torch_dynamo_backends: ascend_sparse: not found" in shown
+    assert "Install this package" in shown
+
+
+def perfect(**changes: object) -> doctor.Findings:
+    """The findings of a machine that has everything, but for some."""
+    every = dict.fromkeys(npu.OPERATORS, True)
+    found = doctor.Findings(
+        versions={"torch": "2.13.0"},
+        device="npu",
+        soc="Ascend910B1",
+        torch_npu_problem=None,
+        operators=every,
+        entry_points={"torch_dynamo_backends: ascend_dense": True},
+        mismatch=None,
+        systems=doctor.systems("npu", (), collectives=True, graphs=True),
+        advice=(),
+    )
+    return dataclasses.replace(found, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words", "status"),
+    [
+        ({}, [], 0),
+        ({"mismatch": "torch is 2.13.0 and torch_npu is 2.11.0"}, [], 1),
+        ({"torch_npu_problem": "libascendcl.so is missing"}, [], 1),
+        ({"entry_points": {"torch_dynamo_backends: ascend_dense": False}}, [], 1),
+        ({"systems": doctor.systems("npu", ("npu_prefetch",), True, True)}, [], 1),
+        ({"systems": doctor.systems("npu", (), True, graphs=False)}, [], 1),
+        ({"systems": doctor.systems("npu", (), False, True)}, [], 1),
+        ({"device": "cpu", "systems": doctor.systems("cpu", (), True, True)}, [], 1),
+        ({"device": "cpu", "systems": doctor.systems("cpu", (), True, True)}, ["--no-npu"], 0),
+        ({"device": "cpu", "mismatch": "torch is 2.13.0, torch_npu 2.11.0"}, ["--no-npu"], 1),
+        ({"systems": doctor.systems("npu", ("npu_prefetch",), True, True)}, ["--no-npu"], 1),
+    ],
+)
+def test_the_exit_status(capsys, monkeypatch, changes, words, status):
+    monkeypatch.setattr(doctor_command, "examine", lambda: perfect(**changes))
+    assert command_line.main(["doctor", *words]) == status
+
+
+def test_without_npu_graphs_captured_steps_are_impossible():
+    found = {s.name for s in doctor.systems("npu", (), True, graphs=False) if not s.possible}
+    assert found == {"full graph", "asynchronous scheduling"}
+
+
+@pytest.mark.parametrize(
+    ("installed", "fits"),
+    [(None, True), ("2.13.0", True), ("2.13.1.post1", True), ("2.1.0", False), ("2.130.0", False)],
+)
+def test_torch_npu_must_be_of_the_minor_release_of_torch(monkeypatch, installed, fits):
+    monkeypatch.setattr(torch, "__version__", "2.13.0+cpu")
+    found = doctor.version_mismatch(installed)
+    assert (found is None) == fits
+    assert fits or installed in found
 
 
 @without_torch_npu

@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM, Qwen3Config
 
 import ascend_passes
 from ascend_passes import npu
+from ascend_passes.capture import device_for
 from ascend_passes.models.generate import generate, new_cache
 from tests.conformance.inside import attention, kernels
 
@@ -145,3 +146,14 @@ def test_replay_runs_what_was_captured(recorder):
         x.fill_(value)
         graph.replay()
         assert torch.equal(y.cpu(), torch.full((3,), value) * 2 + 1)
+
+
+def test_a_pool_outlives_its_last_graph(recorder):
+    device = device_for("npu")
+    x = torch.ones(3, device=DEVICE)
+    for value in (1.0, 2.0):
+        x.fill_(value)
+        graph, y = device.capture(lambda: x * 2, [x], device.pool())
+        graph.replay()
+        assert torch.equal(y.cpu(), torch.full((3,), 2 * value))
+        del graph, y

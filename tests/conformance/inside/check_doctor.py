@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 from ascend_passes import __main__ as command_line
 from ascend_passes import doctor, npu
@@ -28,7 +29,8 @@ def test_everything_is_found(toolkit):
     assert findings.soc == "Ascend910B1"
     assert findings.versions["torch-npu"].startswith(build.VERSION)
     assert findings.versions["CANN"] == "8.5.0"
-    assert findings.missing_operators == ()
+    assert findings.operators == dict.fromkeys(npu.OPERATORS, True)
+    assert findings.mismatch is None
     assert findings.healthy
     assert len(findings.systems) == 8
 
@@ -51,6 +53,21 @@ def test_exit_status_and_json(toolkit, capsys, monkeypatch):
     monkeypatch.setenv("ASCEND_HOME_PATH", str(toolkit / "nowhere"))
     assert command_line.main(["doctor"]) == 1
     assert "Install CANN" in capsys.readouterr().out
+
+
+def test_another_release_of_torch_is_a_fault(toolkit, capsys, monkeypatch):
+    monkeypatch.setattr(torch, "__version__", "2.12.0")
+    assert command_line.main(["doctor"]) == 1
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"torch is 2.12.0 and torch_npu is {build.VERSION}" in shown
+    assert "pip install torch-npu==2.12.*" in shown
+
+
+def test_graphs_are_looked_for(toolkit, monkeypatch):
+    assert doctor.has_graphs(True)
+    monkeypatch.delattr(torch.npu, "NPUGraph")
+    impossible = {system.name for system in doctor.examine().systems if not system.possible}
+    assert impossible == {"full graph", "asynchronous scheduling"}
 
 
 def test_every_operator_of_ours_is_in_the_wheel():

@@ -51,7 +51,9 @@ the speed of an NPU. What the columns claim of an operator:
   of a machine knows that node is asked there and not here. "none, refused": torchair has no
   converter, and the executor `torchair` refuses the graph by the operator's name.
 
-This page is written by `python -m tests.conformance.write_table`.
+All of it takes about 160 s of one core, beside the download of the wheel on a fresh machine; the
+limit is six minutes, and each run of `pytest tests/conformance` prints what it took. This page is
+written by `python -m tests.conformance.write_table`.
 
 | operator | schema equal | fake equal | npugraph_ex | torchair converter |
 |---|---|---|---|---|
