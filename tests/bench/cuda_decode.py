@@ -16,7 +16,8 @@ each batch it checks that
 * the asynchronous decode loop gives the tokens of the synchronous one,
 
 prints a table with milliseconds per step, and writes `cuda_decode.json` into the folder `$OUT`, or
-`build`, anew after each row. Rows that do not start within `--seconds` are left out and count as failed.
+`build`, anew after each row. Rows that do not start within `--seconds` are left out and count as
+failed.
 The exit status is the number of rows with a failed check.
 """
 
