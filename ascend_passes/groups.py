@@ -114,15 +114,17 @@ def group_name(node: fx.Node) -> str:
 
 
 def communicator(group: Group, device: str) -> str:
-    """The name that an operator's `hcom` takes: HCCL's on an NPU, the group's own elsewhere."""
-    if device != "npu":
+    """The name that an operator's `hcom` takes: HCCL's on an NPU, torch's own elsewhere."""
+    if group.name in ASSUMED.get() or (device != "npu" and group.family != VLLM):
         return group.name
-    if group.family == VLLM:
+    if group.family == VLLM:  # vLLM's name is not torch's
         processes = (
             sys.modules["vllm.distributed.parallel_state"]._groups[group.name]().device_group
         )
     else:
         processes = process_group(group.name)
+    if device != "npu":
+        return str(processes.group_name)
     backend = processes._get_backend(torch.device("npu"))
     return str(backend.get_hccl_comm_name(distributed_c10d.get_rank()))
 
