@@ -28,6 +28,8 @@ FLASHCOMM = {
     "passes": "-sequence_parallel.cost",
 }
 """Acts on the ten tokens of the prompts, though it does not pay at these sizes."""
+WIDE, WIDER = ("qwen3", "bf16"), {"hidden_size": 512, "num_attention_heads": 8}
+"""With two ranks every product is as deep as the operators with a collective ask for: 256."""
 MODES = {
     "captured plain": "NONE",
     "stock": "STOCK_TORCH_COMPILE",
@@ -157,6 +159,15 @@ def ranks(session: Any, checkpoints: Any) -> dict[str, Any]:
         case("captured plain", path, "f32", {"mode": 0}, **two),
         case("dynamic plain", dynamic, "bf16", PLAIN, **two),
         case("dynamic", dynamic, "bf16", RANGES, **two),
+        case("wide plain", checkpoints(*WIDE, **WIDER), "bf16", PLAIN, **two),
+        case(
+            "wide",
+            checkpoints(*WIDE, **WIDER),
+            "bf16",
+            RANGES,
+            **two,
+            additional_config=flashcomm,
+        ),
     ]
     return session(cases, ASCEND_TEST_PLATFORM="1", VLLM_CPU_OMP_THREADS_BIND="0|1")
 
@@ -197,3 +208,13 @@ def test_quantized_ranks_fuse_and_stay_close(ranks: dict[str, Any], checkpoints:
     path = checkpoints("qwen3", "bf16", "dynamic")
     ours, plain = (error(path, PROMPTS, ranks[name]) for name in ("dynamic", "dynamic plain"))
     assert ours < ROUNDING * plain
+
+
+def test_matmuls_fuse_with_their_collectives(ranks: dict[str, Any], checkpoints: Any) -> None:
+    """In each layer two products are scattered, and two read gathered rows."""
+    lines = model_lines(ranks["wide"]["log"])
+    large = [counts(line) for line in lines if "5 to 128 tokens" in line]
+    assert [one["matmul_collective"] for one in large] == [4 * LAYERS] * 2
+    path = checkpoints(*WIDE, **WIDER)
+    ours, plain = (error(path, PROMPTS, ranks[name]) for name in ("wide", "wide plain"))
+    assert 0 < ours < ROUNDING * plain
