@@ -10,6 +10,7 @@ from torch import Tensor, fx
 from ascend_passes import npu, trace
 from ascend_passes.graph import Context
 from ascend_passes.groups import Group, assuming
+from ascend_passes.normalize import normalize
 from ascend_passes.options import Options
 from ascend_passes.passes.matmul_collective import matmul_collective
 from ascend_passes.passes.sequence_parallel import sequence_parallel
@@ -99,6 +100,7 @@ def rewritten(graph: fx.Graph, options: Options, ranks: int, flashcomm: bool) ->
     context = Context(replace(options, passes=switches), plan)
     copy = fx.Graph()
     copy.output(copy.graph_copy(graph, {}))
+    normalize(copy)
     with assuming(Group(GROUP, ranks, 0)):
         for step in (sequence_parallel, fuse, matmul_collective):
             step(copy, context)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
 
 from ascend_passes import cost, profiles
 from ascend_passes.dense_layers import GROUP, Sizes, layers_graph, rewritten
-from ascend_passes.graph import Context
+from ascend_passes.graph import Context, operator_name
 from ascend_passes.groups import Group, assuming
 from ascend_passes.options import OptionError, Options
 from ascend_passes.passes.sequence_parallel import sequence_parallel
@@ -115,3 +116,15 @@ def test_a_plan_is_divided_without_a_gap() -> None:
     choices = plans(Options(flashcomm=True))
     ranges = [(plan.low, plan.high) for plan in divided(choices, choices[1], 3000)]
     assert ranges == [(1, 1000), (1001, 2999), (3000, UNBOUNDED)]
+
+
+def test_plans_that_are_compared_fuse_the_same_norms() -> None:
+    """Else one of them would pay for kernels that the compiled graph has not."""
+
+    def norms(flashcomm: bool) -> Counter[str]:
+        graph = rewritten(layers_graph(Sizes(), 2, RANKS), APART, RANKS, flashcomm)
+        names = (operator_name(node) for node in graph.nodes)
+        return Counter(name for name in names if "rms_norm" in name or name == "aten::add")
+
+    assert norms(False) == norms(True)
+    assert norms(False)["npu::npu_add_rms_norm_dynamic_quant"] == 3

@@ -16,7 +16,7 @@ from stacks import Kind, Stack
 from ascend_passes import agreement, exchange
 from ascend_passes import compiled as pipeline_compiled
 
-SECONDS = 30
+SECONDS = 60
 """Compiling on a busy machine included; a collective that nobody joins would wait for minutes."""
 
 
