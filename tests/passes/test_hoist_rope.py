@@ -127,20 +127,24 @@ def test_partial_rotations_and_sections_are_refused():
     }
 
 
-if not hasattr(torch.ops._C, "rotary_embedding"):
-    torch.library.define(
-        "_C::rotary_embedding",
-        "(Tensor positions, Tensor(a!) query, Tensor(b!)? key, SymInt head_size,"
-        " Tensor cos_sin_cache, bool is_neox) -> ()",
-    )
+@pytest.fixture(scope="module", autouse=True)
+def mutating_operator():
+    """vLLM's, for this file alone."""
 
     def rotate_in_place(positions, query, key, head_size, cos_sin_cache, is_neox):
         mode = "half" if is_neox else "interleave"
         for x in (query, key):
             x.copy_(npu.npu_mrope(positions, x, x, cos_sin_cache, head_size, rotary_mode=mode)[0])
 
-    torch.library.impl("_C::rotary_embedding", "CPU")(rotate_in_place)
-    torch.library.register_fake("_C::rotary_embedding", lambda *arguments: None)
+    with torch.library._scoped_library("_C", "FRAGMENT") as library:
+        library.define(
+            "rotary_embedding(Tensor positions, Tensor(a!) query, Tensor(b!)? key,"
+            " SymInt head_size, Tensor cos_sin_cache, bool is_neox) -> ()"
+        )
+        library.impl("rotary_embedding", rotate_in_place, "CPU")
+        library._register_fake("rotary_embedding", lambda *arguments: None)
+        yield
+        torch._dynamo.reset()
 
 
 @pytest.mark.parametrize("is_neox", [True, False])
