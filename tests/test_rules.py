@@ -143,8 +143,7 @@ def test_a_replacement_that_keeps_the_strides_to_itself_is_not_applied():
 
 
 def test_a_tolerance_that_is_too_small_is_found():
-    found = findings_of(broken(swiglu, swiglu_right, tolerance=0.01), checks.fires_and_agrees)
-    assert not found  # the operator rounds once: it is nearer to float64 than the pattern
+    """`test_right_rules_pass` has the same operator without the rounding, within its tolerance."""
     rounded = broken(swiglu, lambda gate, up: swiglu_right(gate, up).half().to(gate.dtype))
     assert findings_of(dataclasses.replace(rounded, tolerance=0.01), checks.fires_and_agrees)
 
