@@ -149,10 +149,11 @@ def test_a_tolerance_that_is_too_small_is_found():
 
 
 def test_a_pattern_that_never_matches_is_found():
-    def unmatched(x: Rows):
-        return torch.nn.functional.dropout(x, 0.5, training=True)
+    def never(gate):
+        yield gate.dim() > 9, "gate has few dims"
 
-    assert "fires_and_agrees" in names_of(broken(unmatched, lambda x: x * 2))
+    rule = broken(swiglu, swiglu_right, where=never, tolerance=2)
+    assert "gate has few dims" in str(findings_of(rule, checks.fires_and_agrees))
 
 
 def test_a_scalar_that_changes_nothing_is_found():
