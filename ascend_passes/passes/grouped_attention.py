@@ -30,6 +30,7 @@ from ascend_passes.graph import (
 )
 from ascend_passes.normalize import remove_dead
 from ascend_passes.passes.in_place import schema_order
+from ascend_passes.passes.site import Refused, Site
 from ascend_passes.report import Miss, Report
 from ascend_passes.trace import fake_mode_of, faking
 
@@ -45,10 +46,6 @@ ATTENTION = (
 """What `scaled_dot_product_attention` becomes on a CPU, on CUDA and on other accelerators; all take
 a query [B, heads, S, D] and give their result first."""
 MASKS = ("attn_mask", "attn_bias")
-
-
-class Refused(Exception):  # noqa: N818 - an answer, not a failure
-    """Why an attention keeps its repeated heads; the text is the miss's reason."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +73,7 @@ def grouped_attention(graph: fx.Graph, context: Context) -> Report:
         if keys is None and values is None:
             continue
         try:
-            regroup(node, given, keys, values)
+            regroup(Site(node, context.options.soc, RULE), given, keys, values)
         except Refused as refused:
             misses.append(Miss(RULE, node.name, place(node), str(refused)))
         else:
@@ -105,9 +102,7 @@ def repeat(node: fx.Node) -> Repeat | None:
     return Repeat(source, clone, times)
 
 
-def regroup(
-    node: fx.Node, given: dict[str, Any], keys: Repeat | None, values: Repeat | None
-) -> None:
+def regroup(site: Site, given: dict[str, Any], keys: Repeat | None, values: Repeat | None) -> None:
     """Exchange an attention for the one that reads `keys` and `values` unrepeated.
 
     Raises:
@@ -115,17 +110,10 @@ def regroup(
     """
     if keys is None or values is None:
         raise Refused("only the keys or only the values are repeated")
+    node, call = site.node, site.call
     require_one_row(node, given, keys, values)
     heads, times = value(keys.source).shape[1], keys.times
     size = value(given["query"]).shape[3]
-
-    def call(target: Any, *args: Any, **kwargs: Any) -> fx.Node:
-        with node.graph.inserting_before(node):
-            new = node.graph.call_function(target, args, kwargs)
-        args, kwargs = fx.map_arg((args, kwargs), value)
-        with faking(fake_mode_of([value(node)[0]])):
-            new.meta = {**origin(node), "val": target(*args, **kwargs)}
-        return new
 
     def shaped(source: fx.Node, *shape: Any) -> fx.Node:
         if not has_view(source, fx.map_arg(shape, value)):
@@ -149,7 +137,7 @@ def regroup(
             given[name] = call(aten.expand.default, given[name], [batch, heads, times, length])
     args, kwargs = schema_order(node.target, given)  # type: ignore[arg-type]
     new = call(node.target, *args, **kwargs)
-    result = call(operator.getitem, new, 0)
+    result = site.item(new, 0)
     result = shaped(result, batch, heads * times, 1, value(result).shape[-1])
     (old,) = node.users
     if not same_strides(value(old), value(result)):
@@ -198,9 +186,3 @@ def has_view(source: fx.Node, shape: tuple[Any, ...]) -> bool:
         except (RuntimeError, ValueError):
             return False
     return True
-
-
-def origin(node: fx.Node) -> dict[str, Any]:
-    """The meta entries that say where a node comes from, marked with the pass."""
-    kept = ("stack_trace", "nn_module_stack")
-    return {"ascend_rule": RULE, **{key: node.meta[key] for key in kept if key in node.meta}}

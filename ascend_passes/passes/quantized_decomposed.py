@@ -46,11 +46,8 @@ def find_zero_points(graph: fx.Graph, context: Context) -> int:
     The NPU's matmul takes symmetric weights, and only the content of a parameter says whether a
     checkpoint's are. Returns how many were found.
     """
-    points = {
-        named_arguments(node).get("zero_points", named_arguments(node).get("zero_point"))
-        for node in graph.nodes
-        if operator_name(node) in TRANSLATIONS
-    }
+    calls = [named_arguments(n) for n in graph.nodes if operator_name(n) in TRANSLATIONS]
+    points = {given.get("zero_points", given.get("zero_point")) for given in calls}
     changed = {base(target) for node in graph.nodes for target in written(node)}
     found = 0
     for node in graph.find_nodes(op="placeholder"):
