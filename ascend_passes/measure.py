@@ -14,6 +14,8 @@ from ascend_passes.capture import device_for
 from ascend_passes.profiles import Profile
 
 REPEATS = 10
+SHORT_REPEATS = 100
+"""Of calls of microseconds: what ranks wait for each other at the start is spread over them."""
 SAMPLES = 5
 MATMUL_SIDE = {"cuda": 4096, "npu": 4096, "cpu": 512}
 STREAM_BYTES = {"cuda": 2**29, "npu": 2**29, "cpu": 2**25}
@@ -116,7 +118,7 @@ def launch_seconds(device: str, matmul: bool, captured: bool = False) -> float:
     small = torch.ones(32, SMALL // 32, device=device)
     right = small.t().contiguous()
     function: Callable[[], Tensor] = (lambda: small @ right) if matmul else small.neg
-    return seconds(function, device, 100, captured)
+    return seconds(function, device, SHORT_REPEATS, captured)
 
 
 def collective_figures(device: str, captured: bool = False) -> tuple[float, float]:
@@ -127,8 +129,8 @@ def collective_figures(device: str, captured: bool = False) -> tuple[float, floa
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return 0.0, float("inf")
     ranks = dist.get_world_size()
-    sizes = (SMALL, COLLECTIVE_BYTES[device])
-    latency, long = (gather_seconds(device, size, captured) for size in sizes)
+    latency = gather_seconds(device, SMALL, SHORT_REPEATS, captured)
+    long = gather_seconds(device, COLLECTIVE_BYTES[device], REPEATS, captured)
     sent = COLLECTIVE_BYTES[device] * (ranks - 1)
     figures = torch.tensor([latency, sent / max(long - latency, 1e-9)], device=device)
     dist.all_reduce(figures)
@@ -136,10 +138,10 @@ def collective_figures(device: str, captured: bool = False) -> tuple[float, floa
     return latency, bandwidth
 
 
-def gather_seconds(device: str, size: int, captured: bool = False) -> float:
+def gather_seconds(device: str, size: int, repeats: int, captured: bool) -> float:
     """Seconds of an all_gather of `size` bytes from each rank."""
     local = torch.ones(size, dtype=torch.int8, device=device)
     whole = torch.empty(size * dist.get_world_size(), dtype=torch.int8, device=device)
     dist.barrier()
     gather = lambda: dist.all_gather_into_tensor(whole, local)  # noqa: E731
-    return seconds(gather, device, captured=captured)
+    return seconds(gather, device, repeats, captured)

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from crossing_bars import PLAIN, Row
 from cuda_decode import runners
 from device_timing import Step, can_capture, captured, spread, timed
+from fused_kernels import compile_references
 from qwen3_stack import SMALL, VOCABULARY, Shape, Stack
 from wire import wire
 
@@ -102,6 +103,8 @@ def measure(rank: int, world: int, run: Run) -> None:
     )
     torch._dynamo.config.recompile_limit = 1000  # many sizes of one model are compiled on purpose
     torch._dynamo.config.accumulated_recompile_limit = 1000
+    if cuda:
+        compile_references(run.device)
     replay = can_capture(run.device)
     profile = shared_profile(rank, world, run, replay)
     group = dist.group.WORLD.group_name  # type: ignore[union-attr]
