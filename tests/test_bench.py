@@ -7,7 +7,7 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -19,10 +19,12 @@ SIZES = (256, 1024, 4096, 16384)
 Figure = Callable[[int], float]
 
 
-def measured(real: Figure, decided: Figure, noise: float = 0.0) -> list[Row]:
+def measured(
+    real: Figure, decided: Figure, noise: float = 0.0, sizes: Iterable[int] = SIZES
+) -> list[Row]:
     """Rows of a plan of one millisecond, and of FlashComm with these differences from it."""
     rows = []
-    for tokens in SIZES:
+    for tokens in sizes:
         rows.append(Row(2, "prefill", tokens, "ascend_dense", 1.0, 1.0 - noise, 1.0 + noise))
         time = 1.0 + real(tokens)
         rows.append(
@@ -92,6 +94,16 @@ def test_a_variant_that_failed_leaves_no_verdict_and_is_listed() -> None:
     (found,) = bars(rows)
     assert found["sizes"] == [] and found["holds"] is None
     assert "failed: RuntimeError: out of memory" in table(rows)
+
+
+def test_sizes_that_leave_rows_over_have_a_crossing_of_their_own() -> None:
+    rows = measured(pays_from(2000), pays_from(2500))
+    rows += measured(pays_from(7001), pays_from(2501), sizes=[size + 1 for size in SIZES])
+    divided, padded = bars(rows)
+    assert (divided["padded"], divided["measured_crossing"]) == (False, "2000")
+    assert (padded["padded"], padded["measured_crossing"]) == (True, "7001")
+    assert divided["holds"] is True and padded["holds"] is False
+    assert "padded" not in bar_lines([divided])[0] and "padded" in bar_lines([padded])[0]
 
 
 def test_one_process_has_no_bars() -> None:

@@ -67,30 +67,34 @@ class LocalCall:
 
 Answer = LocalCall | str | None
 """A call, a sentence why not, or None for an operator that is not row-wise at all."""
+LeadOf = Callable[[fx.Node], int]
+"""The row dimensions of a node's value; 0 for a value without rows."""
 
 
-def local_call(node: fx.Node, lead_of: Callable[[fx.Node], int]) -> Answer:
-    """How `node` acts on one rank's rows, given the row dimensions of its sharded operands.
+def local_call(node: fx.Node, lead_of: LeadOf) -> Answer:
+    """How `node` acts on one rank's rows, given the row dimensions of its operands."""
+    found = handler(node)
+    return found(node, lead_of) if found is not None else None
 
-    `lead_of` is 0 for a node that is not sharded.
-    """
+
+def handler(node: fx.Node) -> Callable[[fx.Node, LeadOf], Answer] | None:
+    """What answers `local_call` for the node's operator; None for one that is not row-wise."""
     name = operator_name(node)
     if not name or not isinstance(value(node), (Tensor, tuple, list)):
         return None
     if name in RESHAPES:
-        return reshape(node, lead_of)
+        return reshape
     if name in NPU_ROW_OPERATORS:
-        return npu_call(node, NPU_ROW_OPERATORS[name], lead_of)
-    handler = HANDLERS.get(name)
-    if handler is not None:
-        return handler(node, lead_of)
+        return npu_call
+    if name in HANDLERS:
+        return HANDLERS[name]
     tags = node.target.tags  # type: ignore[union-attr]
     if torch.Tag.pointwise in tags and torch.Tag.nondeterministic_seeded not in tags:
-        return pointwise(node, lead_of)
+        return pointwise
     return None
 
 
-def pointwise(node: fx.Node, lead_of: Callable[[fx.Node], int]) -> Answer:
+def pointwise(node: fx.Node, lead_of: LeadOf) -> Answer:
     """Element by element over broadcast operands: add, mul, rsqrt, silu, where."""
     out = value(node)
     if not isinstance(out, Tensor):
@@ -105,7 +109,7 @@ def pointwise(node: fx.Node, lead_of: Callable[[fx.Node], int]) -> Answer:
     return LocalCall("sink_add" if several else "sink_pointwise", node.target, args, kwargs, lead)
 
 
-def result_lead(node: fx.Node, out: Tensor, lead_of: Callable[[fx.Node], int]) -> int:
+def result_lead(node: fx.Node, out: Tensor, lead_of: LeadOf) -> int:
     """Row dimensions of a broadcast result; 0 where its first dimensions are not the operand's."""
     for operand in node.all_input_nodes:
         lead = lead_of(operand)
@@ -135,7 +139,7 @@ def local_operand(operand: fx.Node, out: Tensor, lead: int, own_lead: int) -> An
     return None
 
 
-def reshape(node: fx.Node, lead_of: Callable[[fx.Node], int]) -> Answer:
+def reshape(node: fx.Node, lead_of: LeadOf) -> Answer:
     """Views that keep the rows apart; the local one is written as a reshape of the other dims."""
     source = node.args[0]
     assert isinstance(source, fx.Node)
@@ -164,10 +168,10 @@ def leading(shape: Any, count: Any) -> int:
     return next((k for k in range(1, len(shape)) if same_size(math.prod(shape[:k]), count)), 0)
 
 
-def over_columns(identity: str, *positions: int) -> Callable[..., Answer]:
+def over_columns(identity: str, *positions: int) -> Callable[[fx.Node, LeadOf], Answer]:
     """An operator whose arguments at `positions` are dimensions, all behind the rows."""
 
-    def answer(node: fx.Node, lead_of: Callable[[fx.Node], int]) -> Answer:
+    def answer(node: fx.Node, lead_of: LeadOf) -> Answer:
         source = node.args[0]
         assert isinstance(source, fx.Node)
         lead, rank = lead_of(source), value(source).dim()
@@ -190,7 +194,7 @@ def over_columns(identity: str, *positions: int) -> Callable[..., Answer]:
     return answer
 
 
-def cast(node: fx.Node, lead_of: Callable[[fx.Node], int]) -> Answer:
+def cast(node: fx.Node, lead_of: LeadOf) -> Answer:
     """`_to_copy`: a cast works on each element; another device or layout is refused."""
     moved = {key for key, given in node.kwargs.items() if given is not None} - {
         "dtype",
@@ -209,7 +213,7 @@ def cast(node: fx.Node, lead_of: Callable[[fx.Node], int]) -> Answer:
     return LocalCall("sink_pointwise", aten._to_copy.default, (RowsOf(source, lead),), dtype, lead)  # type: ignore[arg-type]
 
 
-def copy(node: fx.Node, lead_of: Callable[[fx.Node], int]) -> Answer:
+def copy(node: fx.Node, lead_of: LeadOf) -> Answer:
     """`copy(target, source)` has the source's values; one follows transformers' all_reduce."""
     target, source = node.args[0], node.args[1]
     assert isinstance(target, fx.Node) and isinstance(source, fx.Node)
@@ -220,7 +224,7 @@ def copy(node: fx.Node, lead_of: Callable[[fx.Node], int]) -> Answer:
     return LocalCall("sink_view", None, (rows,), {}, rows.lead, moves_data=False)
 
 
-def normalized(node: fx.Node, lead_of: Callable[[fx.Node], int]) -> Answer:
+def normalized(node: fx.Node, lead_of: LeadOf) -> Answer:
     """`rms_norm`, `layer_norm` over the last dimensions."""
     lead, source = lead_of_first(node, lead_of), node.args[0]
     shape = node.args[1]
@@ -230,11 +234,10 @@ def normalized(node: fx.Node, lead_of: Callable[[fx.Node], int]) -> Answer:
     return LocalCall("sink_norm", node.target, args, node.kwargs, lead)
 
 
-def npu_call(
-    node: fx.Node, row_arguments: tuple[str, ...], lead_of: Callable[[fx.Node], int]
-) -> Answer:
-    """An NPU operator whose named arguments have rows and whose others serve every row."""
+def npu_call(node: fx.Node, lead_of: LeadOf) -> Answer:
+    """An NPU operator; only the arguments that `NPU_ROW_OPERATORS` names have rows."""
     name = operator_name(node)
+    row_arguments = NPU_ROW_OPERATORS[name]
     schema = node.target._schema.arguments  # type: ignore[union-attr]
     given = dict(zip((entry.name for entry in schema), node.args, strict=False)) | dict(node.kwargs)
     leads = {lead_of(given[key]) for key in row_arguments if lead_of(given[key])}
@@ -282,7 +285,7 @@ def has_rows(argument: Any) -> bool:
     )
 
 
-def lead_of_first(node: fx.Node, lead_of: Callable[[fx.Node], int]) -> int:
+def lead_of_first(node: fx.Node, lead_of: LeadOf) -> int:
     """Row dimensions of the first argument."""
     return lead_of(node.args[0]) if isinstance(node.args[0], fx.Node) else 0
 
@@ -322,7 +325,7 @@ NPU_ROW_OPERATORS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "npu::npu_swiglu": ("input",),
     }
 )
-HANDLERS: Mapping[str, Callable[..., Answer]] = MappingProxyType(
+HANDLERS: Mapping[str, Callable[[fx.Node, LeadOf], Answer]] = MappingProxyType(
     {
         "aten::_to_copy": cast,
         "aten::copy": copy,

@@ -26,6 +26,7 @@ from ascend_passes.graph import Context, operator_name, place, same_size, value
 from ascend_passes.groups import Group, family_of, group_name, resolve
 from ascend_passes.normalize import remove_dead
 from ascend_passes.options import switched_on
+from ascend_passes.passes.padded_rows import Price, computed_padded, padded_value
 from ascend_passes.passes.row_operators import LocalCall, RowsOf, local_call
 from ascend_passes.passes.sequence_parallel_decision import (
     Trial,
@@ -47,6 +48,7 @@ from ascend_passes.passes.sharded_rows import (
     local_node,
     operator_is_wait,
     prepare_sizes,
+    reduce_of,
     scatter,
     source_input,
 )
@@ -104,7 +106,8 @@ def tried(
     numeric = cost.numbers(graph, tokens)
     old = list(graph.nodes)
     whole = needed_whole(found.shards, profile, numeric, on(context, "gather_early"))
-    build = built(graph, found, whole, on(context, "cancel_chunk"))
+    price = Price(profile, numeric) if on(context, "pad_early") else None
+    build = built(graph, found, whole, on(context, "cancel_chunk"), price)
     return compared(graph, old, build, profile, numeric) if build.local else None
 
 
@@ -112,21 +115,24 @@ def gain_from(graph: fx.Graph, found: Findings, profile: Profile, context: Conte
     """The tokens of the plan's range from which the sharded form is estimated to be faster.
 
     None where it never is, and where the graph was traced for one token count. What is gathered
-    where depends on the tokens, so that each turn of the estimates is judged by a form of its own.
+    and padded where depends on the tokens, so that each turn of the estimates is judged by a form
+    of its own, and the form that is faster from there on may be so from fewer tokens.
     """
     assert context.plan is not None
-    tokens: int | None = context.plan.low
+    low = context.plan.low
     high = min(context.plan.high, cost.MOST_TOKENS)
-    while tokens is not None and tokens < high:
+    tokens: int | None = low
+    gained: int | None = None
+    while tokens is not None and tokens < high and tokens != gained:
         trial = tried(graph, found, profile, tokens, context)
         if trial is None:
-            return None
+            return gained
         if trial.gains:
-            trial.build.discard()
-            return tokens
-        tokens = turn(graph, trial, profile, tokens, high)
+            gained, tokens = tokens, turn(graph, trial, profile, low, tokens)
+        else:
+            tokens = turn(graph, trial, profile, tokens, high) if gained is None else None
         trial.build.discard()
-    return None
+    return gained
 
 
 def on(context: Context, identity: str) -> bool:
@@ -171,8 +177,7 @@ def is_source(node: fx.Node) -> bool:
 
 def start_stream(node: fx.Node, found: Findings) -> None:
     """Enter an all_reduce as a shard if its rows can be dealt out, else say why not."""
-    call = node.args[0] if operator_is_wait(node) else node
-    assert isinstance(call, fx.Node)
+    call = reduce_of(node)
     group = resolve(group_name(call), family_of(call))
     reason = unfit(call, group)
     if reason or group is None:
@@ -250,24 +255,30 @@ def has_rows(output: Any, lead: int, rows: Rows) -> bool:
     return same_size(math.prod(output.shape[:lead]), rows.count) and rows.holds(output.shape[:lead])
 
 
-def built(graph: fx.Graph, found: Findings, whole: set[fx.Node], cancel: bool) -> Build:
+def built(
+    graph: fx.Graph, found: Findings, whole: set[fx.Node], cancel: bool, price: Price | None
+) -> Build:
     """Add reduce_scatters, local calls and gathers; the graph still works as it did."""
     build = Build(graph, NAME)
-    needed = local_needs(found.shards, whole)
+    needs = local_needs(found.shards, whole)
+    needed = {node: shard for node, shard in found.shards.items() if node in needs}
+    early = {rows: computed_padded(rows, needed, whole, price) for rows in found.streams}
     prepared: set[Rows] = set()
-    for node, shard in found.shards.items():
-        if node not in needed:
-            continue
-        if shard.rows not in prepared:
-            prepare_sizes(build, shard.rows, first_source(found, shard.rows))
-            prepared.add(shard.rows)
+    for node, shard in needed.items():
+        rows = shard.rows
+        if rows not in prepared:
+            prepare_sizes(build, rows, first_source(found, rows))
+            prepared.add(rows)
         if shard.call is None:
-            build.local[node] = scatter(build, shard.rows, node)
+            partial = padded_value(
+                build, RowsOf(source_input(node), shard.lead), rows, early[rows], node
+            )
+            build.local[node] = scatter(build, rows, node, partial)
         else:
             rechunk = {} if cancel else build.gathered
-            build.local[node] = local_node(build, shard.rows, node, shard.call, rechunk)
+            build.local[node] = local_node(build, rows, node, shard.call, rechunk)
         if node in whole:
-            build.gathered[node] = gather(build, shard.rows, node, shard.lead)
+            build.gathered[node] = gather(build, rows, node, shard.lead)
     return build
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -80,6 +80,8 @@ class Build:
     """Node -> the node with this rank's rows of it, `[R, ...]`."""
     gathered: dict[fx.Node, fx.Node] = field(default_factory=dict)
     """Node -> the node that has all its rows again, of the same shape."""
+    padded: dict[tuple[fx.Node, int], fx.Node] = field(default_factory=dict)
+    """Node and its row dimensions -> the node that has all rows and padding, `[R * tp, ...]`."""
     sizes: dict[tuple[int, str], fx.Node | int] = field(default_factory=dict)
     made: dict[fx.Node, None] = field(default_factory=dict)
 
@@ -90,9 +92,14 @@ class Build:
 
 
 @contextmanager
-def stands_for(build: Build, origin: fx.Node, before: bool = False) -> Iterator[None]:
-    """Nodes made inside stand before or behind `origin` and carry its place in the model."""
-    first, place = len(build.made), origin if before else origin.next
+def stands_for(
+    build: Build, origin: fx.Node, before: bool = False, behind: fx.Node | None = None
+) -> Iterator[None]:
+    """Nodes made inside stand before or behind `origin` and carry its place in the model.
+
+    With `behind` they stand behind that node instead.
+    """
+    first, place = len(build.made), origin if before else (behind or origin).next
     while place in build.made and not before:
         place = place.next
     with build.graph.inserting_before(place):
@@ -165,6 +172,13 @@ def source_input(source: fx.Node) -> fx.Node:
     return first
 
 
+def reduce_of(source: fx.Node) -> fx.Node:
+    """The all_reduce whose result a node gives: what it waits for, or itself."""
+    call = source.args[0] if operator_is_wait(source) else source
+    assert isinstance(call, fx.Node)
+    return call
+
+
 def operator_is_wait(node: fx.Node) -> bool:
     """Whether the node only waits for a collective."""
     return node.target is torch.ops._c10d_functional.wait_tensor.default
@@ -216,13 +230,11 @@ def written_sizes(build: Build, rows: Rows, dimensions: Sequence[Size]) -> list[
     return sizes
 
 
-def scatter(build: Build, rows: Rows, source: fx.Node) -> fx.Node:
-    """This rank's rows of an all_reduce's result: the partial sums padded and reduce-scattered."""
-    partial = source_input(source)
+def scatter(build: Build, rows: Rows, source: fx.Node, partial: fx.Node) -> fx.Node:
+    """This rank's rows of an all_reduce's result, from the partial sums, flat and padded."""
     with stands_for(build, source):
-        flat = padded(build, rows, flattened(build, rows, partial, len(rows.dimensions)))
-        meta = empty(value(flat), (rows.each, *value(flat).shape[1:]))
-        return collective(build, rows.group.reduce_scatter(build.graph, flat), meta)
+        meta = empty(value(partial), (rows.each, *value(partial).shape[1:]))
+        return collective(build, rows.group.reduce_scatter(build.graph, partial), meta)
 
 
 def gather(build: Build, rows: Rows, node: fx.Node, lead: int) -> fx.Node:
@@ -232,6 +244,7 @@ def gather(build: Build, rows: Rows, node: fx.Node, lead: int) -> fx.Node:
     with stands_for(build, node):
         meta = empty(value(local), shape)
         whole = collective(build, rows.group.all_gather(build.graph, local), meta)
+        build.padded[node, lead] = whole
         return unpadded(build, rows, whole, value(node), lead)
 
 
@@ -260,28 +273,37 @@ def local_node(
     themselves: both are replicated.
     """
 
-    def operand(argument: Any) -> Any:
+    def operand(rows_of: RowsOf) -> fx.Node:
+        if rows_of.node in build.local and rows_of.node not in whole:
+            return build.local[rows_of.node]
+        return chunk(build, rows, whole.get(rows_of.node, rows_of.node), rows_of.lead)
+
+    with stands_for(build, node):
+        return computed(build, node, call, rows.each, operand)
+
+
+def computed(
+    build: Build, node: fx.Node, call: LocalCall, count: Size, operand: Callable[[RowsOf], fx.Node]
+) -> fx.Node:
+    """`call` on `count` of the rows of `node`; `operand` gives those rows of what it reads."""
+
+    def written(argument: Any) -> Any:
         if isinstance(argument, Flat):
             tail = value(argument.node).shape[value(argument.node).dim() - argument.dimensions :]
             meta = empty(value(argument.node), tail)
             return add(build, aten.reshape.default, (argument.node, list(tail)), meta)
-        if not isinstance(argument, RowsOf):
-            return argument
-        if argument.node in build.local and argument.node not in whole:
-            return build.local[argument.node]
-        return chunk(build, rows, whole.get(argument.node, argument.node), argument.lead)
+        return operand(argument) if isinstance(argument, RowsOf) else argument
 
-    with stands_for(build, node):
-        args, kwargs = fx.node.map_aggregate((call.args, dict(call.kwargs)), operand)
-        if call.target is None:
-            return args[0]  # type: ignore[no-any-return]
-        return add(build, call.target, args, local_value(rows, value(node), call.lead), **kwargs)
+    args, kwargs = fx.node.map_aggregate((call.args, dict(call.kwargs)), written)
+    if call.target is None:
+        return args[0]  # type: ignore[no-any-return]
+    return add(build, call.target, args, some_rows(count, value(node), call.lead), **kwargs)
 
 
-def local_value(rows: Rows, full: Any, lead: int) -> Any:
-    """The fake value of one rank's rows, from the fake value of all."""
+def some_rows(count: Size, full: Any, lead: int) -> Any:
+    """The fake value of `count` rows, from the fake value of all."""
     if isinstance(full, (tuple, list)):
-        return tuple(local_value(rows, one, lead) for one in full)
+        return tuple(some_rows(count, one, lead) for one in full)
     if not isinstance(full, Tensor) or full.dim() < lead:
         return full
-    return empty(full, (rows.each, *full.shape[lead:]))
+    return empty(full, (count, *full.shape[lead:]))

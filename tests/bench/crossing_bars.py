@@ -104,22 +104,24 @@ def within(one: Crossing | None, other: Crossing | None) -> bool | None:
 
 
 def bars(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """One record for each world size and form of FlashComm, with both bars and what they rest on.
+    """A record for each world size, form of FlashComm, and sizes that the ranks divide or do not.
 
-    `holds` is true where both bars hold, false where one is broken, None where the run does not
-    tell.
+    Sizes that leave rows over are padded and have a crossing of their own. A record has both bars
+    and what they rest on: `holds` is true where both hold, false where one is broken, None where
+    the run does not tell.
     """
     found = []
     for world in sorted({row.world for row in rows if row.world > 1}):
         prefill = [row for row in rows if row.world == world and row.kind == "prefill"]
-        measured = [row for row in prefill if row.milliseconds is not None]
-        for variant in SHARDED:
-            if any(row.variant == variant for row in prefill):
-                found.append(bar(measured, world, variant))
+        for padded, variant in itertools.product((False, True), SHARDED):
+            own = [row for row in prefill if padded == (row.tokens % world != 0)]
+            if any(row.variant == variant for row in own):
+                measured = [row for row in own if row.milliseconds is not None]
+                found.append(bar(measured, world, variant, padded))
     return found
 
 
-def bar(rows: Sequence[Row], world: int, variant: str) -> dict[str, Any]:
+def bar(rows: Sequence[Row], world: int, variant: str, padded: bool) -> dict[str, Any]:
     """The record of one form of FlashComm; `rows` are measured prefill rows of one world size."""
     plain = {row.tokens: row for row in rows if row.variant == PLAIN}
     pairs = [
@@ -147,6 +149,7 @@ def bar(rows: Sequence[Row], world: int, variant: str) -> dict[str, Any]:
     return {
         "world": world,
         "variant": variant,
+        "padded": padded,
         "sizes": [row.tokens for row, _ in pairs],
         "turned_on_at": on,
         "slower_at": slower,
@@ -218,7 +221,7 @@ def bar_lines(records: Sequence[dict[str, Any]]) -> list[str]:
     words = {True: "holds", False: "BROKEN", None: "not told by this run"}
     lines = []
     for found in records:
-        name = f"tp {found['world']} {found['variant']}"
+        name = f"tp {found['world']} {found['variant']}" + ", padded" * found["padded"]
         lines.append(
             f"{name}: pays from {found['measured_crossing']} tokens measured "
             f"({' to '.join(found['measured_crossing_by_spread'])} by the spread), "

@@ -34,9 +34,9 @@ from multi_gpu_plot import plot  # noqa: E402
 from multi_gpu_rank import PREFILL, Run, Task, work  # noqa: E402
 from qwen3_stack import SMALL, Shape  # noqa: E402
 
-ORDER = "1024,4096,256,decode64,16384,2048,512,8192,64,decode16,16,768,1023,3001"
-"""The most telling sizes first: a run that is cut short still finds the crossing. The last ones are
-near it or leave rows over, which FlashComm pads."""
+ORDER = "1024,4096,256,decode64,16384,2048,512,8192,64,decode16,16,1023,4095,2047,768"
+"""The most telling sizes first: a run that is cut short still finds the crossing. Odd sizes leave
+rows over, which FlashComm pads."""
 SMALL_ORDER = "16,64,3,decode16"
 INDUCTOR = ("1024", "4096", "decode64", "16", "decode16")
 """Sizes at which Inductor runs too, after all others: its compilations take longest."""

@@ -61,14 +61,36 @@ def compiled(model: Any, options: dict[str, Any], dynamic: bool | None) -> Any:
 
 
 def stack(
-    kind: Kind, seed: int, shapes: list[tuple[int, ...]], dynamic: bool, options: dict[str, Any]
+    kind: Kind,
+    seed: int,
+    shapes: list[tuple[int, ...]],
+    dynamic: bool,
+    options: dict[str, Any],
+    poisoned: bool = False,
 ) -> Outcome:
-    """A hand-made stack over several token counts."""
+    """A hand-made stack over several token counts; `poisoned` puts no zeros into padded rows."""
     torch.manual_seed(seed + dist.get_rank())
     ranks = dist.get_world_size()
     model = Stack(kind, 2, dist.group.WORLD.group_name, ranks)
     every = [shared_states(shape, kind) if kind.later else shared_ids(shape) for shape in shapes]
-    return compare(model, compiled(model, options, dynamic), every)
+    real = pipeline_compiled.execute
+    if poisoned:
+        pipeline_compiled.execute = lambda gm, *others: real(with_poison(gm), *others)
+    try:
+        return compare(model, compiled(model, options, dynamic), every)
+    finally:
+        pipeline_compiled.execute = real
+
+
+def with_poison(gm: torch.fx.GraphModule) -> torch.fx.GraphModule:
+    """Whatever is padded gets NaN in its new rows, integers another number than zero."""
+    pads = gm.graph.find_nodes(op="call_function", target=torch.ops.aten.constant_pad_nd.default)
+    assert pads
+    for node in pads:
+        floating = node.meta["val"].dtype.is_floating_point
+        node.args = (*node.args[:2], float("nan") if floating else 77)
+    gm.recompile()
+    return gm
 
 
 def watched(graph: Any, *others: Any) -> None:

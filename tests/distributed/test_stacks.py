@@ -74,6 +74,18 @@ def test_two_ranks_compute_the_same_bits(two: Ranks, name: str) -> None:
         assert outcome.same_tokens
 
 
+@pytest.mark.parametrize("early", [True, False])
+@pytest.mark.parametrize("name", ["float32", "static", "dynamic", "bias after", "vllm dynamic"])
+@pytest.mark.parametrize("fused", [False, True])
+def test_padded_rows_may_hold_anything(two: Ranks, name: str, early: bool, fused: bool) -> None:
+    passes = FORCED if early else f"{FORCED},-sequence_parallel.pad_early"
+    chosen = {"passes": passes, "rules": "-*", "matmul_reduce_scatter": fused}
+    seed = random.randrange(2**20)
+    print(f"seed {seed}")
+    for outcome in two.run(stack, KINDS[name], seed, [(7,), (5,)], True, chosen, True):
+        assert outcome.error == 0.0
+
+
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_hugging_faces_three_dimensions(two: Ranks, dynamic: bool) -> None:
     for outcome in run(two, KINDS["bfloat16"], [(3, 5), (2, 4)], dynamic):

@@ -21,6 +21,7 @@ IDENTITIES = [
     "sequence_parallel.chunk_replicated",
     "sequence_parallel.cancel_chunk",
     "sequence_parallel.gather_early",
+    "sequence_parallel.pad_early",
     "matmul_collective.reduce_scatter",
     "matmul_collective.all_gather",
     "matmul_collective.all_reduce",
