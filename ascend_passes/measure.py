@@ -39,7 +39,7 @@ def measured_profile(device: str, name: str, captured: bool = False) -> Profile:
         rate = matmul_rate(device, dtype)
         if rate is not None:
             matmul_rates[str(dtype).removeprefix("torch.")] = rate
-    latency, bandwidth = collective_figures(device, captured)
+    latency, hop, bandwidth = collective_figures(device, captured)
     calls = "replayed device graphs" if captured else "calls"
     return Profile(
         name=name,
@@ -50,6 +50,7 @@ def measured_profile(device: str, name: str, captured: bool = False) -> Profile:
         matmul_launch=launch_seconds(device, True, captured),
         vector_launch=launch_seconds(device, False, captured),
         collective_latency=latency,
+        hop_latency=hop,
     )
 
 
@@ -121,21 +122,31 @@ def launch_seconds(device: str, matmul: bool, captured: bool = False) -> float:
     return seconds(function, device, SHORT_REPEATS, captured)
 
 
-def collective_figures(device: str, captured: bool = False) -> tuple[float, float]:
-    """(latency in seconds, bytes per second sent by a rank), from a small and a large all_gather.
+def collective_figures(device: str, captured: bool = False) -> tuple[float, float, float]:
+    """(latency in seconds, seconds of a hop, bytes per second sent by a rank).
 
-    One process has nobody to send to: its latency is zero and its bandwidth endless.
+    A small all_gather is the latency and one hop, a small all_reduce the latency and two; a large
+    all_gather tells the rate. One process has nobody to send to: it waits for nobody, and its rate
+    is endless.
     """
     if not dist.is_initialized() or dist.get_world_size() == 1:
-        return 0.0, float("inf")
+        return 0.0, 0.0, float("inf")
     ranks = dist.get_world_size()
-    latency = gather_seconds(device, SMALL, SHORT_REPEATS, captured)
+    one = gather_seconds(device, SMALL, SHORT_REPEATS, captured)
+    two = reduce_seconds(device, SMALL, SHORT_REPEATS, captured)
     long = gather_seconds(device, COLLECTIVE_BYTES[device], REPEATS, captured)
+    latency, hop = latency_and_hop(one, two)
     sent = COLLECTIVE_BYTES[device] * (ranks - 1)
-    figures = torch.tensor([latency, sent / max(long - latency, 1e-9)], device=device)
+    figures = torch.tensor([latency, hop, sent / max(long - one, 1e-9)], device=device)
     dist.all_reduce(figures)
-    latency, bandwidth = (figures / ranks).tolist()
-    return latency, bandwidth
+    latency, hop, bandwidth = (figures / ranks).tolist()
+    return latency, hop, bandwidth
+
+
+def latency_and_hop(one: float, two: float) -> tuple[float, float]:
+    """What collectives of one hop and of two hops say: neither figure is below zero."""
+    hop = min(max(two - one, 0.0), one)
+    return one - hop, hop
 
 
 def gather_seconds(device: str, size: int, repeats: int, captured: bool) -> float:
@@ -145,3 +156,10 @@ def gather_seconds(device: str, size: int, repeats: int, captured: bool) -> floa
     dist.barrier()
     gather = lambda: dist.all_gather_into_tensor(whole, local)  # noqa: E731
     return seconds(gather, device, repeats, captured)
+
+
+def reduce_seconds(device: str, size: int, repeats: int, captured: bool) -> float:
+    """Seconds of an all_reduce of `size` bytes."""
+    partial = torch.zeros(size // 2, dtype=torch.bfloat16, device=device)
+    dist.barrier()
+    return seconds(lambda: dist.all_reduce(partial), device, repeats, captured)

@@ -13,6 +13,7 @@ from ascend_passes.__main__ import main
 from ascend_passes.commands.bench_comm import TOKENS
 from ascend_passes.commands.tune import step_times
 from ascend_passes.dense_layers import Sizes
+from ascend_passes.measure import latency_and_hop
 
 PLANS = ("all_reduce", "all_reduce, fused", "flashcomm", "flashcomm, fused")
 
@@ -56,9 +57,19 @@ def test_tune_writes_a_profile_that_the_option_takes(capsys: Any, tmp_path: Path
     figures = json.loads(path.read_text())
     rates = [figures["memory_bandwidth"], figures["link_bandwidth"], *found.matmul_rates.values()]
     assert all(0 < rate < 1e15 for rate in rates)
-    launches = [found.matmul_launch, found.vector_launch, found.collective_latency]
-    assert all(0 < seconds < 1 for seconds in launches)
+    hop = found.collective_latency + found.hop_latency
+    assert all(0 < seconds < 1 for seconds in (found.matmul_launch, found.vector_launch, hop))
     assert str(path) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "latency", "hop"),
+    [(10, 16, 4, 6), (10, 10, 10, 0), (10, 9, 10, 0), (10, 25, 0, 10)],
+)
+def test_latency_and_hops_add_up_to_what_was_measured(
+    one: float, two: float, latency: float, hop: float
+) -> None:
+    assert latency_and_hop(one, two) == (latency, hop)
 
 
 def test_tune_draws_the_crossing(capsys: Any, tmp_path: Path) -> None:
