@@ -8,8 +8,8 @@ The rewriting is a chain of identities, each exact on its own:
     chunk(all_gather(a))  = a
 
 `sinkable` finds the values that a rank can compute for its rows alone, `needed_whole` where all
-rows are needed and gathered cheapest, `built` adds the nodes, and the cost model decides whether
-they stay.
+rows are needed and gathered cheapest, `computed_padded` where padding moves fewest bytes, `built`
+adds the nodes, and the cost model decides whether they stay.
 """
 
 from __future__ import annotations

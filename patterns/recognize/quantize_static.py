@@ -30,7 +30,5 @@ rule = Rule(
     pattern,
     replacement,
     examples=[{"H": 64}, {"H": 5120}],
-    tolerance=float(
-        "inf"
-    ),  # one LSB of the int8 row, checked as such: the operator divides in float32
+    tolerance=float("inf"),  # one LSB of the int8 row: the operator divides in float32
 )
