@@ -44,7 +44,7 @@ def test_transformers_plan_in_other_types(two: Ranks, name: str, tmp_path: Path)
     check(two, transformers_model, "Llama", tmp_path, kind=KINDS[name])
 
 
-@pytest.mark.parametrize("name", ["float32", "dynamic"])
+@pytest.mark.parametrize("name", ["float32", "static", "dynamic"])
 def test_transformers_plan_on_four_ranks(four: Ranks, name: str, tmp_path: Path) -> None:
     check(four, transformers_model, "Llama", tmp_path, kind=KINDS[name])
 
