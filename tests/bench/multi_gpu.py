@@ -5,7 +5,8 @@
     python tests/bench/multi_gpu.py --tokens 1024,decode64          these sizes alone, in this order
     python tests/bench/multi_gpu.py --report DIR                    the reports of a folder's rows
 
-Every variant is first compared with the eager model. Writes worldN.json after each size, and at the
+Every variant is first compared with the eager model. On GPUs Inductor compiles the references of
+the NPU operators (`fused_kernels.py`). Writes worldN.json after each size, and at the
 end results.json, bars.json, table.txt and plot.png. The exit status is 1 where nothing was measured
 or a bar is broken.
 """
