@@ -19,7 +19,7 @@ from typing import Any
 from torch import Tensor, fx
 
 from ascend_passes import cost
-from ascend_passes.graph import same_size, value
+from ascend_passes.graph import value
 from ascend_passes.passes.product import read_product
 from ascend_passes.passes.row_operators import (
     Answer,
@@ -27,18 +27,18 @@ from ascend_passes.passes.row_operators import (
     LocalCall,
     RowsOf,
     handler,
+    leading,
     local_call,
+    one_of_several,
 )
 from ascend_passes.passes.sequence_parallel_gathers import Shard
 from ascend_passes.passes.sharded_rows import (
     Build,
     Rows,
-    add,
     computed,
     flattened,
     padded,
     reduce_of,
-    some_rows,
     stands_for,
 )
 from ascend_passes.profiles import Profile
@@ -68,10 +68,12 @@ def computed_padded(
         whole: those that are gathered, and so come with padded rows.
         price: what padding costs; without it the partial sums are padded.
     """
+    if rows.exact or price is None:
+        return {}
     own = {node: shard for node, shard in needed.items() if shard.rows is rows}
     reduces = {reduce_of(node): shard.lead for node, shard in own.items() if shard.call is None}
     leads = {node: shard.lead for node, shard in own.items() if node in whole}
-    if rows.exact or price is None or not reduces:
+    if not reduces:
         return {}
     calls = calls_between(rows, reduces, leads)
     worth = worthwhile(calls, leads, price)
@@ -79,7 +81,8 @@ def computed_padded(
     for node, call in reversed(calls.items()):
         fits = (user in chosen or reduces.get(user) == call.lead for user in readers(node))
         if node in worth and all(fits):
-            chosen[node] = call
+            outputs = {one: one_of_several(one, call.lead) for one in results(node) if one != node}
+            chosen |= {node: call, **outputs}
     return chosen
 
 
@@ -132,9 +135,7 @@ def leading_rows(node: fx.Node, rows: Rows) -> int:
     """The least number of leading dimensions that hold the stream's rows; 0 where none do."""
     if not isinstance(value(node), Tensor):
         return 0
-    shape = value(node).shape
-    counts = range(1, len(shape) + 1)
-    return next((k for k in counts if same_size(math.prod(shape[:k]), rows.count)), 0)
+    return leading((*value(node).shape, 1), rows.count)  # a row may have no columns: its scale
 
 
 def worthwhile(
@@ -172,18 +173,13 @@ def padded_value(
     node = given.node
     if (node, given.lead) in build.padded:
         return build.padded[node, given.lead]
-    total = rows.each * rows.group.size
-    operands: dict[RowsOf, fx.Node] = {}
     if node in calls:
-        for one in calls[node].operands:
-            operands[one] = padded_value(build, one, rows, calls, place)
+        total = rows.each * rows.group.size
+        operands = {
+            one: padded_value(build, one, rows, calls, place) for one in calls[node].operands
+        }
         with stands_for(build, node, behind=place):
             made = computed(build, node, calls[node], total, operands.__getitem__)
-    elif behind(node) in calls:
-        several = padded_value(build, RowsOf(behind(node), given.lead), rows, calls, place)
-        meta = some_rows(total, value(node), given.lead)
-        with stands_for(build, node, behind=place):
-            made = add(build, operator.getitem, (several, node.args[1]), meta)
     else:
         with stands_for(build, node, behind=place):
             made = padded(build, rows, flattened(build, rows, node, given.lead))

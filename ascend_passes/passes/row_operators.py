@@ -160,6 +160,14 @@ def reshape(node: fx.Node, lead_of: LeadOf) -> Answer:
     return LocalCall("sink_view", target, args, {}, kept, moves_data=False)
 
 
+def one_of_several(node: fx.Node, lead: int) -> LocalCall:
+    """`getitem` of an operator with several outputs, each of which has rows."""
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    args = (RowsOf(source, lead), node.args[1])
+    return LocalCall("sink_view", node.target, args, {}, lead, moves_data=False)
+
+
 def leading(shape: Any, count: Any) -> int:
     """The least number of leading dimensions whose product is `count`; 0 where there is none.
 

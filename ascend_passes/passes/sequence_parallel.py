@@ -27,7 +27,7 @@ from ascend_passes.groups import Group, family_of, group_name, resolve
 from ascend_passes.normalize import remove_dead
 from ascend_passes.options import switched_on
 from ascend_passes.passes.padded_rows import Price, computed_padded, padded_value
-from ascend_passes.passes.row_operators import LocalCall, RowsOf, local_call
+from ascend_passes.passes.row_operators import LocalCall, RowsOf, local_call, one_of_several
 from ascend_passes.passes.sequence_parallel_decision import (
     Trial,
     compared,
@@ -82,8 +82,7 @@ def sequence_parallel(graph: fx.Graph, context: Context) -> Report:
     if trial is None:  # every all_reduce is read whole at once
         return Report(misses=tuple(found.misses))
     if not trial.gains and on(context, "cost"):
-        trial.build.discard()
-        start = gain_from(graph, found, profile, context)
+        start = gain_from(graph, found, trial, profile, context)
         decision = kept(trial, context.plan, start)
         return Report(misses=tuple(found.misses), decisions=(decision,))
     build = trial.build
@@ -111,27 +110,31 @@ def tried(
     return compared(graph, old, build, profile, numeric) if build.local else None
 
 
-def gain_from(graph: fx.Graph, found: Findings, profile: Profile, context: Context) -> int | None:
+def gain_from(
+    graph: fx.Graph, found: Findings, trial: Trial, profile: Profile, context: Context
+) -> int | None:
     """The tokens of the plan's range from which the sharded form is estimated to be faster.
 
-    None where it never is, and where the graph was traced for one token count. What is gathered
+    None where it never is, and where the graph was traced for one token count. `trial` is the form
+    for the plan's fewest tokens, which does not gain there and is discarded here. What is gathered
     and padded where depends on the tokens, so that each turn of the estimates is judged by a form
     of its own, and the form that is faster from there on may be so from fewer tokens.
     """
     assert context.plan is not None
     low = context.plan.low
     high = min(context.plan.high, cost.MOST_TOKENS)
-    tokens: int | None = low
+    tokens = turn(graph, trial, profile, low, high) if low < high else None
+    trial.build.discard()
     gained: int | None = None
     while tokens is not None and tokens < high and tokens != gained:
-        trial = tried(graph, found, profile, tokens, context)
-        if trial is None:
+        other = tried(graph, found, profile, tokens, context)
+        if other is None:
             return gained
-        if trial.gains:
-            gained, tokens = tokens, turn(graph, trial, profile, low, tokens)
+        if other.gains:
+            gained, tokens = tokens, turn(graph, other, profile, low, tokens)
         else:
-            tokens = turn(graph, trial, profile, tokens, high) if gained is None else None
-        trial.build.discard()
+            tokens = turn(graph, other, profile, tokens, high) if gained is None else None
+        other.build.discard()
     return gained
 
 
@@ -217,15 +220,12 @@ def unfit(call: fx.Node, group: Group | None) -> str:
 
 
 def take_output(node: fx.Node, found: Findings) -> None:
-    """`getitem` of an operator with several outputs, each of which has rows."""
+    """Enter the `getitem` of a sharded operator."""
     source = node.args[0]
     shard = found.shards.get(source) if isinstance(source, fx.Node) else None
     if shard is None or node.target is not operator.getitem:
         return
-    assert isinstance(source, fx.Node)
-    args = (RowsOf(source, shard.lead), node.args[1])
-    call = LocalCall("sink_view", node.target, args, {}, shard.lead, moves_data=False)
-    found.shards[node] = Shard(shard.rows, shard.lead, call)
+    found.shards[node] = Shard(shard.rows, shard.lead, one_of_several(node, shard.lead))
 
 
 def refused(node: fx.Node, call: LocalCall, found: Findings, context: Context) -> str:

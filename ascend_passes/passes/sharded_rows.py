@@ -164,10 +164,7 @@ def known_size(graph: fx.Graph, size: torch.SymInt, before: fx.Node) -> fx.Node 
 
 def source_input(source: fx.Node) -> fx.Node:
     """The partial sums that an all_reduce adds up; `source` is the call or the wait for it."""
-    node = source
-    while operator_is_wait(node):
-        node = node.args[0]  # type: ignore[assignment]
-    first = node.args[0]
+    first = reduce_of(source).args[0]
     assert isinstance(first, fx.Node)
     return first
 

@@ -49,6 +49,11 @@ class Row:
     failed: str = ""
 
     @property
+    def padded(self) -> bool:
+        """Whether the ranks leave rows over, which FlashComm pads."""
+        return self.tokens % self.world != 0
+
+    @property
     def turned_on(self) -> bool:
         """Whether the cost model would use FlashComm here."""
         if self.decided_with is None or self.decided_without is None:
@@ -114,7 +119,7 @@ def bars(rows: Sequence[Row]) -> list[dict[str, Any]]:
     for world in sorted({row.world for row in rows if row.world > 1}):
         prefill = [row for row in rows if row.world == world and row.kind == "prefill"]
         for padded, variant in itertools.product((False, True), SHARDED):
-            own = [row for row in prefill if padded == (row.tokens % world != 0)]
+            own = [row for row in prefill if row.padded == padded]
             if any(row.variant == variant for row in own):
                 measured = [row for row in own if row.milliseconds is not None]
                 found.append(bar(measured, world, variant, padded))

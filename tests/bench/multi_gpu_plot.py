@@ -55,13 +55,13 @@ def draw_ratios(axis: Any, rows: Sequence[Row]) -> None:
     for number, variant in enumerate(SHARDED):
         line = [row for row in rows if row.variant == variant and row.tokens in plain]
         for style, padded in (("o-", False), ("x", True)):
-            own = [row for row in line if padded == (row.tokens % row.world != 0)]
+            own = [row for row in line if row.padded == padded]
             found = [row.milliseconds / plain[row.tokens] for row in own]  # type: ignore[operator]
             label = f"{variant}, padded" if padded else variant
             axis.plot([row.tokens for row in own], found, style, color=f"C{number}", label=label)
     decided = [row for row in rows if row.variant == SHARDED[0] and row.decided_with is not None]
     for style, padded in (("k--", False), ("kx", True)):
-        own = [row for row in decided if padded == (row.tokens % row.world != 0)]
+        own = [row for row in decided if row.padded == padded]
         found = [row.decided_with / row.decided_without for row in own]  # type: ignore[operator]
         label = "estimate" + ", padded" * padded
         axis.plot([row.tokens for row in own], found, style, label=label)

@@ -47,12 +47,13 @@ def run(
     shapes: list[tuple[int, ...]],
     dynamic: bool = True,
     passes: str = FORCED,
+    poisoned: bool = False,
     **options: object,
 ) -> list[Outcome]:
     seed = random.randrange(2**20)
     print(f"seed {seed}")
     chosen = {"passes": passes, "rules": "-*"} | options  # rules round otherwise; passes do not
-    return ranks.run(stack, kind, seed, shapes, dynamic, chosen)
+    return ranks.run(stack, kind, seed, shapes, dynamic, chosen, poisoned)
 
 
 def bound(kind: Kind, ranks: int, rounding: bool) -> float:
@@ -79,10 +80,8 @@ def test_two_ranks_compute_the_same_bits(two: Ranks, name: str) -> None:
 @pytest.mark.parametrize("fused", [False, True])
 def test_padded_rows_may_hold_anything(two: Ranks, name: str, early: bool, fused: bool) -> None:
     passes = FORCED if early else f"{FORCED},-sequence_parallel.pad_early"
-    chosen = {"passes": passes, "rules": "-*", "matmul_reduce_scatter": fused}
-    seed = random.randrange(2**20)
-    print(f"seed {seed}")
-    for outcome in two.run(stack, KINDS[name], seed, [(7,), (5,)], True, chosen, True):
+    chosen = {"passes": passes, "poisoned": True, "matmul_reduce_scatter": fused}
+    for outcome in run(two, KINDS[name], [(7,), (5,)], **chosen):
         assert outcome.error == 0.0
 
 

@@ -12,12 +12,11 @@ from torch import Tensor, fx
 from ascend_passes import npu
 from ascend_passes.graph import Context, operator_name, value
 from ascend_passes.groups import Group, assuming
-from ascend_passes.normalize import normalize
 from ascend_passes.options import Options
 from ascend_passes.passes.sequence_parallel import sequence_parallel
 from ascend_passes.plan import Plan
 from ascend_passes.profiles import Profile
-from ascend_passes.trace import fake_mode_of, trace
+from tests.graphs import traced
 
 TOKENS, WIDTH, INNER = 7, 16, 48
 RANKS = 2
@@ -44,10 +43,7 @@ def rewritten(
 ) -> fx.Graph:
     profile = tmp_path / "profile.json"
     profile.write_text(MEMORY_ALONE.to_json())
-    mode = fake_mode_of([])
-    fakes = [mode.from_tensor(one, static_shapes=not dynamic) for one in inputs]
-    graph = trace(model, fakes).graph
-    normalize(graph)
+    graph = traced(model, inputs, dynamic).graph
     passes = ",".join(filter(None, ("-sequence_parallel.cost", off)))
     options = Options(flashcomm=True, passes=passes, profile=str(profile))
     with assuming(Group("tp", RANKS, 0)):
