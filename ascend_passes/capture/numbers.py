@@ -138,9 +138,8 @@ def counting_form(node: fx.Node, names: Mapping[str, Any]) -> Any:
     """`arange(n, n + 4)` is `arange(0, 4) + n`."""
     fake, given = value(node), {name: argument for name, argument, _ in arguments_by_name(node)}
     known = isinstance(fake.shape[0], int) and isinstance(given.get("step", 1), int)
-    return (
-        aten.add.Tensor if known and set(names) == {"start"} and fake.dtype == torch.int64 else None
-    )
+    known = known and set(names) == {"start"} and fake.dtype == torch.int64
+    return aten.add.Tensor if known else None
 
 
 def wide(fake: Tensor) -> bool:
