@@ -19,7 +19,7 @@ from torch import Tensor, fx
 
 from ascend_passes import trace
 from ascend_passes.agreement import require_agreement
-from ascend_passes.capture import Fault, Runner, wrap
+from ascend_passes.capture import Fault, Runner, prepare, wrap
 from ascend_passes.cost import matmul_rows
 from ascend_passes.exchange import failing_together, shared_groups
 from ascend_passes.execute import execute
@@ -155,6 +155,8 @@ class CompiledGraph:
         folded = None if self.options.off else fold_constants(gm, context)
         if folded is not None:
             report = report + folded.report
+            report = replace(report, graph_after=gm.code)
+        if prepare(gm, self.options, self.device):
             report = replace(report, graph_after=gm.code)
         if self.options.dump:
             write_dump(Path(self.options.dump), report, plan)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -44,6 +46,8 @@ class Decoder:
     cache: Any
     length: int
     """Tokens that the cache holds for each row."""
+    counts: set[str] = field(default_factory=set)
+    """Attributes of the cache's layers that are Python integers and grow; `prefill` finds them."""
 
     @classmethod
     def of(
@@ -94,9 +98,12 @@ class Decoder:
         missing = self.tokens.shape[0] - input_ids.shape[0]
         prompts = torch.cat([input_ids, input_ids[-1:].expand(missing, -1)])
         self.cache.reset()
+        before = integers(self.cache)
         logits = self.model(
             prompts, past_key_values=self.cache, use_cache=True, logits_to_keep=1
         ).logits
+        after = integers(self.cache)
+        self.counts.update(key[1] for key, was in before.items() if after.get(key) != was)
         return self.tokens.copy_(logits[:, -1].argmax(-1, keepdim=True))
 
     def warm_up(self, progress: bool = True) -> None:
@@ -114,8 +121,32 @@ class Decoder:
 
     def advance(self) -> Tensor:
         """One step; returns the tokens' memory."""
-        self.step(self.model, self.tokens, self.cache)
+        with growing(self.counts):
+            self.step(self.model, self.tokens, self.cache)
         return self.tokens
+
+
+def integers(cache: Any) -> dict[tuple[int, str], int]:
+    """The integers in the attributes of a cache's layers, by layer and name."""
+    return {
+        (index, name): found
+        for index, layer in enumerate(getattr(cache, "layers", ()))
+        for name, found in vars(layer).items()
+        if type(found) is int
+    }
+
+
+@contextlib.contextmanager
+def growing(names: Collection[str]) -> Iterator[None]:
+    """Compile attributes of these names as numbers that change.
+
+    Dynamo takes an integer for a constant until it sees another one, and the graph of the first
+    step would serve no other.
+    """
+    given = torch.compiler.config.dynamic_sources
+    sources = ",".join(filter(None, [given, *(rf".*\.{re.escape(n)}$" for n in sorted(names))]))
+    with torch.compiler.config.patch(dynamic_sources=sources):
+        yield
 
 
 def decode_loop(

@@ -4,7 +4,7 @@ from ascend_passes.capture.device import Device, device_for
 from ascend_passes.capture.fault import CaptureError, Fault
 from ascend_passes.capture.layout import Layout
 from ascend_passes.capture.log import Counters, Log
-from ascend_passes.capture.runner import Runner, wrap
+from ascend_passes.capture.runner import Runner, prepare, wrap
 
 __all__ = [
     "CaptureError",
@@ -15,5 +15,6 @@ __all__ = [
     "Log",
     "Runner",
     "device_for",
+    "prepare",
     "wrap",
 ]

@@ -1,4 +1,4 @@
-"""One captured size: its fixed memory, what is copied into it and what is handed out."""
+"""One captured size: its fixed memory and what is copied into it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from ascend_passes.capture.device import Graph
-from ascend_passes.capture.layout import Layout, evaluate
+from ascend_passes.capture.layout import Layout
+from ascend_passes.capture.results import Strided, narrowed, one_of, separate
+from ascend_passes.capture.symbols import evaluate
 
 
 @dataclass
@@ -35,8 +37,8 @@ class Variant:
     """How calls of one shape use an entry."""
 
     entry: Entry
-    results: tuple[tuple[Any, ...], ...] | None = None
-    """Sizes of the results of the unpadded call; None where nothing was padded."""
+    layouts: tuple[Strided, ...] | None = None
+    """How the results of the unpadded call lie; None where nothing was padded."""
 
 
 def variant_of(
@@ -49,12 +51,14 @@ def variant_of(
     entry = entries.setdefault(tuple(sizes.values()), Entry(sizes))
     if padded == bindings:
         return Variant(entry)
-    return Variant(entry, tuple(evaluate(result.size, bindings) for result in layout.results))
+    return Variant(entry, tuple(result.lies(bindings) for result in layout.results))
 
 
 def load(layout: Layout, entry: Entry, inputs: Sequence[Any], fills: Mapping[int, float]) -> int:
-    """Copy a call's inputs into the entry's memory; returns the number of bytes."""
+    """Copy a call's inputs and numbers into the entry's memory; returns the inputs' bytes."""
     copied = 0
+    for index, lifted in layout.lifted.items():
+        entry.buffers.setdefault(index, lifted.tensor(0)).fill_(lifted.number(inputs))
     for index in layout.copied:
         given, dims = inputs[index], layout.expanded.get(index, ())
         buffer = entry.buffers.get(index)
@@ -74,24 +78,21 @@ def load(layout: Layout, entry: Entry, inputs: Sequence[Any], fills: Mapping[int
 
 
 def new_buffer(given: Tensor, wanted: Sequence[int], dims: Sequence[int]) -> Tensor:
-    """Fixed memory for an input; along `dims` it is one row for all, as the input is."""
-    single = one_of(given, dims)
+    """Fixed memory for an input that lies in it as the input does, so that views of it do, too.
+
+    An input of fewer rows than wanted gets rows without gaps, or one row for all along `dims`.
+    """
+    if tuple(wanted) == tuple(given.shape) and separate(one_of(given, dims)):
+        return torch.empty_strided(
+            given.shape, given.stride(), dtype=given.dtype, device=given.device
+        )
     size = [1 if dim in dims else length for dim, length in enumerate(wanted)]
-    same = tuple(size) == tuple(single.shape)
-    memory = torch.empty_like(single) if same else single.new_empty(size)
-    return memory.expand(tuple(wanted)) if dims else memory
+    return given.new_empty(size).expand(tuple(wanted))
 
 
-def one_of(tensor: Tensor, dims: Sequence[int]) -> Tensor:
-    """The first element along each of these dimensions, which stay."""
-    for dim in dims:
-        tensor = tensor.narrow(dim, 0, 1)
-    return tensor
-
-
-def arguments(entry: Entry, inputs: Sequence[Any]) -> list[Any]:
+def arguments(layout: Layout, entry: Entry, inputs: Sequence[Any]) -> list[Any]:
     """The graph's arguments: fixed memory, inputs used in place, numbers of the padded size."""
-    return [
+    given = [
         entry.buffers[index]
         if index in entry.buffers
         else given
@@ -99,31 +100,4 @@ def arguments(entry: Entry, inputs: Sequence[Any]) -> list[Any]:
         else entry.sizes[index][0]
         for index, given in enumerate(inputs)
     ]
-
-
-def hand_out(
-    layout: Layout, variant: Variant, outputs: Sequence[Any], inputs: Sequence[Any], copy: bool
-) -> tuple[list[Any], int]:
-    """The results of the unpadded call, and the bytes copied out of the graph's memory."""
-    handed: list[Any] = []
-    copied = 0
-    for index, (result, output) in enumerate(zip(layout.results, outputs, strict=True)):
-        if result.position is not None:
-            handed.append(inputs[result.position])
-            continue
-        if variant.results is not None:
-            size = variant.results[index]
-            output = narrowed(output, size) if result.tensor else size[0]
-        if isinstance(output, Tensor) and copy:
-            output = output.clone()
-            copied += output.numel() * output.element_size()
-        handed.append(output)
-    return handed, copied
-
-
-def narrowed(tensor: Tensor, size: Sequence[int]) -> Tensor:
-    """The first rows of each dimension."""
-    for dim, length in enumerate(size):
-        if tensor.shape[dim] != length:
-            tensor = tensor.narrow(dim, 0, length)
-    return tensor
+    return [*given, *(entry.buffers[index] for index in layout.lifted)]

@@ -9,21 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ascend_passes.capture.update import updated_only, updates
+from ascend_passes.capture.numbers import Lifted, counted_symbols, decider, lifted_inputs
+from ascend_passes.capture.results import Result, results
+from ascend_passes.capture.symbols import (
+    Number,
+    expressions,
+    free_symbols,
+    is_tensor,
+    known_symbols,
+    symbol_of,
+)
+from ascend_passes.capture.update import updates
 from ascend_passes.graph import base, is_call, value, written
 
 INDEX_DTYPES = (torch.int64, torch.int32)
-
-
-@dataclass(frozen=True)
-class Result:
-    """One output of the graph."""
-
-    position: int | None = None
-    """The input that is handed back, where the output is an input used in place."""
-    size: tuple[Any, ...] = ()
-    """Sizes of a tensor, or the one number of a size output, as traced."""
-    tensor: bool = True
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,10 @@ class Layout:
     sizes: Mapping[int, tuple[Any, ...]]
     """Inputs whose value (numbers) or shape (tensors) decides which graph is replayed, with
     its traced expressions: one for a number, all sizes of a tensor."""
+    counted: Mapping[int, fx.Node]
+    """Those numbers that are no size of a tensor, and the node that each decides."""
+    lifted: Mapping[int, Lifted]
+    """The last inputs, which a call does not give."""
     copied: tuple[int, ...]
     """Tensors that are copied into fixed memory before each replay."""
     expanded: Mapping[int, tuple[int, ...]]
@@ -51,8 +54,8 @@ class Layout:
     symbols: Mapping[Any, tuple[int, int | None]]
     """Symbol -> the input and dimension that give its value."""
     results: tuple[Result, ...]
-    updates: tuple[Mapping[str, tuple[int, ...]], ...]
-    """For each attention operator with host-side lists, name -> positions of its numbers."""
+    updates: tuple[Mapping[str, tuple[Number, ...]], ...]
+    """For each attention operator with host-side lists, name -> its numbers."""
 
     @classmethod
     def of(cls, gm: fx.GraphModule, static: Collection[int] = ()) -> Layout:
@@ -62,7 +65,7 @@ class Layout:
             gm: AOTAutograd's calling convention; placeholders carry `meta["val"]`.
             static: positions of parameters and buffers.
         """
-        inputs = [node for node in gm.graph.nodes if node.op == "placeholder"]
+        inputs = gm.graph.find_nodes(op="placeholder")
         position = {node: index for index, node in enumerate(inputs)}
         changed = frozenset(
             position[root]
@@ -72,34 +75,46 @@ class Layout:
         )
         used = frozenset(index for node, index in position.items() if node.users)
         in_place = (frozenset(static) | changed) & used
-        copied = tuple(i for i in sorted(used - in_place) if is_tensor(inputs[i]))
-        only_updated = {position[node] for node in inputs if node.name in updated_only(gm.graph)}
+        numbers = lifted_inputs(inputs)
+        copied = tuple(i for i in sorted(used - in_place - set(numbers)) if is_tensor(inputs[i]))
         ids = token_input(gm.graph, inputs, frozenset(static) - changed)
-        symbol = symbol_of(value(inputs[ids]).shape[0]) if ids is not None else None
-        symbols = known_symbols(inputs)
+        counted = counted_symbols(inputs)
+        decided = {
+            i: decider(node)
+            for i, node in enumerate(inputs)
+            if not is_tensor(node) and symbol_of(value(node)) in counted
+        }
         return cls(
             in_place=in_place,
             written=changed,
             sizes={
-                i: expressions(node)
+                i: sizes_of(node)
                 for i, node in enumerate(inputs)
-                if varies(node) and i not in only_updated
+                if varies(node) and decided.get(i, node) is not None
             },
+            counted={i: node for i, node in decided.items() if node is not None},
+            lifted=numbers,
             copied=copied,
             expanded={i: dims for i in copied if (dims := expanded_dims(value(inputs[i])))},
             tokens=ids,
-            symbol=symbol,
-            symbols=symbols,
-            results=tuple(results(gm.graph, position, in_place)),
-            updates=tuple(numbers(found, position) for found in updates(gm.graph)),
+            symbol=symbol_of(value(inputs[ids]).shape[0]) if ids is not None else None,
+            symbols=known_symbols(inputs),
+            results=results(gm.graph, position),
+            updates=tuple(updates(gm.graph)),
         )
 
     def paddable(self) -> bool:
-        """Whether rows can be added: no input that is used in place has the token dimension."""
-        return self.symbol is not None and not any(
-            depends(size, self.symbol)
-            for index in self.in_place
-            for size in self.sizes.get(index, ())
+        """Whether rows can be added.
+
+        No input that is used in place has the token dimension, and the sizes of the inputs tell how
+        every result lies.
+        """
+        if self.symbol is None:
+            return False
+        sizes = [size for index in self.in_place for size in self.sizes.get(index, ())]
+        told = [size for result in self.results for size in (*result.stride, result.offset)]
+        return not any(depends(size, self.symbol) for size in sizes) and all(
+            free_symbols(size) <= self.symbols.keys() for size in told
         )
 
     def key(self, inputs: Sequence[Any]) -> tuple[Any, ...]:
@@ -154,11 +169,6 @@ def token_input(graph: fx.Graph, inputs: Sequence[fx.Node], static: Collection[i
     return next(embedded, None)
 
 
-def is_tensor(node: fx.Node) -> bool:
-    """Whether the node's value is a tensor."""
-    return isinstance(value(node), Tensor)
-
-
 def expanded_dims(tensor: Tensor) -> tuple[int, ...]:
     """The dimensions of stride 0 along which there is more than one element."""
     return tuple(
@@ -175,69 +185,11 @@ def varies(node: fx.Node) -> bool:
     return any(isinstance(size, torch.SymInt) for size in value(node).shape)
 
 
-def symbol_of(size: Any) -> Any:
-    """The symbol that a size is; None for numbers and composed expressions."""
-    expression = expression_of(size)
-    return expression if getattr(expression, "is_symbol", False) else None
-
-
-def expression_of(size: Any) -> Any:
-    """The sympy expression of a SymInt, other sizes as they are."""
-    return size.node.expr if isinstance(size, torch.SymInt) else size
-
-
-def expressions(node: fx.Node) -> tuple[Any, ...]:
+def sizes_of(node: fx.Node) -> tuple[Any, ...]:
     """The sizes of a tensor, or the one number that another input is, as traced."""
-    return tuple(map(expression_of, value(node).shape if is_tensor(node) else (value(node),)))
+    return expressions(value(node).shape if is_tensor(node) else (value(node),))
 
 
 def depends(size: Any, symbol: Any) -> bool:
     """Whether a traced size contains the symbol."""
     return symbol in getattr(size, "free_symbols", ())
-
-
-def evaluate(sizes: Sequence[Any], bindings: Mapping[Any, int]) -> tuple[Any, ...]:
-    """Traced sizes as numbers, for these values of the symbols."""
-    return tuple(int(size.subs(bindings)) if hasattr(size, "subs") else size for size in sizes)
-
-
-def known_symbols(inputs: Sequence[fx.Node]) -> dict[Any, tuple[int, int | None]]:
-    """Where each symbol's value can be read at a call."""
-    found: dict[Any, tuple[int, int | None]] = {}
-    for index, node in enumerate(inputs):
-        sizes = enumerate(value(node).shape) if is_tensor(node) else [(None, value(node))]
-        for dim, size in sizes:
-            symbol = symbol_of(size)
-            if symbol is not None:
-                found.setdefault(symbol, (index, dim))
-    return found
-
-
-def results(
-    graph: fx.Graph, position: Mapping[fx.Node, int], in_place: Collection[int]
-) -> list[Result]:
-    """What the outputs are, in order."""
-    (output,) = (node for node in graph.nodes if node.op == "output")
-    given = output.args[0]
-    nodes = given if isinstance(given, (list, tuple)) else (given,)
-    found = []
-    for node in nodes:
-        if position.get(node, -1) in in_place:
-            found.append(Result(position=position[node]))
-        elif isinstance(node, fx.Node) and is_tensor(node):
-            found.append(Result(size=expressions(node)))
-        else:
-            size = expressions(node) if isinstance(node, fx.Node) else (node,)
-            found.append(Result(size=size, tensor=False))
-    return found
-
-
-def numbers(
-    found: Mapping[str, tuple[Any, ...]], position: Mapping[fx.Node, int]
-) -> dict[str, tuple[int, ...]]:
-    """The lists that consist of inputs alone, as positions."""
-    return {
-        name: tuple(position[entry] for entry in entries)
-        for name, entries in found.items()
-        if entries and all(entry in position for entry in entries)
-    }

@@ -9,18 +9,27 @@ from torch import Tensor, fx
 
 from ascend_passes.capture.check import constants, fault_at, faults, line_of
 from ascend_passes.capture.device import Device, device_for
-from ascend_passes.capture.entry import Entry, Variant, arguments, hand_out, load, variant_of
+from ascend_passes.capture.entry import Entry, Variant, arguments, load, variant_of
 from ascend_passes.capture.fault import CaptureError, Fault
 from ascend_passes.capture.layout import Layout
 from ascend_passes.capture.log import Log
+from ascend_passes.capture.numbers import LIFTED, lift_numbers
+from ascend_passes.capture.results import hand_out
 from ascend_passes.capture.sizes import choose
 from ascend_passes.execute import captures_itself, chosen
-from ascend_passes.graph import value
+from ascend_passes.graph import operator_name, place, value
 from ascend_passes.options import Options
 from ascend_passes.report import Report
 
 MOST_GRAPHS = 64
 """Graphs of one compiled model, torchair's `capture_limit`; further sizes run uncaptured."""
+MOST_WAITING = 64
+"""Sizes with memory of their own that wait for their second call; the oldest is given up."""
+MOST_SHAPES = 1024
+"""Shapes of calls that are remembered with their size, or with that none takes them."""
+MOST_VALUES = 8
+"""Values of one number that Python counts and a graph holds as captured; each needs a graph, and
+one that grows with each step would take them all."""
 MOST_WASTED = 8
 """Graphs given up because an input moved, each after fewer replays than this; then a size runs
 uncaptured. A capture costs about as much as a few steps, so 8 replays repay it."""
@@ -51,7 +60,8 @@ class Runner:
         self.counters = self.log.counters
         self._function = function
         self.graph = gm.graph
-        self._inputs = [node for node in gm.graph.nodes if node.op == "placeholder"]
+        inputs = gm.graph.find_nodes(op="placeholder")
+        self._inputs = [node for node in inputs if LIFTED not in node.meta]
         self._constants = constants(gm)
         self._layout = layout
         self._options = options
@@ -60,8 +70,10 @@ class Runner:
         self._fills = fills or {}
         self._copy = not static_outputs
         self._in_place = tuple(sorted(layout.in_place))
+        self._copied = (*layout.copied, *layout.lifted)
         self._variants: dict[Any, Variant | None] = {}
         self._entries: dict[Any, Entry] = {}
+        self._values: dict[int, set[int]] = {index: set() for index in layout.counted}
         self._refused = self._refuse_graph(host_reads)
 
     def __call__(self, *inputs: Any) -> Any:
@@ -69,7 +81,8 @@ class Runner:
         variant = self._variant(inputs)
         if variant is None:
             self.counters.uncaptured += 1
-            return self._function(*inputs)
+            lifted = self._layout.lifted.values()
+            return self._function(*inputs, *(one.tensor(one.number(inputs)) for one in lifted))
         entry, addresses = variant.entry, self._addresses(inputs)
         self.counters.bytes_in += load(self._layout, entry, inputs, self._fills)
         if entry.addresses is None:
@@ -80,6 +93,7 @@ class Runner:
             return results
         ready = entry.graph is not None and entry.addresses == addresses
         if not ready and not self._capture(entry, inputs, addresses):
+            self._give_up(entry)
             self._variants[self._layout.key(inputs)] = None
             return self(*inputs)
         self._update(entry, inputs)
@@ -112,6 +126,8 @@ class Runner:
             return None
         key = self._layout.key(inputs)
         if key not in self._variants:
+            if len(self._variants) >= MOST_SHAPES:
+                self._variants.pop(next(iter(self._variants)))
             self._variants[key] = self._new_variant(inputs)
         return self._variants[key]
 
@@ -121,19 +137,57 @@ class Runner:
             if choice.reason:
                 self.log.note(choice.reason)
             return None
-        if len(self._entries) >= MOST_GRAPHS:
-            self.log.note(f"{MOST_GRAPHS} graphs are captured, the most there may be")
+        if self._too_many_values(inputs):
             return None
         for node, given in zip(self._inputs, inputs, strict=True):
             if isinstance(given, Tensor) and node.users and not self._device.resident(given):
                 found = fault_at("host_input", node)
                 self.log.note(found.reason, found.operator, found.line)
                 return None
-        return variant_of(self._layout, inputs, choice.rows, self._entries)
+        made = variant_of(self._layout, inputs, choice.rows, self._entries)
+        return made if self._has_place(made.entry) else None
+
+    def _too_many_values(self, inputs: Sequence[Any]) -> bool:
+        """Whether a number that a graph holds as captured has had as many values as may be."""
+        for index, node in self._layout.counted.items():
+            seen = self._values[index]
+            if len(seen | {inputs[index]}) > MOST_VALUES:
+                self.log.note(
+                    "it depends on a number that Python counts, which a graph holds as captured: "
+                    f"more than {MOST_VALUES} values came",
+                    operator_name(node) or str(node.target),
+                    place(node).line,
+                )
+                return True
+            seen.add(inputs[index])
+        return False
+
+    def _has_place(self, entry: Entry) -> bool:
+        """Whether a size that is not captured yet may still be; the oldest that waits may go."""
+        if entry.graph is not None:
+            return True
+        waiting = [one for one in self._entries.values() if one.graph is None]
+        if len(self._entries) - len(waiting) >= MOST_GRAPHS:
+            self.log.note(f"{MOST_GRAPHS} graphs are captured, the most there may be")
+            self._give_up(entry)
+            return False
+        if len(waiting) > MOST_WAITING:
+            self.log.note(f"{MOST_WAITING} sizes came once, and none of them again")
+            self._give_up(waiting[0])
+        return True
+
+    def _give_up(self, entry: Entry) -> None:
+        """Forget a size and its memory."""
+        self._entries = {key: one for key, one in self._entries.items() if one is not entry}
+        self._variants = {
+            key: variant
+            for key, variant in self._variants.items()
+            if variant is None or variant.entry is not entry
+        }
 
     def _warm_up(self, variant: Variant, inputs: Sequence[Any]) -> Any:
         self.counters.warm_ups += 1
-        given = arguments(variant.entry, inputs)
+        given = arguments(self._layout, variant.entry, inputs)
         outputs = self._device.warm_up(lambda: self._function(*given))
         return self._results(variant, outputs, inputs, copy=True)
 
@@ -141,14 +195,16 @@ class Runner:
         if entry.graph is not None:
             entry.wasted += entry.replays < MOST_WASTED
             self.counters.recaptures += 1
+        elif not self._has_place(entry):
+            return False
         if entry.wasted > MOST_WASTED:
             self.log.note(
                 f"weights or caches move from step to step; {MOST_WASTED} graphs were wasted"
             )
             return False
-        given = arguments(entry, inputs)
+        given = arguments(self._layout, entry, inputs)
         entry.graph, entry.outputs = None, ()  # the old graph's memory first
-        fixed = [given[index] for index in (*self._in_place, *self._layout.copied)]
+        fixed = [given[index] for index in (*self._in_place, *self._copied)]
         try:
             entry.graph, entry.outputs = self._device.capture(
                 lambda: self._function(*given), [*fixed, *self._constants], self._device.pool()
@@ -164,7 +220,7 @@ class Runner:
 
     def _update(self, entry: Entry, inputs: Sequence[Any]) -> None:
         values = [
-            {name: [inputs[index] for index in positions] for name, positions in found.items()}
+            {name: [number(inputs) for number in numbers] for name, numbers in found.items()}
             for found in self._layout.updates
         ]
         if any(values):
@@ -173,7 +229,9 @@ class Runner:
     def _results(
         self, variant: Variant, outputs: Sequence[Any], inputs: Sequence[Any], copy: bool
     ) -> list[Any]:
-        results, copied = hand_out(self._layout, variant, outputs, inputs, copy)
+        results, copied = hand_out(
+            self._layout.results, outputs, inputs, variant.entry.buffers, variant.layouts, copy
+        )
         self.counters.bytes_out += copied
         return results
 
@@ -193,6 +251,27 @@ class Runner:
         return bool(found)
 
 
+def captures(options: Options, device: str) -> bool:
+    """Whether `wrap` captures: the options ask for it, and the executor does not do it itself."""
+    return options.cudagraph_mode != "NONE" and not captures_itself(
+        chosen(options, device), options
+    )
+
+
+def prepare(gm: fx.GraphModule, options: Options, device: str) -> int:
+    """Give a graph that will be captured the inputs that `wrap` fills, before it is compiled.
+
+    Args:
+        gm: edited in place; see `lift_numbers`.
+        options: as for `wrap`.
+        device: as for `wrap`.
+
+    Returns:
+        How many inputs are new, behind the present ones.
+    """
+    return lift_numbers(gm) if captures(options, device) else 0
+
+
 def wrap(
     function: Callable[..., Any],
     gm: fx.GraphModule,
@@ -208,7 +287,8 @@ def wrap(
 
     Args:
         function: takes the flat inputs of `gm` as arguments and returns the list of its outputs.
-        gm: the inference graph behind the function, with `meta["val"]` on its placeholders.
+        gm: the inference graph behind the function, with `meta["val"]` on its placeholders, after
+            `prepare`. What `prepare` has added is no argument of what is returned.
         options: `cudagraph_mode`, the options named `capture_...` and `executor`.
         device: type of the device that runs the graph: npu, cuda or cpu.
         static_positions: inputs that are parameters, buffers or tensors of a marked static address.
@@ -219,7 +299,7 @@ def wrap(
         host_reads: where the model makes the host wait and `gm` does not show it; with any, the
             graph runs uncaptured.
     """
-    if options.cudagraph_mode == "NONE" or captures_itself(chosen(options, device), options):
+    if not captures(options, device):
         return function
     layout = Layout.of(gm, static_positions)
     return Runner(

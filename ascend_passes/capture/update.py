@@ -9,6 +9,7 @@ from typing import Any
 from torch import fx
 
 from ascend_passes.capture.fault import failure
+from ascend_passes.capture.symbols import Number, number_of
 from ascend_passes.graph import arguments_by_name, operator_name
 
 UPDATED: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -24,38 +25,39 @@ UPDATED: Mapping[str, tuple[str, ...]] = MappingProxyType(
 """Operators whose integer lists a captured graph takes anew, after torchair's `acl_graph.py`."""
 
 
-def updates(graph: fx.Graph) -> Iterator[Mapping[str, tuple[Any, ...]]]:
-    """For each such operator in order, parameter name to its list of nodes and numbers."""
+def updates(graph: fx.Graph) -> Iterator[Mapping[str, tuple[Number, ...]]]:
+    """For each such operator in order, parameter name to the numbers of its list at a call.
+
+    A list that no input decides, or that holds what the graph reads from data, is captured.
+    """
     for node in graph.nodes:
         names = UPDATED.get(operator_name(node), ())
-        found = {
-            name: tuple(argument)
-            for name, argument, _ in arguments_by_name(node)
-            if name in names and isinstance(argument, (list, tuple))
-        }
         if names:
-            yield found
+            yield {
+                name: found
+                for name, argument, _ in arguments_by_name(node)
+                if name in names and (found := numbers(argument, graph))
+            }
 
 
-def updated_only(graph: fx.Graph) -> frozenset[str]:
-    """Names of placeholders that are read by such parameters and by nothing else."""
-    lists: dict[fx.Node, set[fx.Node]] = {}
-    for node in graph.nodes:
-        names = UPDATED.get(operator_name(node), ())
-        for name, argument, _ in arguments_by_name(node):
-            if (
-                name in names
-                and isinstance(argument, (list, tuple))
-                and all(map(is_input, argument))
-            ):
-                for entry in argument:
-                    lists.setdefault(entry, set()).add(node)
-    return frozenset(entry.name for entry, users in lists.items() if set(entry.users) == users)
+def numbers(argument: Any, graph: fx.Graph) -> tuple[Number, ...]:
+    """How the numbers of a list follow from a call's inputs; empty for a list that is captured."""
+    entries = argument if isinstance(argument, (list, tuple)) else ()
+    if not any(isinstance(entry, fx.Node) for entry in entries):
+        return ()
+    found = [number_of(entry, graph) for entry in entries]
+    return tuple(number for number in found if number is not None) if all(found) else ()
 
 
-def is_input(entry: Any) -> bool:
-    """Whether a list's entry is an input of the graph; a list with anything else is captured."""
-    return isinstance(entry, fx.Node) and entry.op == "placeholder"
+def in_updated_list(user: fx.Node, number: fx.Node) -> bool:
+    """Whether an operator reads a number in lists alone that are given to it at each replay."""
+    names = UPDATED.get(operator_name(user), ())
+    holding = [
+        name in names and bool(numbers(argument, user.graph))
+        for name, argument, _ in arguments_by_name(user)
+        if number in (argument if isinstance(argument, (list, tuple)) else (argument,))
+    ]
+    return bool(holding) and all(holding)
 
 
 def updated_call(

@@ -27,6 +27,7 @@ class Backend:
     def compile(self, gm, example_inputs):
         reinplace(gm.graph, Context(self.options))
         gm.recompile()
+        capture.prepare(gm, self.options, "cpu")
         runner = capture.wrap(
             gm.forward,
             gm,

@@ -77,9 +77,23 @@ def test_update_by_hand(compiled):
         runner.update(8, [{"actual_seq_lengths_kv": [2, 2]}])
 
 
+def test_a_length_that_arithmetic_reads_is_new_in_each_replay():
+    def reads(ids, table, cache, one, two):
+        return step(ids, table, cache, one, two + 1) * two
+
+    torch._dynamo.reset()
+    backend = Backend(Options(cudagraph_mode="FULL"))
+    function = torch.compile(reads, backend=backend)
+    for lengths in ((5, 7), (4, 6), (4, 6), (3, 5), (4, 7), (3, 7)):
+        expected = reads(IDS, TABLE, CACHE, *lengths)
+        assert torch.equal(function(IDS, TABLE, CACHE, *lengths), expected)
+    runner = backend.runners[-1]
+    assert (runner.counters.captures, runner.counters.replays) == (1, 4)
+
+
 def test_a_length_that_something_else_reads_decides_the_graph():
     def reads(ids, table, cache, one, two):
-        return step(ids, table, cache, one, two) * two
+        return step(ids, table, cache, one, two) / two
 
     torch._dynamo.reset()
     backend = Backend(Options(cudagraph_mode="FULL"))
