@@ -21,7 +21,7 @@ MOST_COLUMNS = 1000
 
 def console() -> Console:
     """stdout; plain text where it is no terminal."""
-    return Console(highlight=False, soft_wrap=True)
+    return Console(highlight=False, markup=False, soft_wrap=True)
 
 
 def print_json(value: Any) -> None:
@@ -48,7 +48,7 @@ def progress(title: str) -> Iterator[Callable[[str, int, int], None]]:
         yield line_by_line(title)
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
