@@ -16,7 +16,8 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from types import MappingProxyType, ModuleType
 
-from ascend_passes.commands.arguments import Parser
+from ascend_passes.commands.arguments import Parser, UsageError
+from ascend_passes.commands.output import shortened
 from ascend_passes.pipeline import ExpectationError
 
 DESCRIPTION = "Graph-compiler passes for dense language models on Ascend NPUs."
@@ -35,8 +36,6 @@ STATUSES: Mapping[int, str] = MappingProxyType(
         NO_READER: "nobody reads stdout any more",
     }
 )
-MOST_CHARACTERS = 1500
-"""Of an error's line."""
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -48,22 +47,29 @@ def main(words: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' bars would interleave with ours
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # paths need not be text
-    arguments = parser().parse_args(words)
     try:
-        status = int(arguments.run(arguments))
-        sys.stdout.flush()
-        return status
+        return answered(parser().parse_args(words))  # which itself ends where words are wrong
     except BrokenPipeError:
         return no_reader()
     except KeyboardInterrupt:
         return failed("interrupted", INTERRUPTED)
-    except (Exception, SystemExit) as error:
-        if arguments.debug:
+    except Exception as error:
+        if "--debug" in (sys.argv if words is None else words):
             traceback.print_exc()
         return judged(error)
 
 
-def judged(error: BaseException) -> int:
+def answered(arguments: argparse.Namespace) -> int:
+    """Run the command; raises UsageError where a rule's code ends the process."""
+    try:
+        status = int(arguments.run(arguments))
+    except SystemExit as error:
+        raise UsageError(f"a rule or a library called sys.exit({error.code!r})") from error
+    sys.stdout.flush()  # a reader that is gone is told here, not when Python ends
+    return status
+
+
+def judged(error: Exception) -> int:
     """Say in one line what went wrong."""
     cause = getattr(error, "inner_exception", error)  # what torch.compile wraps
     if isinstance(cause, ExpectationError):
@@ -71,8 +77,6 @@ def judged(error: BaseException) -> int:
         return NEGATIVE
     if isinstance(cause, ImportError) and (hint := import_hint(cause)):
         return failed(hint)
-    if isinstance(cause, SystemExit):
-        return failed(f"a rule or a library called sys.exit({cause.code!r})")
     if is_ours(cause):
         return failed(str(cause))
     text = f"unexpected {type(cause).__name__}: {cause}"
@@ -131,13 +135,6 @@ def failed(text: str, status: int = WRONG_USE) -> int:
     """Say on stderr what is wrong, in one line."""
     print(f"error: {shortened(text)}", file=sys.stderr)
     return status
-
-
-def shortened(text: str) -> str:
-    """One line of what a terminal can show."""
-    line = " ".join(text.split())
-    line = "".join(letter if letter.isprintable() else "?" for letter in line)
-    return line if len(line) <= MOST_CHARACTERS else f"{line[:MOST_CHARACTERS]}..."
 
 
 def no_reader() -> int:

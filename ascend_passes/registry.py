@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import importlib.util
+import os
 import sys
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
@@ -62,12 +63,13 @@ def find(folder: Path) -> tuple[Rule, ...]:
     Raises:
         RuleError: a file that is no rule, no such folder, or one without rule files.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # which takes a name that is too long as well
         raise RuleError(f"{folder} is no folder; `rule_path` names folders with rule files")
     found = sorted(path for path in folder.glob("[!_]*.py") if path.is_file())
     if not found:
         raise RuleError(
-            f"{folder} holds no rule files; `ascend-passes new NAME --folder {folder}` writes one"
+            f"{folder} holds no rule files, as `rule_path` needs; "
+            f"`ascend-passes new NAME --folder {folder}` writes one"
         )
     return tuple(load(path) for path in found)
 

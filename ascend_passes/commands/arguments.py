@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import torch
 
 from ascend_passes.commands.limit import LOAD_SECONDS, limited
+from ascend_passes.commands.output import shortened
 from ascend_passes.option_types import OptionError, nearest, parse, shown, unknown
 from ascend_passes.options import Options
 
@@ -33,7 +34,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End with exit status 2."""
-        self.exit(2, f"error: {message} (see `{self.prog} --help`)\n")
+        self.exit(2, f"error: {shortened(message)} (see `{self.prog} --help`)\n")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is None or value in action.choices:
@@ -61,7 +62,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """The directory of a model, and the input to compile it for."""
-    parser.add_argument("directory", type=folder, help="local Hugging Face model directory")
+    parser.add_argument("directory", type=path_name, help="local Hugging Face model directory")
     parser.add_argument("--dtype", help="bfloat16, float16 or float32 (default: the checkpoint's)")
     parser.add_argument(
         "--device", type=device, default="cpu", help="cpu, cuda, cuda:1 or npu (default: cpu)"
@@ -125,14 +126,15 @@ def seconds(text: str) -> float:
     return limit
 
 
-def folder(text: str) -> Path:
-    """A folder by its name, which need not exist."""
+def path_name(text: str) -> Path:
+    """A file or folder by its name, which need not exist."""
     if not text:
         raise argparse.ArgumentTypeError("the name is empty; write . for the current folder")
     try:
         Path(text).exists()
     except (OSError, ValueError) as error:  # too long, or a character that no name can have
-        raise argparse.ArgumentTypeError(f"{shown(text)} names no folder ({error})") from None
+        wrong = f"{shown(text)} names no file or folder ({cause(error)})"
+        raise argparse.ArgumentTypeError(wrong) from None
     return Path(text)
 
 
@@ -180,7 +182,13 @@ def check_writable(path: Path) -> None:
     except (OSError, ValueError) as error:
         if isinstance(error, UsageError):
             raise
-        raise UsageError(f"{shown(str(path))} cannot be written ({error}); name another.") from None
+        wrong = f"{shown(str(path))} cannot be written ({cause(error)}); name another."
+        raise UsageError(wrong) from None
+
+
+def cause(error: Exception) -> str:
+    """What went wrong, without the file's name."""
+    return str(getattr(error, "strerror", None) or error)
 
 
 def read_options(pairs: Sequence[str]) -> dict[str, Any]:

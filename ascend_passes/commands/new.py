@@ -12,13 +12,14 @@ import sys
 from pathlib import Path
 
 from ascend_passes import pass_names
-from ascend_passes.commands.arguments import folder as folder_type
+from ascend_passes.commands.arguments import path_name
 from ascend_passes.option_types import shown
 from ascend_passes.registry import pattern_folders
 from ascend_passes.rule import RuleError
 
 HELP = "write a rule file to start from"
 NAME = re.compile("[a-z][a-z0-9]*(_[a-z0-9]+)*")
+MOST_LETTERS = 80
 PACKAGES = ("ascend_passes", "npu", "numpy", "rich", "sympy", "torch", "torch_npu", "transformers")
 """What rule files import: a file of that name beside them would hide it."""
 TEMPLATE = '''\
@@ -67,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="recognize a spelling, or fuse operators (default)",
     )
     parser.add_argument(
-        "--folder", type=folder_type, help="a folder of your own instead (see rule_path)"
+        "--folder", type=path_name, help="a folder of your own instead (see rule_path)"
     )
 
 
@@ -105,8 +106,9 @@ def new_rule(name: str, folder: Path) -> Path:
 
 def refuse_name(name: str) -> None:
     """Raise RuleError for a name that no rule can have, or that means something else."""
-    if not NAME.fullmatch(name):
-        raise RuleError(f"{shown(name)} cannot name a rule; write lower case words joined by _.")
+    if not NAME.fullmatch(name) or len(name) > MOST_LETTERS:
+        wanted = f"lower case words joined by _, up to {MOST_LETTERS} letters"
+        raise RuleError(f"{shown(name)} cannot name a rule; write {wanted}.")
     taken = {
         "a word of Python": keyword.iskeyword(name) or keyword.issoftkeyword(name),
         "a name of Python's": hasattr(builtins, name) or name in sys.stdlib_module_names,

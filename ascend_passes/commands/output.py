@@ -15,6 +15,8 @@ from rich.table import Table
 
 from ascend_passes.report import Report
 
+MOST_CHARACTERS = 1500
+"""Of an error's line."""
 MOST_COLUMNS = 1000
 """Characters of a line that no table reaches."""
 
@@ -22,6 +24,13 @@ MOST_COLUMNS = 1000
 def console() -> Console:
     """stdout; plain text where it is no terminal."""
     return Console(highlight=False, markup=False, soft_wrap=True)
+
+
+def shortened(text: str) -> str:
+    """One line of what a terminal can show."""
+    line = " ".join(text.split())
+    line = "".join(letter if letter.isprintable() else "?" for letter in line)
+    return line if len(line) <= MOST_CHARACTERS else f"{line[:MOST_CHARACTERS]}..."
 
 
 def print_json(value: Any) -> None:

@@ -23,7 +23,7 @@ from ascend_passes.commands.arguments import (
     check_writable,
     device_count,
     device_kind,
-    folder,
+    path_name,
     whole_number,
 )
 from ascend_passes.commands.bench_comm import tensor_parallel
@@ -44,7 +44,7 @@ CURVE = tuple(2**power for power in range(15))
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
-    parser.add_argument("--out", type=folder, default=Path("profile.json"), help="file to write")
+    parser.add_argument("--out", type=path_name, default=Path("profile.json"), help="file to write")
     parser.add_argument("--device", type=device_kind, help="default: the accelerator here")
     parser.add_argument(
         "--ranks",
@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=2,
         help="processes to measure collectives with",
     )
-    parser.add_argument("--plot", type=folder, help="PNG of step time against tokens")
+    parser.add_argument("--plot", type=path_name, help="PNG of step time against tokens")
     parser.add_argument("--profile", help="plot with this profile and measure nothing")
     parser.add_argument(
         "--model-ranks", type=tensor_parallel, default=4, help="tensor-parallel size of the plot"
