@@ -1,44 +1,93 @@
-"""The command line: `ascend-passes COMMAND` or `python -m ascend_passes COMMAND`."""
+"""The command line: `ascend-passes COMMAND` or `python -m ascend_passes COMMAND`.
+
+Results go to stdout; what is wrong goes to stderr as one line that begins with `error: ` and names
+the fix. The exit status of every command is one of `STATUSES`.
+"""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
-from types import ModuleType
+from types import MappingProxyType, ModuleType
+
+from ascend_passes.commands.arguments import Parser, UsageError
+from ascend_passes.commands.output import shortened
+from ascend_passes.pipeline import ExpectationError
 
 DESCRIPTION = "Graph-compiler passes for dense language models on Ascend NPUs."
 COMMANDS = ("run", "explain", "demo", "list", "show", "new", "check", "doctor", "tune")
 BENCHMARKS = ("compile", "comm")
 OPTIONAL = ("transformers", "compressed_tensors", "safetensors", "accelerate", "matplotlib")
 """Distributions of the extras `models` and `plot`; a command that lacks one says how to get it."""
+DONE, NEGATIVE, WRONG_USE, UNEXPECTED, INTERRUPTED, NO_READER = 0, 1, 2, 3, 130, 141
+STATUSES: Mapping[int, str] = MappingProxyType(
+    {
+        DONE: "done, and the answer is yes",
+        NEGATIVE: "the answer is no: a model or rule is wrong, a bound or expected count is missed",
+        WRONG_USE: "wrong use: an argument, an option, a file or a folder",
+        UNEXPECTED: "an error that this program or a library does not explain; see --debug",
+        INTERRUPTED: "interrupted",
+        NO_READER: "nobody reads stdout any more",
+    }
+)
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run one command; 0 is success, 1 a negative answer, 2 a wrong use.
+    """Run one command; the exit status is one of `STATUSES`.
 
     Args:
         words: the command line without the program's name; None for the process's own.
     """
     os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' bars would interleave with ours
-    arguments = parser().parse_args(words)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # paths need not be text
     try:
-        return int(arguments.run(arguments))
-    except ImportError as error:
-        return failed(import_hint(error))
+        return answered(parser().parse_args(words))  # which itself ends where words are wrong
+    except BrokenPipeError:
+        return no_reader()
+    except KeyboardInterrupt:
+        return failed("interrupted", INTERRUPTED)
     except Exception as error:
-        cause = getattr(error, "inner_exception", error)  # what torch.compile wraps
-        if not is_ours(cause):
-            raise
+        if "--debug" in (sys.argv if words is None else words):
+            traceback.print_exc()
+        return judged(error)
+
+
+def answered(arguments: argparse.Namespace) -> int:
+    """Run the command; raises UsageError where a rule's code ends the process."""
+    try:
+        status = int(arguments.run(arguments))
+    except SystemExit as error:
+        raise UsageError(f"a rule or a library called sys.exit({error.code!r})") from error
+    sys.stdout.flush()  # a reader that is gone is told here, not when Python ends
+    return status
+
+
+def judged(error: Exception) -> int:
+    """Say in one line what went wrong."""
+    cause = getattr(error, "inner_exception", error)  # what torch.compile wraps
+    if isinstance(cause, ExpectationError):
+        print(f"error: {cause}", file=sys.stderr)  # the report that shows it is a part of it
+        return NEGATIVE
+    if isinstance(cause, ImportError) and (hint := import_hint(cause)):
+        return failed(hint)
+    if is_ours(cause):
         return failed(str(cause))
+    text = f"unexpected {type(cause).__name__}: {cause}"
+    return failed(f"{shortened(text)} (--debug shows the traceback)", UNEXPECTED)
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The parser of all commands that this installation has."""
-    top = argparse.ArgumentParser(prog="ascend-passes", description=DESCRIPTION)
+    statuses = "; ".join(f"{status}: {meaning}" for status, meaning in STATUSES.items())
+    top = Parser(prog="ascend-passes", description=DESCRIPTION, epilog=f"exit status: {statuses}")
+    add_debug(top, False)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     for name in COMMANDS:
         add_command(commands, name, name)
@@ -49,9 +98,7 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def add_command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, module: str
-) -> None:
+def add_command(commands: argparse._SubParsersAction[Parser], name: str, module: str) -> None:
     """Add the command in `commands/<module>.py`."""
     if find_spec(f"ascend_passes.commands.{module}") is None:
         return
@@ -59,27 +106,41 @@ def add_command(
     described = command.__doc__ or ""
     added = commands.add_parser(name, help=command.HELP, description=described)
     command.add_arguments(added)
+    add_debug(added, argparse.SUPPRESS)
     added.set_defaults(run=command.run)
 
 
-def is_ours(error: Exception) -> bool:
+def add_debug(parser: argparse.ArgumentParser, default: object) -> None:
+    """`--debug`, before the command or behind it."""
+    parser.add_argument(
+        "--debug", action="store_true", default=default, help="show the traceback of an error"
+    )
+
+
+def is_ours(error: BaseException) -> bool:
     """Whether the error's text is written for the user: options, rules, models."""
     return type(error).__module__.startswith("ascend_passes.")
 
 
 def import_hint(error: ImportError) -> str:
-    """What to install; a broken import of anything else is raised again."""
+    """What to install; nothing where something else does not import."""
     name = (error.name or "").partition(".")[0]
     if name not in OPTIONAL:
-        raise error
+        return ""
     extra = "plot" if name == "matplotlib" else "models"
     return f"this command needs {name}; install it with `pip install 'ascend-passes[{extra}]'`."
 
 
-def failed(text: str) -> int:
-    """Say on stderr what is wrong."""
-    print(f"error: {text}", file=sys.stderr)
-    return 2
+def failed(text: str, status: int = WRONG_USE) -> int:
+    """Say on stderr what is wrong, in one line."""
+    print(f"error: {shortened(text)}", file=sys.stderr)
+    return status
+
+
+def no_reader() -> int:
+    """End quietly, and let Python's last flush of stdout go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return NO_READER
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import functools
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from ascend_passes import trace
 from ascend_passes.agreement import require_agreement
 from ascend_passes.capture import Fault, Runner, prepare, wrap
 from ascend_passes.cost import matmul_rows
+from ascend_passes.dump import dumped
 from ascend_passes.exchange import failing_together, shared_groups
 from ascend_passes.execute import execute
 from ascend_passes.graph import Context, is_call, value
@@ -158,8 +158,7 @@ class CompiledGraph:
             report = replace(report, graph_after=gm.code)
         if prepare(gm, self.options, self.device):
             report = replace(report, graph_after=gm.code)
-        if self.options.dump:
-            write_dump(Path(self.options.dump), report, plan)
+        report = dumped(report, plan, self.options)
         count = len(self.gm.graph.find_nodes(op="placeholder"))
         extra = range(count, count + (len(folded.outputs) if folded else 0))
         values = [node.meta.get("val") for node in gm.graph.find_nodes(op="placeholder")]
@@ -233,13 +232,3 @@ def row_counts(graph: fx.Graph) -> Iterator[int | torch.SymInt]:
 def fixed(count: int, inputs: Sequence[Any]) -> int:
     """The token count of a graph that has one only."""
     return count
-
-
-def write_dump(folder: Path, report: Report, plan: Plan) -> None:
-    """The graph before and after, numbered in the order of compilation."""
-    folder.mkdir(parents=True, exist_ok=True)
-    number = len(list(folder.glob("*.after.py")))
-    stem = f"{number:03d}_{plan.name.replace(' ', '_')}_{plan.low}"
-    header = "import torch\nfrom torch import device, inf, nan\nimport ascend_passes.npu\n"
-    (folder / f"{stem}.before.py").write_text(header + report.graph_before)
-    (folder / f"{stem}.after.py").write_text(header + report.graph_after)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
@@ -20,6 +21,11 @@ from ascend_passes.execute import ExecutorError, has_torch_npu, require_torch_np
 CANN_FOLDERS = ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")
 """Variables that CANN's `set_env.sh` sets to the folder of the toolkit."""
 CANN_DEFAULT = "/usr/local/Ascend/ascend-toolkit/latest"
+HCCL_LIBRARY = ("libhccl.so", "*/libhccl.so", "*/*/libhccl.so", "*/*/*/libhccl.so")
+HCCL_VERSION = ("hccl/version.info", "*/hccl/version.info", "*/*/hccl/version.info")
+"""Where they may be below the toolkit; a search of any depth would not end below `/`."""
+MOST_CHARACTERS = 65536
+"""Of a version file that are read."""
 VERSION_LINE = re.compile(r"^\s*version\s*=\s*(\S+)", re.IGNORECASE | re.MULTILINE)
 FUSED_NORMS = ("npu_add_rms_norm", "npu_add_rms_norm_quant", "npu_add_rms_norm_dynamic_quant")
 ENTRY_POINTS = (
@@ -195,23 +201,35 @@ def cann_folder() -> Path | None:
 def cann_version() -> str | None:
     """Version of the CANN toolkit, `unknown` where its version file is not there."""
     folder = cann_folder()
-    return None if folder is None else file_version(folder.glob("*/ascend_toolkit_install.info"))
+    return (
+        None if folder is None else file_version(found(folder, ("*/ascend_toolkit_install.info",)))
+    )
 
 
 def hccl_version() -> str | None:
     """Version of HCCL, the collectives' library; it comes with CANN."""
     folder = cann_folder()
-    if folder is None or not list(folder.glob("**/libhccl.so")):
+    if folder is None or not found(folder, HCCL_LIBRARY):
         return None
-    return file_version(folder.glob("**/hccl/version.info"))
+    return file_version(found(folder, HCCL_VERSION))
+
+
+def found(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
+    """The files of some patterns below a folder; none where it cannot be looked into."""
+    with contextlib.suppress(OSError):
+        return [path for pattern in patterns for path in folder.glob(pattern)]
+    return []
 
 
 def file_version(files: Any) -> str:
     """The first `Version=` line of some files."""
     for file in files:
-        match = VERSION_LINE.search(file.read_text(errors="replace"))
-        if match:
-            return match[1]
+        if not file.is_file():
+            continue
+        with contextlib.suppress(OSError), file.open(errors="replace") as text:
+            match = VERSION_LINE.search(text.read(MOST_CHARACTERS))
+            if match:
+                return match[1]
     return "unknown"
 
 

@@ -5,28 +5,39 @@ The documentation page of the options and the errors for unknown names are made 
 
 from __future__ import annotations
 
-import difflib
 import os
-from collections.abc import Mapping
-from dataclasses import Field, dataclass, field, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
+
+from ascend_passes.option_types import HIGHEST, check, parse, shown, unknown
+from ascend_passes.option_types import OptionError as OptionError
 
 CUDAGRAPH_MODES = ("NONE", "FULL_DECODE_ONLY", "FULL")
 WARM_UPS = ("lazy", "eager")
 EXECUTORS = ("auto", "eager", "inductor", "npugraph_ex", "torchair")
 MEBIBYTE = 1024 * 1024
+MOST_CAPTURED = 65536
+"""Tokens of the largest captured size; the default sizes up to it are 4,115 graphs."""
 
 
-class OptionError(ValueError):
-    """An option that does not exist or has a value that it cannot have; the text lists what is
-    valid."""
-
-
-def option(default: Any, environment: str, sentence: str, choices: tuple[str, ...] = ()) -> Any:
+def option(
+    default: Any,
+    environment: str,
+    sentence: str,
+    choices: tuple[str, ...] = (),
+    lowest: int = 0,
+    highest: int = HIGHEST,
+) -> Any:
     """A dataclass field that carries its environment variable, its sentence and its valid
     values."""
-    metadata = {"environment": environment, "sentence": sentence, "choices": choices}
+    metadata: dict[str, Any] = {
+        "environment": environment,
+        "sentence": sentence,
+        "choices": choices,
+    }
+    metadata |= {"lowest": lowest, "highest": highest}
     if isinstance(default, (dict, list)):
         return field(default_factory=lambda: MappingProxyType(dict(default)), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -55,6 +66,7 @@ class Options:
         "ASCEND_PASSES_FLASHCOMM_TOKENS",
         "FlashComm above this many tokens (vllm-ascend's number) where a gain is estimated; -1: "
         "wherever one is.",
+        lowest=-1,
     )
     matmul_reduce_scatter: bool = option(
         True,
@@ -110,6 +122,7 @@ class Options:
         512,
         "ASCEND_PASSES_CAPTURE_LIMIT",
         "The largest token count that is captured (vLLM's number).",
+        highest=MOST_CAPTURED,
     )
     capture_warm_up: str = option(
         "lazy",
@@ -157,24 +170,18 @@ class Options:
         """Defaults, then environment variables, then `given`, which wins.
 
         Raises:
-            OptionError: an unknown name, a wrong type or a value outside its choices.
+            OptionError: an unknown name, a wrong type, or a value that the option cannot have.
+            RuleError: a folder in `rule_path` that holds no rules, or a file that is none.
         """
+        # Rules, passes and profiles stand above the options, which only here ask for their names.
+        from ascend_passes.option_values import check_values
+
         if isinstance(given, Options):
+            check_values(given)
             return given
-        given = dict(given or {})
-        known = {f.name: f for f in fields(cls)}
-        for name in given:
-            if name not in known:
-                raise OptionError(unknown(name, known))
-        values = {
-            name: parse(f, os.environ[f.metadata["environment"]], f.metadata["environment"])
-            for name, f in known.items()
-            if os.environ.get(f.metadata["environment"])
-        }
-        values.update(
-            {name: check(known[name], value, f"option {name!r}") for name, value in given.items()}
-        )
-        return cls(**values)
+        options = cls(**{**from_environment(), **checked(given or {})})
+        check_values(options)
+        return options
 
     @property
     def prefetch(self) -> bool:
@@ -182,68 +189,40 @@ class Options:
         return self.prefetch_mlp or self.dense_optimize
 
 
-def unknown(name: str, known: Mapping[str, Any]) -> str:
-    """The error text for an option that does not exist, with the nearest name first."""
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"unknown option {name!r}.{hint} Valid options: {', '.join(sorted(known))}."
+def from_environment() -> dict[str, Any]:
+    """The options that environment variables set; errors as in `parse`."""
+    variables = {f.metadata["environment"]: f for f in fields(Options)}
+    return {
+        f.name: parse(f, os.environ[variable], variable)
+        for variable, f in variables.items()
+        if os.environ.get(variable)
+    }
 
 
-def kind(f: Field[Any]) -> type:
-    """The type of an option's values, read off its default."""
-    return Mapping if f.name == "expect" else type(f.default)
-
-
-def check(f: Field[Any], value: Any, origin: str) -> Any:
-    """`value` if the option may have it.
-
-    Raises:
-        OptionError: a wrong type, a negative count, or a value outside the choices.
-    """
-    wanted = kind(f)
-    right = isinstance(value, wanted) and not (wanted is int and isinstance(value, bool))
-    if not right:
-        name = "dict of rule name to count" if wanted is Mapping else wanted.__name__
-        raise OptionError(f"{origin} must be a {name}, not {value!r} ({type(value).__name__}).")
-    choices = f.metadata["choices"]
-    if choices and value not in choices:
-        raise OptionError(f"{origin} is {value!r}; valid values: {', '.join(choices)}.")
-    lowest = -1 if f.name == "flashcomm_tokens" else 0
-    if wanted is int and value < lowest:
-        raise OptionError(f"{origin} is {value}; it must be at least {lowest}.")
-    return MappingProxyType(dict(value)) if wanted is Mapping else value
-
-
-def parse(f: Field[Any], text: str, origin: str) -> Any:
-    """The value that an environment variable's text stands for; errors as in `check`."""
-    wanted = kind(f)
-    if wanted is bool:
-        words = {"1": True, "true": True, "yes": True, "on": True}
-        words |= {"0": False, "false": False, "no": False, "off": False}
-        if text.lower() not in words:
-            raise OptionError(f"{origin} is {text!r}; write 1 or 0.")
-        return words[text.lower()]
-    try:
-        if wanted is int:
-            return check(f, int(text), origin)
-        if wanted is Mapping:
-            pairs = (part.split("=") for part in text.split(","))
-            return MappingProxyType({name.strip(): int(count) for name, count in pairs})
-    except ValueError as error:
-        if isinstance(error, OptionError):
-            raise
-        example = "a whole number" if wanted is int else "name=count pairs, separated by commas"
-        raise OptionError(f"{origin} is {text!r}; write {example}.") from None
-    return check(f, text, origin)
+def checked(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options by name; an unknown name is an error, others as in `check`."""
+    if not isinstance(given, Mapping):
+        raise OptionError(f"options must be a dict of option to value, not {shown(given)}.")
+    known = {f.name: f for f in fields(Options)}
+    for name in given:
+        if name not in known:
+            raise OptionError(unknown(name, known))
+    return {name: check(known[name], value, f"option {name!r}") for name, value in given.items()}
 
 
 def switched_on(name: str, switches: str, default: bool = True) -> bool:
     """Whether `name` is on under switches such as `-swiglu,+rms_norm`; the last one that fits
     wins."""
     on = default
+    for sign, switched in switch_words(switches):
+        if switched in (name, "*"):
+            on = sign == "+"
+    return on
+
+
+def switch_words(switches: str) -> Iterator[tuple[str, str]]:
+    """Sign and name of each switch; a word without its sign is an OptionError."""
     for word in filter(None, (part.strip() for part in switches.split(","))):
         if word[0] not in "+-":
-            raise OptionError(f"{word!r} must start with + or -, as in `-swiglu,+rms_norm`.")
-        if word[1:] in (name, "*"):
-            on = word[0] == "+"
-    return on
+            raise OptionError(f"{shown(word)} must start with + or -, as in `-swiglu,+rms_norm`.")
+        yield word[0], word[1:]

@@ -6,10 +6,13 @@ from __future__ import annotations
 import bisect
 from dataclasses import dataclass, replace
 
-from ascend_passes.options import OptionError, Options
+from ascend_passes.option_types import OptionError, shown
+from ascend_passes.options import Options
 
 UNBOUNDED = 2**31 - 1
 """Upper end of the last plan: no token count reaches it."""
+MOST_DIGITS = 10
+"""A size has fewer."""
 FINE_STEP, COARSE_STEP, COARSE_FROM = 8, 16, 256
 """Captured sizes are 1, 2, 4, then every 8 below 256 and every 16 from there on: vLLM 0.32's
 default list (`_set_cudagraph_sizes` in its `config/vllm.py`)."""
@@ -42,8 +45,11 @@ def capture_sizes(options: Options) -> tuple[int, ...]:
         coarse = range(COARSE_FROM, options.capture_limit + 1, COARSE_STEP)
         return tuple(n for n in (1, 2, 4, *fine, *coarse) if n <= options.capture_limit)
     words = [word.strip() for word in options.capture_sizes.split(",")]
-    if not all(word.isdigit() and int(word) > 0 for word in words):
-        raise OptionError(f"option 'capture_sizes' is {options.capture_sizes!r}; write 1,2,4,8.")
+    if not all(word.isdecimal() and len(word) < MOST_DIGITS and int(word) > 0 for word in words):
+        raise OptionError(
+            f"option 'capture_sizes' is {shown(options.capture_sizes)}; write positive whole "
+            "numbers with commas between them, 1,2,4,8."
+        )
     return tuple(sorted({int(word) for word in words if int(word) <= options.capture_limit}))
 
 

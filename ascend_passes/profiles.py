@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
-from ascend_passes.options import OptionError
+from ascend_passes.option_types import OptionError, nearest, shown
 
+MOST_BYTES = 65536
+"""Of a profile's file; `tune` writes about 500."""
+MOST_RATE = 1e21
+"""Operations or bytes per second; far above any device."""
+MOST_SECONDS = 60.0
+"""Of a latency."""
+LATENCIES = ("matmul_launch", "vector_launch", "collective_latency", "hop_latency")
 TERA = 1e12
 GIGA = 1e9
 MICRO = 1e-6
@@ -29,7 +38,8 @@ class Profile:
     memory_bandwidth: float = 1.0
     """Bytes per second that a memory-bound kernel reaches."""
     link_bandwidth: float = 1.0
-    """Bytes per second that a rank sends in a collective, all links together."""
+    """Bytes per second that a rank sends in a collective, all links together; infinite where one
+    process was measured, which sends nothing."""
     matmul_launch: float = 0.0
     """Seconds a matmul takes beyond its work."""
     vector_launch: float = 0.0
@@ -100,16 +110,71 @@ def read(name: str) -> Profile:
     """A built-in profile by name, or one from a file that `tune` wrote.
 
     Raises:
-        OptionError: neither a profile nor a readable profile file.
+        OptionError: neither a profile nor a file that holds one.
     """
     if name in PROFILES:
         return PROFILES[name]
     try:
-        figures = json.loads(Path(name).read_text())
-        return Profile(**figures)
-    except (OSError, ValueError, TypeError) as error:
-        known = ", ".join(PROFILES)
-        message = (
-            f"option 'profile' is {name!r}: neither one of {known} nor a profile file ({error})"
-        )
-        raise OptionError(message) from error
+        return from_figures(json.loads(text_of(Path(name))))
+    except RecursionError:
+        problem = "its JSON is nested too deeply"
+    except (OSError, ValueError) as error:
+        problem = str(error)
+    known = f"neither one of {', '.join(PROFILES)} nor a profile file"
+    raise OptionError(f"option 'profile' is {shown(name)}: {known} ({problem}).{hint(name)}")
+
+
+def hint(name: str) -> str:
+    """The built-in profile that is meant, or how to get a file."""
+    return nearest(name, PROFILES) or " `ascend-passes tune` writes one."
+
+
+def text_of(path: Path) -> str:
+    """What a profile's file holds.
+
+    Raises:
+        OSError, ValueError: no ordinary file, one of more than `MOST_BYTES`, or no text.
+    """
+    if not path.is_file():  # a device such as /dev/zero never ends
+        raise ValueError("there is no such file" if not path.exists() else "it is no file")
+    if not 0 < path.stat().st_size <= MOST_BYTES:  # files of /proc say 0, and may wait for ever
+        raise ValueError(f"it has not between 1 and {MOST_BYTES} bytes")
+    return path.read_text(encoding="utf-8")
+
+
+def from_figures(figures: Any) -> Profile:
+    """The profile of a file.
+
+    Raises:
+        ValueError: figures that are missing, unknown, of a wrong type or out of range.
+    """
+    if not isinstance(figures, dict):
+        raise ValueError("it must hold a JSON object")
+    known = [f.name for f in dataclasses.fields(Profile)]
+    for name in figures:
+        if name not in known:
+            raise ValueError(f"{shown(name)} is no figure of a profile.{nearest(name, known)}")
+    for name in known:
+        if name not in figures:
+            raise ValueError(f"{name} is missing")
+    for name in ("name", "source"):
+        if not isinstance(figures[name], str):
+            raise ValueError(f"{name} must be a text, not {shown(figures[name])}")
+    table = figures["matmul_rates"]
+    if not isinstance(table, dict) or not table:
+        raise ValueError("matmul_rates must hold element type and operations per second")
+    for dtype, rate in table.items():
+        require_within(f"matmul_rates[{shown(dtype)}]", rate, 1.0, MOST_RATE)
+    require_within("memory_bandwidth", figures["memory_bandwidth"], 1.0, MOST_RATE)
+    require_within("link_bandwidth", figures["link_bandwidth"], 1.0, math.inf)
+    for name in LATENCIES:
+        require_within(name, figures[name], 0.0, MOST_SECONDS)
+    return Profile(**{**figures, "matmul_rates": MappingProxyType(table)})
+
+
+def require_within(name: str, figure: Any, lowest: float, highest: float) -> None:
+    """Raise ValueError for what is no number between these."""
+    number = isinstance(figure, (int, float)) and not isinstance(figure, bool)
+    if not number or not lowest <= figure <= highest:  # NaN is in no range
+        wanted = f"a number from {lowest:g} to {highest:g}"
+        raise ValueError(f"{name} must be {wanted}, not {shown(figure)}")

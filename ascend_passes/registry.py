@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import importlib.util
+import os
 import sys
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
@@ -14,17 +15,17 @@ from types import ModuleType
 
 import torch
 
-import ascend_passes
 from ascend_passes.options import Options, switched_on
 from ascend_passes.rule import Rule, RuleError
+
+PACKAGE = Path(__file__).resolve().parent
 
 
 def pattern_folders() -> tuple[Path, ...]:
     """The folders of the rules that come with the package: `recognize` and `fuse`."""
-    spec = importlib.util.find_spec("ascend_passes.patterns")
-    places = spec.submodule_search_locations if spec is not None else None
-    # A checkout that is not installed has the rules beside the package, not in it.
-    root = Path(places[0]) if places else Path(ascend_passes.__file__).parents[1] / "patterns"
+    # A checkout has the rules beside the package. Its own: another one may be installed.
+    inside, beside = PACKAGE / "patterns", PACKAGE.parent / "patterns"
+    root = inside if inside.is_dir() else beside
     return (root / "recognize", root / "fuse")
 
 
@@ -42,7 +43,7 @@ def load(path: Path) -> Rule:
     try:
         sys_modules_insert(spec.name, module)
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise RuleError(f"{path}: {type(error).__name__}: {error}") from error
     rule = getattr(module, "rule", None)
     if not isinstance(rule, Rule):
@@ -60,11 +61,17 @@ def find(folder: Path) -> tuple[Rule, ...]:
     """The rules of a folder, by name; files that start with `_` are no rules.
 
     Raises:
-        RuleError: a file that is no rule, or no such folder.
+        RuleError: a file that is no rule, no such folder, or one without rule files.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # which takes a name that is too long as well
         raise RuleError(f"{folder} is no folder; `rule_path` names folders with rule files")
-    return tuple(load(path) for path in sorted(folder.glob("[!_]*.py")))
+    found = sorted(path for path in folder.glob("[!_]*.py") if path.is_file())
+    if not found:
+        raise RuleError(
+            f"{folder} holds no rule files, as `rule_path` needs; "
+            f"`ascend-passes new NAME --folder {folder}` writes one"
+        )
+    return tuple(load(path) for path in found)
 
 
 def rules(options: Options) -> tuple[Rule, ...]:
@@ -94,8 +101,7 @@ def identity(options: Options) -> str:
     For compile caches: equal identities rewrite equal graphs equally.
     """
     digest = hashlib.sha256()
-    package = Path(ascend_passes.__file__).parent
-    sources = sorted(package.rglob("*.py")) + [Path(rule.source) for rule in rules(options)]
+    sources = sorted(PACKAGE.rglob("*.py")) + [Path(rule.source) for rule in rules(options)]
     for path in sources:
         digest.update(path.name.encode() + path.read_bytes())
     digest.update(repr(sorted(dataclasses.asdict(_plain(options)).items())).encode())

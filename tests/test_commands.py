@@ -1,19 +1,29 @@
+import importlib.util
 import json
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 pytest.importorskip("transformers")
 
-from ascend_passes.__main__ import main
+from ascend_passes import doctor, registry
+from ascend_passes.__main__ import STATUSES, main
+from ascend_passes.commands import limit
 from ascend_passes.commands.bench_compile import Row, bars
+from ascend_passes.commands.check import choose
 from ascend_passes.commands.demo import save_model
 from ascend_passes.commands.new import TEMPLATE
 from ascend_passes.commands.output import progress
+from ascend_passes.commands.rules import every_rule
+from ascend_passes.options import Options
+from ascend_passes.rule import RuleError
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +31,9 @@ def directory(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models") / "qwen3"
     save_model(folder, torch.float32, None, seed=0)
     return folder
+
+
+TEXT = {"capture_output": True, "text": True, "check": False}
 
 
 def assert_one_error(text, reason):
@@ -114,6 +127,154 @@ def test_a_rule_file_that_does_not_parse_is_named(capsys, tmp_path):
     assert code == 2
     assert "broken.py" in text.err
     assert "SyntaxError" in text.err
+
+
+def test_no_name_of_a_rule_runs_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in (Path(), Path("swiglu")):
+        folder.mkdir(exist_ok=True)
+        (folder / "x.py").write_text("open('RAN', 'w')")
+    assert [rule.name for rule in choose("swiglu", Options())] == ["swiglu"]
+    for name in ("", ".", "x", "x.py"):
+        with pytest.raises(ValueError):
+            choose(name, Options())
+    assert not Path("RAN").exists()
+    with pytest.raises(RuleError, match="must end in"):
+        choose("./swiglu", Options())
+    assert Path("RAN").exists()
+
+
+@pytest.mark.parametrize("folder", ["mine", "my own/rules"])
+def test_the_next_command_of_new_works(capsys, tmp_path, monkeypatch, folder):
+    monkeypatch.chdir(tmp_path)
+    _, text = output(capsys, "new", "my_rule", "--folder", folder)
+    (command,) = re.findall("`(.*)`", text.out)
+    program, *words = shlex.split(command)
+    assert program == "ascend-passes" and words[0] == "check"
+    code, text = output(capsys, *words)
+    assert code == 0
+    assert text.out == "my_rule: passed\n"
+
+
+def test_list_in_a_pipe_cuts_nothing(capsys):
+    _, text = output(capsys, "list")
+    _, *lines = text.out.splitlines()
+    rules = every_rule(Options())
+    assert len(lines) == len(rules)
+    for line, rule in zip(lines, rules, strict=True):
+        assert line.split()[0] == rule.name
+        assert " ".join(line.split()).endswith(rule.summary)
+
+
+def test_brackets_in_a_file_are_no_markup(capsys, tmp_path):
+    folder = tmp_path / "[bold]"
+    folder.mkdir()
+    (folder / "mine.py").write_text(TEMPLATE.replace("Say in one", "[/red] Say in one"))
+    code, text = output(capsys, "list", "--option", f"rule_path={folder}")
+    assert code == 0
+    assert "[bold]" in text.out and "[/red] Say in one" in text.out
+
+
+def test_what_nobody_foresaw_is_one_line_and_debug_shows_where(capsys, monkeypatch):
+    def fail(arguments):
+        raise KeyError("a\nb\x1b[31m")
+
+    monkeypatch.setattr("ascend_passes.commands.list.run", fail)
+    code, text = output(capsys, "list")
+    assert code == 3
+    assert_one_error(text, "unexpected KeyError: ")
+    assert "\x1b" not in text.err
+    for words in (("list", "--debug"), ("--debug", "list")):
+        code, text = output(capsys, *words)
+        assert code == 3
+        assert "Traceback" in text.err and "in fail" in text.err
+
+
+def test_an_interruption_is_no_traceback(capsys, monkeypatch):
+    def interrupt(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ascend_passes.commands.list.run", interrupt)
+    code, text = output(capsys, "list")
+    assert code == 130
+    assert_one_error(text, "interrupted")
+
+
+def test_a_reader_that_is_gone_is_no_traceback(tmp_path):
+    program = "import sys; from ascend_passes.__main__ import main; sys.exit(main(['list']))"
+    code = f"{shlex.quote(sys.executable)} -c {shlex.quote(program)} 2>errors | true; "
+    done = subprocess.run(["bash", "-c", code + "echo ${PIPESTATUS[0]}"], cwd=tmp_path, **TEXT)
+    assert done.stdout == "141\n"
+    assert "Traceback" not in (tmp_path / "errors").read_text()
+
+
+def test_a_count_that_is_missed_is_a_negative_answer(capsys, directory):
+    code, text = output(capsys, "explain", str(directory), "--option", "expect=rms_norm=999")
+    assert code == 1
+    assert "rms_norm fired" in text.err and "expected 999" in text.err
+
+
+def test_the_help_and_the_page_say_what_a_status_means(capsys):
+    page = (Path(__file__).parent.parent / "docs" / "command-line.md").read_text()
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for status, meaning in STATUSES.items():
+        assert f"{status}: {meaning}" in text
+        assert f"| {status} | {meaning} |" in page
+
+
+SPIN = "while True:\n    pass"
+SWALLOW = f"""import sys
+from ascend_passes.commands.limit import limited
+with limited(0.2, "it"):
+    while True:
+        try:
+            {SPIN.replace(chr(10), chr(10) + " " * 8)}
+        except BaseException:
+            sys.stderr.write("caught\\n")
+"""
+
+
+def test_code_that_does_not_end_is_interrupted():
+    with pytest.raises(RuleError, match="it did not end within"), limit.limited(0.1, "it"):
+        try:
+            exec(SPIN)
+        except Exception:
+            raise AssertionError("an interruption is no Exception") from None
+
+
+def test_code_that_catches_the_interruption_ends_the_process():
+    done = subprocess.run([sys.executable, "-c", SWALLOW], timeout=120, **TEXT)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: it did not end within 0.2 s")
+
+
+def test_a_checkout_has_its_own_rules(tmp_path):
+    """Whatever is installed: its registry looks beside itself."""
+    package = tmp_path / "ascend_passes"
+    package.mkdir()
+    copy = shutil.copy(registry.__file__, package / "registry.py")
+    spec = importlib.util.spec_from_file_location("other_registry", copy)
+    other = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(other)
+    assert other.pattern_folders() == tuple(
+        tmp_path / "patterns" / k for k in ("recognize", "fuse")
+    )
+    (package / "patterns").mkdir()
+    assert other.pattern_folders() == tuple(package / "patterns" / k for k in ("recognize", "fuse"))
+
+
+def test_a_strange_toolkit_is_no_error(tmp_path, monkeypatch):
+    monkeypatch.setenv("ASCEND_HOME_PATH", str(tmp_path))
+    (tmp_path / "arm64" / "ascend_toolkit_install.info").mkdir(parents=True)
+    (tmp_path / "arm64" / "lib64").mkdir()
+    (tmp_path / "arm64" / "lib64" / "libhccl.so").write_bytes(b"")
+    (tmp_path / "arm64" / "hccl").mkdir()
+    (tmp_path / "arm64" / "hccl" / "version.info").write_bytes(b"\xff\xfe Version=")
+    assert doctor.cann_version() == doctor.hccl_version() == "unknown"
+    (tmp_path / "arm64" / "hccl" / "version.info").write_text("Version=8.2\n")
+    assert doctor.hccl_version() == "8.2"
 
 
 def test_run_prints_json_alone_and_the_model_is_right(directory):

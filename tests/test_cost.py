@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -128,3 +132,69 @@ def test_plans_that_are_compared_fuse_the_same_norms() -> None:
 
     assert norms(False) == norms(True)
     assert norms(False)["npu::npu_add_rms_norm_dynamic_quant"] == 3
+
+
+FIGURES = json.loads(profiles.ATLAS_800_A2.to_json())
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"matmul_rates": {}}, "matmul_rates must hold"),
+        ({"matmul_rates": {"int8": "1e12"}}, "must be a number from 1 to"),
+        ({"matmul_rates": {"int8": True}}, "must be a number from 1 to"),
+        ({"matmul_rates": {"int8": math.nan}}, "not nan"),
+        ({"memory_bandwidth": 0}, "memory_bandwidth must be a number from 1"),
+        ({"memory_bandwidth": math.inf}, "not inf"),
+        ({"link_bandwidth": -1.0}, "link_bandwidth must be a number from 1"),
+        ({"hop_latency": -1e-9}, "hop_latency must be a number from 0 to 60"),
+        ({"collective_latency": 1e3}, "collective_latency must be a number from 0 to 60"),
+        ({"name": ["x"]}, "name must be a text"),
+        ({"memory_bandwith": 1e12}, "Did you mean 'memory_bandwidth'"),
+    ],
+)
+def test_a_figure_that_no_device_has_is_refused(
+    tmp_path: Path, change: dict[str, Any], reason: str
+) -> None:
+    path = tmp_path / "profile.json"
+    path.write_text(json.dumps(FIGURES | change))
+    with pytest.raises(OptionError, match=reason):
+        profiles.read(str(path))
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_no_figure_may_be_missing(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "profile.json"
+    path.write_text(json.dumps({key: FIGURES[key] for key in FIGURES if key != name}))
+    with pytest.raises(OptionError, match=f"{name} is missing"):
+        profiles.read(str(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "bytes"),
+        (" " * 70000, "bytes"),
+        ("[" * 60000, "nested too deeply"),
+        ("[]", "must hold a JSON object"),
+        (f'{{"hop_latency": {"9" * 5000}}}', "digits"),
+    ],
+)
+def test_a_file_that_is_no_profile_is_one_line(tmp_path: Path, text: str, reason: str) -> None:
+    path = tmp_path / "profile.json"
+    path.write_text(text)
+    with pytest.raises(OptionError, match=reason):
+        profiles.read(str(path))
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "/proc/kmsg", "/", "x" * 5000, "\0"])
+def test_what_is_no_ordinary_file_is_not_read(name: str) -> None:
+    with pytest.raises(OptionError, match="nor a profile file"):
+        profiles.read(name)
+
+
+def test_a_profile_of_one_process_has_endless_links(tmp_path: Path) -> None:
+    alone = replace(profiles.ATLAS_800_A2, link_bandwidth=math.inf)
+    path = tmp_path / "profile.json"
+    path.write_text(alone.to_json())
+    assert profiles.read(str(path)) == alone

@@ -1,8 +1,17 @@
 import dataclasses
+import re
+from pathlib import Path
 
 import pytest
+import torch
+from torch.nn import functional
 
+from ascend_passes import explain, pass_names, passes
+from ascend_passes.commands.new import TEMPLATE
 from ascend_passes.options import OptionError, Options, switched_on
+from ascend_passes.passes.matmul_collective import STEPS
+from ascend_passes.registry import rules
+from ascend_passes.rule import RuleError
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +47,23 @@ def test_an_unknown_option_names_the_nearest_and_all():
         ({"flashcomm_tokens": -2}, "at least -1"),
         ({"executor": "fast"}, "valid values: auto, eager"),
         ({"expect": 3}, "dict of rule name to count"),
+        ({"expect": {"swiglu": -1}}, "at least 0"),
+        ({"expect": {"swiglu": True}}, "must have a count, not True"),
+        ({"expect": {"swiglo": 1}}, "Did you mean 'swiglu'"),
+        ({"expect": {"fuse": 1}}, "no rule and no pass"),
+        ({"rules": "-swiglo"}, "Did you mean 'swiglu'"),
+        ({"rules": "swiglu"}, "must start with"),
+        ({"passes": "-fold_constnts"}, "Did you mean 'fold_constants'"),
+        ({"passes": "-sequence_parallel.csot"}, "Did you mean 'sequence_parallel.cost'"),
+        ({"profile": "nope"}, "neither one of atlas-800-a2"),
+        ({"soc": "foo"}, "known chips begin with Ascend910B"),
+        ({"capture_sizes": "abc"}, "write positive whole numbers"),
+        ({"capture_sizes": "²"}, "write positive whole numbers"),
+        ({"capture_sizes": "1024"}, "all above the capture limit"),
+        ({"capture_limit": 10**12}, "at most 65536"),
+        ({"prefetch_tokens": 10**5000}, "at most"),
+        ({"dump": __file__}, "is no folder"),
+        ("flashcomm", "must be a dict"),
     ],
 )
 def test_a_wrong_value_says_what_is_right(given, reason):
@@ -66,6 +92,56 @@ def test_a_wrong_environment_names_the_variable(monkeypatch, variable, text, rea
     monkeypatch.setenv(variable, text)
     with pytest.raises(OptionError, match=f"{variable}.*{reason}"):
         Options.read()
+
+
+@pytest.mark.parametrize("soc", ["Ascend910B", "Ascend910B1", "Ascend910_9391", "Ascend950PR"])
+def test_every_chip_of_the_tables_is_known(soc):
+    assert Options.read({"soc": soc}).soc == soc
+
+
+def test_options_made_by_hand_are_checked_as_well():
+    with pytest.raises(OptionError, match="Did you mean 'swiglu'"):
+        Options.read(Options(rules="-swiglo"))
+
+
+def test_a_folder_without_rules_is_an_error_and_its_rules_are_known(tmp_path):
+    with pytest.raises(RuleError, match="no rule files"):
+        Options.read({"rule_path": str(tmp_path)})
+    (tmp_path / "mine.py").write_text(TEMPLATE)
+    given = {"rule_path": str(tmp_path), "rules": "-mine", "expect": {"mine": 0}}
+    assert Options.read(given).rules == "-mine"
+
+
+def test_a_rule_that_is_off_by_default_can_be_named(tmp_path):
+    (tmp_path / "mine.py").write_text(TEMPLATE.replace("examples=", "default=False, examples="))
+    on = [rule.name for rule in rules(Options(rule_path=str(tmp_path)))]
+    assert "swiglu" in on and "mine" not in on
+    assert Options.read({"rule_path": str(tmp_path), "rules": "+mine", "expect": {"mine": 1}})
+
+
+@pytest.mark.parametrize("name", pass_names.switchable())
+def test_every_pass_can_be_switched_and_the_other_names_not(name):
+    assert Options.read({"passes": f"-{name}"})
+    with pytest.raises(OptionError, match=f"switches '{name}x'"):
+        Options.read({"passes": f"-{name}x"})
+
+
+def test_the_names_of_parts_are_those_that_the_passes_ask_for():
+    folder = Path(passes.__file__).parent
+    source = "".join(path.read_text() for path in folder.glob("*.py"))
+    identities = {
+        *re.findall(r'"(sink_[a-z]+)"', source),
+        *re.findall(r'on\(context, "(\w+)"', source),
+    }
+    assert set(pass_names.PARTS["sequence_parallel"]) == identities
+    assert set(pass_names.PARTS["matmul_collective"]) == {kind for kind, _ in STEPS.values()}
+
+
+def test_what_a_report_counts_can_be_expected():
+    model = lambda x, w: functional.rms_norm(x + x, (64,), w, 1e-6)  # noqa: E731
+    report = explain(model, torch.randn(4, 64), torch.ones(64))
+    assert report.fired
+    assert Options.read({"expect": dict(report.fired)})
 
 
 def test_the_last_switch_that_fits_wins():

@@ -18,6 +18,7 @@ from ascend_passes.commands.output import console, print_table
 from ascend_passes.dense_layers import GROUP, Sizes, layers_graph, rewritten
 from ascend_passes.graph import operator_name, value
 from ascend_passes.groups import Group, assuming
+from ascend_passes.option_types import shown
 from ascend_passes.options import Options
 
 HELP = "count collectives, bytes and rows with and without FlashComm"
@@ -46,8 +47,16 @@ class Layer:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
-    parser.add_argument("--ranks", type=int, default=4, help="tensor-parallel size")
+    parser.add_argument("--ranks", type=tensor_parallel, default=4, help="tensor-parallel size")
     parser.add_argument("--profile", default=Options().profile, help="name, or a file of `tune`")
+
+
+def tensor_parallel(text: str) -> int:
+    """A number of ranks that the model's heads divide by."""
+    valid = [n for n in range(2, Sizes().heads + 1) if Sizes().heads % n == 0]
+    if text not in map(str, valid):
+        raise argparse.ArgumentTypeError(f"{shown(text)} is none of {', '.join(map(str, valid))}")
+    return int(text)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -30,7 +30,7 @@ from torch._inductor.pattern_matcher import (  # noqa: TID251
     register_replacement,
 )
 
-from ascend_passes.commands.arguments import add_json
+from ascend_passes.commands.arguments import add_json, whole_number
 from ascend_passes.commands.bench_rules import EPSILON, PAIRS, decoder, rules
 from ascend_passes.commands.output import console, print_json, progress
 from ascend_passes.compiled import optimize_module
@@ -41,6 +41,7 @@ from ascend_passes.rewrite import rewrite
 
 HELP = "time our rewriting and Inductor's pattern matcher on the same graphs, and judge the bars"
 LAYERS = (16, 32, 64)
+MOST_LAYERS, MOST_REPEATS = 512, 1000
 FUSED = "npu::npu_add_rms_norm_quant"
 TOKENS = 16
 LEAST_RATIO = 10.0
@@ -93,8 +94,16 @@ class Bar:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `bench compile`."""
-    parser.add_argument("--layers", type=int, nargs="+", default=LAYERS, help="(default: 16 32 64)")
-    parser.add_argument("--repeats", type=int, default=3, help="best of these (default: 3)")
+    parser.add_argument(
+        "--layers",
+        type=whole_number(MOST_LAYERS),
+        nargs="+",
+        default=LAYERS,
+        help="(default: 16 32 64)",
+    )
+    parser.add_argument(
+        "--repeats", type=whole_number(MOST_REPEATS), default=3, help="best of these (default: 3)"
+    )
     add_json(parser)
 
 

@@ -7,11 +7,17 @@ import tempfile
 from pathlib import Path
 
 import torch
+from rich.text import Text
 
-from ascend_passes.commands.arguments import add_json, add_options, read_options
+from ascend_passes.commands.arguments import (
+    add_json,
+    add_options,
+    add_seed,
+    options_of,
+    read_options,
+)
 from ascend_passes.commands.output import console, print_json
 from ascend_passes.commands.run import compare_directory, print_comparison
-from ascend_passes.options import Options
 
 HELP = "build small Qwen3 models (float32, bfloat16, W8A8), compile and compare them"
 MODELS = (
@@ -33,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=[name for name, *_ in MODELS],
         help="only this one of the four; may be given again (default: all)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of weights and prompt (default: 0)")
+    add_seed(parser, "of weights and prompt (default: 0)")
     add_options(parser)
     add_json(parser)
 
@@ -41,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """0 where every compiled model is right, 1 where one is not."""
     options = read_options(arguments.option)
-    Options.read(options)
+    options_of(options)
     out, results = console(), {}
     with tempfile.TemporaryDirectory(prefix="ascend-passes-demo-") as folder:
         for name, dtype, activations in MODELS:
@@ -54,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
             )
             results[name] = result
             if not arguments.json:
-                out.rule(f"[bold]{name}")
+                out.rule(Text(name, style="bold"))
                 print_comparison(out, result)
     if arguments.json:
         print_json({name: result.to_dict() for name, result in results.items()})

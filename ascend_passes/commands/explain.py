@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 
-from ascend_passes.commands.arguments import SHAPES, add_model, read_options
+from ascend_passes.commands.arguments import SHAPES, add_model, options_of, read_options
 from ascend_passes.commands.output import console, print_json, print_report, progress
-from ascend_passes.commands.run import random_prompt
-from ascend_passes.options import Options
+from ascend_passes.commands.run import check_memory, random_prompt
 from ascend_passes.report import Report
 
 HELP = "compile a local Hugging Face model without running it; say what fired and what did not"
@@ -24,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """0; errors as in `commands.run.run`."""
     options = read_options(arguments.option)
-    Options.read(options)
+    options_of(options)
     found = explain_directory(arguments, options)
     if arguments.json:
         print_json({step: report.to_dict() for step, report in found.items()})
@@ -44,6 +43,7 @@ def explain_directory(arguments: argparse.Namespace, options: dict[str, Any]) ->
         stage("load", 0, 3)
         model = load_model(arguments.directory, arguments.dtype, arguments.device)
         length = arguments.prompt_length
+        check_memory(model, (arguments.batch, length), 1)
         cache = new_cache(model, arguments.batch, length + 1)
         prompt = random_prompt(model, (arguments.batch, length), arguments.seed)
         steps = {"prefill": (prompt, 0), "decode": (prompt[:, -1:], length)}

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from rich.table import Table
 
-from ascend_passes.commands.arguments import add_json, add_options, read_options
-from ascend_passes.commands.output import console, print_json
+from ascend_passes.commands.arguments import add_json, add_options, options_of, read_options
+from ascend_passes.commands.output import console, print_json, print_table
 from ascend_passes.commands.rules import every_rule
-from ascend_passes.options import Options, switched_on
+from ascend_passes.options import switched_on
 
 HELP = "every rule with its sentence"
 
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """0; raises RuleError for a rule file that does not load."""
-    options = Options.read(read_options(arguments.option))
+    options = options_of(read_options(arguments.option))
     rows = [
         {
             "name": rule.name,
@@ -42,5 +42,5 @@ def run(arguments: argparse.Namespace) -> int:
     for row in rows:
         name, kind, on, summary = row.values()
         table.add_row(str(name), str(kind), "yes" if on else "no", str(summary))
-    console().print(table)
+    print_table(console(), table)
     return 0

@@ -15,13 +15,22 @@ from rich.table import Table
 
 from ascend_passes.report import Report
 
+MOST_CHARACTERS = 1500
+"""Of an error's line."""
 MOST_COLUMNS = 1000
 """Characters of a line that no table reaches."""
 
 
 def console() -> Console:
     """stdout; plain text where it is no terminal."""
-    return Console(highlight=False, soft_wrap=True)
+    return Console(highlight=False, markup=False, soft_wrap=True)
+
+
+def shortened(text: str) -> str:
+    """One line of what a terminal can show."""
+    line = " ".join(text.split())
+    line = "".join(letter if letter.isprintable() else "?" for letter in line)
+    return line if len(line) <= MOST_CHARACTERS else f"{line[:MOST_CHARACTERS]}..."
 
 
 def print_json(value: Any) -> None:
@@ -48,7 +57,7 @@ def progress(title: str) -> Iterator[Callable[[str, int, int], None]]:
         yield line_by_line(title)
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

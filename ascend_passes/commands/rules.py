@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+from ascend_passes.commands.limit import limited
+from ascend_passes.option_types import nearest, shown
 from ascend_passes.options import Options
 from ascend_passes.registry import find, pattern_folders, rules
 from ascend_passes.rule import Rule, RuleError
@@ -26,6 +29,18 @@ def rule_named(name: str, options: Options) -> Rule:
     known = {rule.name: rule for rule in every_rule(options)}
     if name in known:
         return known[name]
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise RuleError(f"there is no rule {name!r}.{hint} `ascend-passes list` names all.")
+    hint = nearest(name, known)
+    raise RuleError(f"there is no rule {shown(name)}.{hint} `ascend-passes list` names all.")
+
+
+@contextmanager
+def blamed(rule: Rule, seconds: float) -> Iterator[None]:
+    """Inside, what a rule's code raises becomes one RuleError that names it, as does no end."""
+    where = f"rule {rule.name} ({rule.source})"
+    with limited(seconds, where):
+        try:
+            yield
+        except RuleError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise RuleError(f"{where} raised {type(error).__name__}: {error}") from error

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ascend_passes.commands.arguments import SHAPES, add_model, positive, read_options
+from ascend_passes.commands.arguments import (
+    MOST_TOKENS,
+    SHAPES,
+    UsageError,
+    add_model,
+    options_of,
+    read_options,
+    whole_number,
+)
 from ascend_passes.commands.output import console, print_json, print_report, progress
-from ascend_passes.options import Options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,7 +33,9 @@ HELP = "compile a local Hugging Face model, run it, compare with eager and float
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `run`."""
     add_model(parser)
-    parser.add_argument("--tokens", type=positive, default=16, help="to generate (default: 16)")
+    parser.add_argument(
+        "--tokens", type=whole_number(MOST_TOKENS), default=16, help="to generate (default: 16)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -36,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
         OptionError: an option that does not exist or has a wrong value.
     """
     options = read_options(arguments.option)
-    Options.read(options)
+    options_of(options)
     result = compare_directory(
         arguments.directory,
         options,
@@ -72,12 +82,31 @@ def compare_directory(
     with progress(directory.name) as stage:
         stage("load", 0, 1)
         model = load_model(directory, dtype, device)
+        check_memory(model, shape, count)
         torch._dynamo.reset()
         forward = torch.compile(
             model, backend="ascend_dense", options=dict(options), dynamic=dynamic
         )
         exact = exact_forward(model, options)
         return compare(model, forward, exact, random_prompt(model, shape, seed), count, stage)
+
+
+def check_memory(model: PreTrainedModel, shape: tuple[int, int], count: int) -> None:
+    """Raise UsageError where the logits in float64 and the mask would not fit into memory."""
+    (batch, length), config = shape, model.config.get_text_config()
+    row = config.vocab_size * torch.float64.itemsize + length + count
+    needed, there = batch * (length + count) * row, memory_bytes()
+    if needed > there:
+        raise UsageError(
+            f"{batch} sequences of {length + count} tokens need {needed / 2**30:.0f} GiB for their "
+            f"logits and masks, and this machine has {there / 2**30:.0f} GiB; take fewer by "
+            "--batch, --prompt-length or --tokens."
+        )
+
+
+def memory_bytes() -> int:
+    """The memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def random_prompt(model: PreTrainedModel, shape: tuple[int, int], seed: int) -> torch.Tensor:

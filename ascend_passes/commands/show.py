@@ -6,11 +6,12 @@ import argparse
 from dataclasses import asdict
 
 from rich.syntax import Syntax
+from rich.text import Text
 
-from ascend_passes.commands.arguments import add_json, add_options, read_options
+from ascend_passes.commands.arguments import add_json, add_options, options_of, read_options
+from ascend_passes.commands.limit import LOAD_SECONDS
 from ascend_passes.commands.output import console, print_json
-from ascend_passes.commands.rules import rule_named
-from ascend_passes.options import Options
+from ascend_passes.commands.rules import blamed, rule_named
 from ascend_passes.rule_page import RulePage, page
 
 HELP = "a rule's sentence, pattern, replacement, conditions and graphs"
@@ -25,8 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """0; raises RuleError where there is no such rule."""
-    options = Options.read(read_options(arguments.option))
-    found = page(rule_named(arguments.rule, options))
+    options = options_of(read_options(arguments.option))
+    rule = rule_named(arguments.rule, options)
+    with blamed(rule, LOAD_SECONDS):
+        found = page(rule)
     if arguments.json:
         print_json(asdict(found))
     else:
@@ -37,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
 def print_page(found: RulePage) -> None:
     """The page on a terminal."""
     out = console()
-    out.print(f"[bold]{found.name}[/bold] ({found.kind}, {found.source})")
+    out.print(Text.assemble((found.name, "bold"), f" ({found.kind}, {found.source})"))
     out.print(found.documentation, markup=False)
     for title, code in (
         ("pattern", "\n\n".join(found.patterns)),

@@ -7,6 +7,7 @@ devices, else over gloo. `--plot` draws the estimated step time of Qwen3-32B-W8A
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import socket
 from pathlib import Path
@@ -17,6 +18,15 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
 from ascend_passes import cost, profiles
+from ascend_passes.commands.arguments import (
+    UsageError,
+    check_writable,
+    device_count,
+    device_kind,
+    path_name,
+    whole_number,
+)
+from ascend_passes.commands.bench_comm import tensor_parallel
 from ascend_passes.commands.output import console
 from ascend_passes.dense_layers import GROUP, Sizes, layers_graph, rewritten
 from ascend_passes.groups import Group, assuming
@@ -28,25 +38,34 @@ if TYPE_CHECKING:
 
 HELP = "measure this machine for the cost model"
 BACKENDS = {"cuda": "nccl", "npu": "hccl", "cpu": "gloo"}
+MOST_RANKS = 64
 CURVE = tuple(2**power for power in range(15))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
-    parser.add_argument("--out", type=Path, default=Path("profile.json"), help="file to write")
-    parser.add_argument("--device", choices=tuple(BACKENDS), help="default: the accelerator here")
+    parser.add_argument("--out", type=path_name, default=Path("profile.json"), help="file to write")
+    parser.add_argument("--device", type=device_kind, help="default: the accelerator here")
     parser.add_argument(
-        "--ranks", type=int, default=2, help="processes to measure collectives with"
+        "--ranks",
+        type=whole_number(MOST_RANKS),
+        default=2,
+        help="processes to measure collectives with",
     )
-    parser.add_argument("--plot", type=Path, help="PNG of step time against tokens")
+    parser.add_argument("--plot", type=path_name, help="PNG of step time against tokens")
     parser.add_argument("--profile", help="plot with this profile and measure nothing")
     parser.add_argument(
-        "--model-ranks", type=int, default=4, help="tensor-parallel size of the plot"
+        "--model-ranks", type=tensor_parallel, default=4, help="tensor-parallel size of the plot"
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure, write the profile, draw the plot where asked for."""
+    """Measure, write the profile, draw the plot where asked for.
+
+    Raises:
+        UsageError, OptionError: what would fail only after measuring.
+    """
+    check(arguments)
     screen = console()
     if arguments.profile is None:
         device = arguments.device or accelerator()
@@ -61,15 +80,25 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def check(arguments: argparse.Namespace) -> None:
+    """Raise for what is wrong before anything is measured; errors as in `run`."""
+    if arguments.profile is None:
+        check_writable(arguments.out)
+    elif arguments.plot is None:
+        raise UsageError("--profile measures nothing; say with --plot FILE where to draw it.")
+    else:
+        profiles.read(arguments.profile)
+    if arguments.plot is None:
+        return
+    if arguments.plot.suffix != ".png":
+        raise UsageError("--plot draws a PNG; end its name in .png.")
+    check_writable(arguments.plot)
+    importlib.import_module("matplotlib")
+
+
 def accelerator() -> str:
     """Type of this machine's accelerator, cpu where it has none."""
     return next((kind for kind in ("npu", "cuda") if device_count(kind)), "cpu")
-
-
-def device_count(kind: str) -> int:
-    """How many devices of an accelerator type this machine has."""
-    module = getattr(torch, kind, None)
-    return int(module.device_count()) if module is not None else 0
 
 
 def processes(device: str, asked: int) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +13,8 @@ from vllm.compilation.passes.vllm_inductor_pass import VllmInductorPass
 
 from ascend_passes import trace
 from ascend_passes.backend import keep_quietly
-from ascend_passes.compiled import device_type, optimize_module, write_dump
+from ascend_passes.compiled import device_type, optimize_module
+from ascend_passes.dump import dumped
 from ascend_passes.graph import Context
 from ascend_passes.options import Options
 from ascend_passes.pipeline import copied
@@ -101,9 +101,8 @@ def run(graph: fx.Graph, options: Options, plan: Plan, label: str, where: str) -
     nodes: dict[fx.Node, fx.Node] = {}
     for node in scratch.graph.nodes:
         nodes[node] = graph.node_copy(node, nodes.__getitem__)
+    report = dumped(report, plan, options)
     keep_quietly(report)
-    if options.dump:
-        write_dump(Path(options.dump), report, plan)
     if model is None:
         summary.log(report, f"{label}{where}", options.explain)
     else:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ascend_passes import registry
-from ascend_passes.options import OptionError, Options, switched_on
-from ascend_passes.pipeline import STAGES
+from ascend_passes.options import OptionError, Options
 from ascend_passes.registry import identity
 from ascend_passes.rule import RuleError
 
@@ -47,7 +45,7 @@ def read_options(section: Any) -> Options:
     capture is off in them.
 
     Raises:
-        OptionError: see `Request.read`; also a switch in `rules` or `passes` that names nothing.
+        OptionError: see `Request.read`.
     """
     return dataclasses.replace(read_as_given(section), cudagraph_mode="NONE")
 
@@ -56,31 +54,16 @@ def read_as_given(section: Any) -> Options:
     """`read_options`, with what is said of capture.
 
     Raises:
-        OptionError: see `Request.read`; also a switch in `rules` or `passes` that names nothing.
+        OptionError: see `Request.read`.
     """
     if section is not None and not isinstance(section, Mapping):
         raise OptionError(
             f"additional_config[{SECTION!r}] must be a dictionary of options, not {section!r}."
         )
     try:
-        options = Options.read(section)
-        check_switches("passes", options.passes, [stage.name for stage in STAGES])
-        every = registry.rules(dataclasses.replace(options, rules="+*"))
-        check_switches("rules", options.rules, [rule.name for rule in every])
+        return Options.read(section)
     except (OptionError, RuleError) as error:
         raise OptionError(f"additional_config[{SECTION!r}]: {error}") from None
-    return options
-
-
-def check_switches(option: str, switches: str, known: Sequence[str]) -> None:
-    """Raise OptionError for a switch that names nothing; `pass.part` switches a part of a pass."""
-    switched_on("", switches)  # refuses a word without its sign
-    for word in filter(None, (part.strip() for part in switches.split(","))):
-        name = word[1:].partition(".")[0]
-        if name not in (*known, "*"):
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise OptionError(f"option {option!r} switches {name!r}, which does not exist.{hint}")
 
 
 def asked(vllm_config: Any) -> bool:
