@@ -15,7 +15,7 @@ from ascend_passes.models.build import FAMILIES, small_model
 from ascend_passes.models.compare import Error
 from ascend_passes.models.generate import generate, logits_of, new_cache
 from ascend_passes.models.load import load_model
-from ascend_passes.models.quantize import quantize_model, quantized_layers, largest_scale
+from ascend_passes.models.quantize import largest_scale, quantize_model, quantized_layers
 from ascend_passes.models.reference import reference_logits
 
 SMALLEST = {"num_hidden_layers": 1, "hidden_size": 128, "intermediate_size": 128}

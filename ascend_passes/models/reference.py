@@ -1,4 +1,4 @@
-"""A model in float64, its quantized layers by compressed-tensors: the yardstick for everything else.
+"""A model in float64, its quantized layers by compressed-tensors: the yardstick for all else.
 
 Nothing that this project computes takes part but one number: a checkpoint with dynamic activations
 holds no scale, and the scale that `quantize.largest_scale` documents is written out here again.

@@ -35,7 +35,7 @@ WEIGHT_STRATEGIES = (
 STATIC_STRATEGIES = (QuantizationStrategy.TENSOR,)
 DYNAMIC_STRATEGIES = (QuantizationStrategy.TENSOR, QuantizationStrategy.TOKEN)
 ELSEWHERE = ("sparsity_config", "transform_config")
-"""What a checkpoint may hold beside its quantization, and the library itself would apply or miss."""
+"""What a checkpoint may hold beside its quantization."""
 LEFT_OVER = ("_scale", "_zero_point", "_packed", "_shape", "_g_idx")
 """Ends of names that only quantized layers have."""
 Refusals = Iterator[tuple[bool, str]]

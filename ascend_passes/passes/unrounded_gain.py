@@ -53,7 +53,7 @@ def separate(node: fx.Node, soc: str) -> bool:
     x, residual, gain, *epsilon = node.args
     site = Site(node, soc, RULE)
     total = site.call(aten.add.Tensor, x, residual)
-    given = {"input": total, "gamma": gain.args[0], **dict(zip(("epsilon",), epsilon, strict=False))}
+    given = dict(zip(("input", "gamma", "epsilon"), (total, gain.args[0], *epsilon), strict=False))
     try:
         norm = site.npu("npu_gemma_rms_norm", **given)
     except Refused:

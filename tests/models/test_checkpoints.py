@@ -261,14 +261,14 @@ def test_int8_weights_that_the_configuration_leaves_out_are_no_float_weights(tmp
 def test_zero_points_beside_a_symmetric_scheme_are_refused(tmp_path):
     save(tmp_path, scheme_of(*W8A8, symmetric=(False, True)))
     changed(tmp_path, lambda q: q["config_groups"]["group_0"]["weights"].update(symmetric=True))
-    with pytest.raises(ModelError, match="weight_zero_point in .* is not zero"):
+    with pytest.raises(ModelError, match=r"weight_zero_point in .* is not zero"):
         load_model(tmp_path)
 
 
 def test_a_scheme_that_stores_less_than_it_says_is_refused(tmp_path):
     save(tmp_path, scheme_of(*W8A8))
     changed(tmp_path, lambda q: q["config_groups"]["group_0"]["weights"].update(symmetric=False))
-    with pytest.raises(ModelError, match="lacks weights, such as .*weight_zero_point"):
+    with pytest.raises(ModelError, match=r"lacks weights, such as .*weight_zero_point"):
         load_model(tmp_path)
 
 
