@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
 from ascend_passes.models import ModelError
@@ -85,15 +85,17 @@ def from_folder(
     directory: Path, dtype: torch.dtype | str
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """transformers' own model and what it says about the weights, from safetensors files alone."""
+    given: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     with quiet():
+        config = AutoConfig.from_pretrained(directory, **given)
+        config._attn_implementation = ATTENTION  # an argument would lose to the file
         return AutoModelForCausalLM.from_pretrained(
             directory,
+            config=config,
             dtype=dtype,
-            local_files_only=True,
             use_safetensors=True,
-            trust_remote_code=False,
-            attn_implementation=ATTENTION,
             output_loading_info=True,
+            **given,
         )
 
 

@@ -252,9 +252,7 @@ def changed(folder, change):
 def test_int8_weights_that_the_configuration_leaves_out_are_no_float_weights(tmp_path):
     save(tmp_path, scheme_of(*W8A8))
     changed(tmp_path, lambda q: q["ignore"].append("model.layers.0.mlp.up_proj"))
-    with pytest.raises(
-        ModelError, match=r"mlp\.up_proj\.weight_scale belongs to a quantized layer"
-    ):
+    with pytest.raises(ModelError, match=r"mlp\.up_proj\.input_scale belongs to a quantized layer"):
         load_model(tmp_path)
 
 
