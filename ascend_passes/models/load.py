@@ -89,7 +89,7 @@ def from_folder(
     with quiet():
         config = AutoConfig.from_pretrained(directory, **given)
         config._attn_implementation = ATTENTION  # an argument would lose to the file
-        return AutoModelForCausalLM.from_pretrained(
+        model, found = AutoModelForCausalLM.from_pretrained(
             directory,
             config=config,
             dtype=dtype,
@@ -97,6 +97,7 @@ def from_folder(
             output_loading_info=True,
             **given,
         )
+    return model, found
 
 
 @contextmanager

@@ -74,9 +74,9 @@ def choose_scale(layer: Any) -> None:
     def rounded(_: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
         value = inputs[0]
         rows = value.flatten(0, -2) if args.strategy == QuantizationStrategy.TOKEN else value[None]
-        step = torch.linalg.vector_norm(rows.flatten(1), torch.inf, dim=1) / 127
+        step: Tensor = torch.linalg.vector_norm(rows.flatten(1), torch.inf, dim=1) / 127
         step = step.where(step != 0, 1).reshape(-1, *(1,) * (rows.dim() - 1))
-        return (torch.round(rows / step) * step).reshape(value.shape)
+        return torch.mul(torch.round(rows / step), step).reshape(value.shape)
 
     layer.register_forward_pre_hook(rounded)
 

@@ -10,7 +10,7 @@ be off by the rounded gain, alike in every token, and by the value that is round
 
 from __future__ import annotations
 
-import operator
+from typing import Any
 
 import torch
 from torch import fx
@@ -38,28 +38,26 @@ def unrounded_gain(graph: fx.Graph, context: Context) -> Report:
 
 def rounds_gain(node: fx.Node) -> bool:
     """Whether a node is ours, of half precision, and has one plus a weight as its gain."""
-    return (
-        node.op == "call_function"
-        and node.target is torch.ops.npu.npu_add_rms_norm.default
-        and node.meta.get("ascend_rule") == FUSED_BY
-        and value(node.args[0]).dtype != torch.float32
-        and is_call(node.args[2], aten.add.Tensor)
-        and node.args[2].args[1] == 1
-    )
+    ours = node.meta.get("ascend_rule") == FUSED_BY
+    if not ours or not is_call(node, torch.ops.npu.npu_add_rms_norm.default):
+        return False
+    given: Any = node.args
+    half, gain = value(given[0]).dtype != torch.float32, given[2]
+    return bool(half and is_call(gain, aten.add.Tensor) and gain.args[1] == 1)
 
 
 def separate(node: fx.Node, soc: str) -> bool:
     """Put the add and Gemma's norm in the place of one fused call; False where a limit forbids."""
-    x, residual, gain, *epsilon = node.args
+    given: Any = node.args
+    x, residual, gain, *epsilon = given
     site = Site(node, soc, RULE)
     total = site.call(aten.add.Tensor, x, residual)
-    given = dict(zip(("input", "gamma", "epsilon"), (total, gain.args[0], *epsilon), strict=False))
+    named = zip(("input", "gamma", "epsilon"), (total, gain.args[0], *epsilon), strict=False)
     try:
-        norm = site.npu("npu_gemma_rms_norm", **given)
+        norm = site.npu("npu_gemma_rms_norm", **dict(named))
     except Refused:
         return False
-    rows = site.item(norm, 0)
+    results: dict[Any, fx.Node] = {ROWS: site.item(norm, 0), TOTAL: total}
     for item in list(node.users):
-        assert item.target is operator.getitem
-        item.replace_all_uses_with({ROWS: rows, TOTAL: total}[item.args[1]], propagate_meta=False)
+        item.replace_all_uses_with(results[item.args[1]], propagate_meta=False)
     return True
