@@ -147,6 +147,11 @@ class Options:
         "ASCEND_PASSES_PROFILE",
         "Device profile of the cost model, or a file made by `tune`.",
     )
+    keep_nan: bool = option(
+        False,
+        "ASCEND_PASSES_KEEP_NAN",
+        "Leave float what a stored scale would quantize, since int8 has no NaN; to find its cause.",
+    )
     expect: Mapping[str, int] = option(
         {},
         "ASCEND_PASSES_EXPECT",

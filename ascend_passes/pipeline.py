@@ -22,6 +22,7 @@ from ascend_passes.passes.prefetch import prefetch
 from ascend_passes.passes.quantized_decomposed import quantized_decomposed
 from ascend_passes.passes.reinplace import reinplace
 from ascend_passes.passes.sequence_parallel import sequence_parallel
+from ascend_passes.passes.unrounded_gain import unrounded_gain
 from ascend_passes.passes.vllm_operators import vllm_operators
 from ascend_passes.registry import rules
 from ascend_passes.report import Report
@@ -66,6 +67,7 @@ STAGES = (
     Stage("deduplicate", deduplicate),
     Stage("sequence_parallel", sequence_parallel),
     Stage("fuse", fuse),
+    Stage("unrounded_gain", unrounded_gain),
     Stage("matmul_collective", matmul_collective),
     Stage("grouped_attention", grouped_attention),
     Stage("eliminate_zeros", eliminate_zeros),

@@ -83,7 +83,14 @@ def rules(options: Options) -> tuple[Rule, ...]:
     folders = [*pattern_folders(), *(Path(part) for part in options.rule_path.split(":") if part)]
     every = [rule for folder in folders for rule in find(folder)]
     refuse_twins(every)
-    return tuple(rule for rule in every if switched_on(rule.name, options.rules, rule.default))
+    return tuple(rule for rule in every if is_on(rule, options))
+
+
+def is_on(rule: Rule, options: Options) -> bool:
+    """Whether a rule takes part: by its default and the switches, unless `keep_nan` forbids it."""
+    if rule.hides_nan and options.keep_nan:
+        return False
+    return switched_on(rule.name, options.rules, rule.default)
 
 
 def refuse_twins(every: Iterable[Rule]) -> None:

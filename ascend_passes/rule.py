@@ -81,6 +81,8 @@ class Rule:
         default: whether the rule is on unless asked for.
         after: rules that get what they can before this one starts, where both want a node.
         limit: what the operator does not give, told where a value inside has other users.
+        hides_nan: whether a NaN that the pattern would hand on ends in a number; off under the
+            option `keep_nan`.
         shares: whether values inside the pattern may have other users, for which they then stay.
         name: the file's name; filled in by the registry.
         source: the file's path; filled in by the registry.
@@ -97,6 +99,7 @@ class Rule:
     tolerance: float = 1.0
     default: bool = True
     shares: bool = False
+    hides_nan: bool = False
     limit: str = ""
     after: tuple[str, ...] = ()
     name: str = ""

@@ -15,7 +15,7 @@ from ascend_passes.models.build import FAMILIES, small_model
 from ascend_passes.models.compare import Error
 from ascend_passes.models.generate import generate, logits_of, new_cache
 from ascend_passes.models.load import load_model
-from ascend_passes.models.quantize import quantize_model, quantized_layers, token_scale
+from ascend_passes.models.quantize import largest_scale, quantize_model, quantized_layers
 from ascend_passes.models.reference import reference_logits
 
 SMALLEST = {"num_hidden_layers": 1, "hidden_size": 128, "intermediate_size": 128}
@@ -84,12 +84,12 @@ def test_quantizing_moves_the_logits_little_but_does_move_them(activations):
     assert 1e-4 < Error.between(reference_logits(model, prompt, nothing), full).relative < 0.1
 
 
-def test_token_scales_are_the_librarys_but_for_the_divisor():
+def test_largest_scales_are_the_librarys_but_for_the_divisor():
     value = torch.randn(2, 3, 64)
     args = next(layer for _, layer in quantized_layers(quantized())).quantization_scheme
     theirs, _ = compute_dynamic_scales_and_zp(value, args.input_activations, None)
-    torch.testing.assert_close(token_scale(value) * 127, theirs * 127.5)
-    assert torch.equal(token_scale(torch.zeros(1, 4)), torch.ones(1, 1))
+    torch.testing.assert_close(largest_scale(value) * 127, theirs * 127.5)
+    assert torch.equal(largest_scale(torch.zeros(1, 4)), torch.ones(1, 1))
 
 
 def quantized():

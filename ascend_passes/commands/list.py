@@ -10,7 +10,7 @@ from rich.table import Table
 from ascend_passes.commands.arguments import add_json, add_options, options_of, read_options
 from ascend_passes.commands.output import console, print_json, print_table
 from ascend_passes.commands.rules import every_rule
-from ascend_passes.options import switched_on
+from ascend_passes.registry import is_on
 
 HELP = "every rule with its sentence"
 
@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
         {
             "name": rule.name,
             "kind": Path(rule.source).parent.name,
-            "on": switched_on(rule.name, options.rules, rule.default),
+            "on": is_on(rule, options),
             "summary": rule.summary,
         }
         for rule in every_rule(options)

@@ -77,7 +77,7 @@ def compare_directory(
     """Load, compile and compare; `shape` is batch and prompt length, errors as in `run`."""
     from ascend_passes.models.compare import compare
     from ascend_passes.models.exact import exact_forward
-    from ascend_passes.models.load import load_model
+    from ascend_passes.models.load import load_model, load_original
 
     with progress(directory.name) as stage:
         stage("load", 0, 1)
@@ -88,7 +88,12 @@ def compare_directory(
             model, backend="ascend_dense", options=dict(options), dynamic=dynamic
         )
         exact = exact_forward(model, options)
-        return compare(model, forward, exact, random_prompt(model, shape, seed), count, stage)
+        prompt = random_prompt(model, shape, seed)
+
+        def original() -> PreTrainedModel:
+            return load_original(directory, dtype).to(device)
+
+        return compare(model, forward, exact, prompt, count, stage, original)
 
 
 def check_memory(model: PreTrainedModel, shape: tuple[int, int], count: int) -> None:
@@ -125,8 +130,18 @@ def print_comparison(out: Console, result: Comparison) -> None:
         out.print(line, markup=False)
 
 
+def broken(result: Comparison) -> str:
+    """Whose logits are no numbers, and whether that is the model's own doing."""
+    names = ", ".join(result.not_finite)
+    if result.not_finite == ("compiled",):
+        return "logits hold NaN or infinity: compiled alone, the model itself computes numbers"
+    return f"logits hold NaN or infinity: {names}; so does the model itself, check its weights"
+
+
 def agreement(result: Comparison) -> list[str]:
     """Sentences about tokens and logits."""
+    if result.not_finite:
+        return [broken(result), "FAILED"]
     kind = f"W8A8 in {result.dtype}" if result.quantized else result.dtype
     verdict = "no worse than eager" if result.no_worse else "worse than eager"
     formula = "the same formula" if result.same_formula else "ANOTHER FORMULA"

@@ -1,12 +1,14 @@
 """Run a model eagerly, compiled and in float64, and say how far apart they are.
 
-Two questions, two yardsticks. Whether the passes kept the formula: the rewritten graphs computed in
-float64 against the model in float64, equal to the last digits. Whether they kept the precision: the
+Two questions, one yardstick: the model in float64, whose quantized layers the library runs that
+made them. Whether the formula is kept, by the passes and by the loading of the checkpoint: the
+rewritten graphs computed in float64, equal to the last digits. Whether the precision is: the
 compiled model in its own dtype, within a limit and no further from float64 than eager.
 """
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -19,7 +21,7 @@ import ascend_passes
 from ascend_passes.models.generate import Forward, generate, logits_of, new_cache
 from ascend_passes.models.limits import EXACT, NO_WORSE, limit_of
 from ascend_passes.models.quantize import quantized_layers
-from ascend_passes.models.reference import reference_logits
+from ascend_passes.models.reference import in_double, logits_in_double
 from ascend_passes.report import Report
 
 Stage = Callable[[str, int, int], None]
@@ -37,8 +39,10 @@ class Error:
 
     @classmethod
     def between(cls, logits: Tensor, reference: Tensor) -> Error:
-        """The distance of `logits` from `reference`, both of one shape."""
+        """The distance of `logits` from `reference`, both of one shape; 0 where they are equal."""
         difference = logits.double() - reference
+        if not difference.any():  # a reference of zeros has no scale, and needs none
+            return cls(0.0, 0.0)
         relative = difference.square().mean().sqrt() / reference.square().mean().sqrt()
         return cls(difference.abs().max().item(), relative.item())
 
@@ -60,6 +64,8 @@ class Comparison:
     compile_seconds: float
     """Prefill and first decode steps, compilation included."""
     reports: tuple[Report, ...]
+    not_finite: tuple[str, ...] = ()
+    """Of "eager", "compiled" and "float64 reference", those whose logits hold NaN or infinity."""
 
     @property
     def equal_tokens(self) -> int:
@@ -92,7 +98,8 @@ class Comparison:
         """
         single = self.dtype == "float32"
         return (
-            self.same_formula
+            not self.not_finite
+            and self.same_formula
             and self.compiled.relative <= self.limit
             and (single or self.no_worse)
             and (not single or self.quantized or self.equal_tokens == self.tokens)
@@ -122,6 +129,7 @@ def compare(
     prompt: Tensor,
     count: int,
     stage: Stage,
+    original: Callable[[], PreTrainedModel] | None = None,
 ) -> Comparison:
     """Generate and teacher-force with both, and compare logits with float64.
 
@@ -132,6 +140,8 @@ def compare(
         prompt: `[batch, tokens]`.
         count: tokens to generate, at least 1.
         stage: told about progress.
+        original: loads the model again for the float64 reference, without this project's part in
+            it; None where `model` itself is all there is.
     """
 
     def step(what: str) -> Callable[[int], None]:
@@ -148,10 +158,12 @@ def compare(
     seconds = time.perf_counter() - started
     compiled = logits_of(forward, model, cache, prompt, chosen, step("compiled logits"))
     reports = tuple(ascend_passes.reports())
-    reference = reference_logits(model, prompt, chosen, step("float64 reference"))
+    double = in_double(original() if original is not None else copy.deepcopy(model))
+    reference = logits_in_double(double, prompt, chosen, step("float64 reference"))
     own = new_cache(model, batch, length + count)
     rewritten = logits_of(exact, model, own, prompt, chosen, step("rewritten in float64"))
     quantized = any(True for _ in quantized_layers(model))
+    every = {"eager": eager, "compiled": compiled, "float64 reference": reference}
     return Comparison(
         dtype=str(model.dtype).removeprefix("torch."),
         quantized=quantized,
@@ -163,4 +175,5 @@ def compare(
         limit=limit_of(model.dtype, quantized),
         compile_seconds=seconds,
         reports=reports,
+        not_finite=tuple(name for name, logits in every.items() if not logits.isfinite().all()),
     )

@@ -1,18 +1,25 @@
-"""Load a dense language model from a local Hugging Face directory, bf16, float32 or W8A8."""
+"""Load a dense language model from a local Hugging Face directory, bf16, float32 or W8A8.
+
+Whatever a folder holds, no code of it is run and none is fetched, and what cannot be loaded ends in
+one `ModelError`.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from safetensors import safe_open
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging
 
 from ascend_passes.models import ModelError
 from ascend_passes.models.quantize import keep_compressed, quantized_layers
+from ascend_passes.models.schemes import check_layers, check_quantization, one_line
 
 SUPPORTED = ("gemma3_text", "llama", "mistral", "qwen2", "qwen3")
 """Values of `model_type` whose layers the rules are tested with."""
@@ -21,8 +28,9 @@ DTYPES: Mapping[str, torch.dtype] = {
     "float16": torch.float16,
     "float32": torch.float32,
 }
-W8A8_FORMATS = ("int-quantized", "naive-quantized")
-"""compressed-tensors formats that store int8 weights as they are multiplied."""
+ATTENTION = "sdpa"
+"""The attention that every model is loaded with, whatever its configuration asks for."""
+ATTENTION_FIELDS = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
 
 
 def load_model(directory: Path, dtype: str | None = None, device: str = "cpu") -> PreTrainedModel:
@@ -34,10 +42,21 @@ def load_model(directory: Path, dtype: str | None = None, device: str = "cpu") -
         device: where the weights go.
 
     Raises:
-        ModelError: no such directory, files missing, or a kind of model that is not supported.
+        ModelError: no such directory, files missing or damaged, or a kind of model that is not
+            supported.
     """
+    model = load_original(directory, dtype)
+    if any(True for _ in quantized_layers(model)):
+        keep_compressed(model)
+    return model.to(device).eval()
+
+
+def load_original(directory: Path, dtype: str | None = None) -> PreTrainedModel:
+    """The model as transformers alone loads it, in evaluation mode on the CPU; arguments and errors
+    as in `load_model`."""
     config = read_config(directory)
     check_architecture(config)
+    check_attention(directory / "config.json", config)
     check_quantization(config.get("quantization_config"))
     if dtype is not None and dtype not in DTYPES:
         raise ModelError(f"unknown dtype {dtype!r}; valid values: {', '.join(DTYPES)}.")
@@ -46,22 +65,50 @@ def load_model(directory: Path, dtype: str | None = None, device: str = "cpu") -
             f"{directory} holds no *.safetensors file; download the weights beside config.json."
         )
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
-            directory,
-            dtype=DTYPES[dtype] if dtype else "auto",
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    except (OSError, KeyError, RuntimeError, ValueError, SafetensorError) as error:
-        raise ModelError(f"{directory} cannot be loaded by transformers: {error}") from error
+        model, found = from_folder(directory, DTYPES[dtype] if dtype else "auto")
+    except Exception as error:  # transformers and its parsers raise whatever comes up
+        raise ModelError(
+            f"{directory} cannot be loaded by transformers: {one_line(error)}; compare config.json "
+            "and the weight files with the model's original."
+        ) from error
     if found["missing_keys"]:
         names = ", ".join(sorted(found["missing_keys"])[:3])
         raise ModelError(
             f"{directory} lacks weights, such as {names}; download all its *.safetensors files."
         )
-    if any(True for _ in quantized_layers(model)):
-        keep_compressed(model)
-    return model.to(device).eval()
+    check_layers(model, found["unexpected_keys"])
+    check_zero_points(directory, found["unexpected_keys"])
+    return model.eval()
+
+
+def from_folder(
+    directory: Path, dtype: torch.dtype | str
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """transformers' own model and what it says about the weights, from safetensors files alone."""
+    given: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    with quiet():
+        config = AutoConfig.from_pretrained(directory, **given)
+        config._attn_implementation = ATTENTION  # an argument would lose to the file
+        model, found = AutoModelForCausalLM.from_pretrained(
+            directory,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+            **given,
+        )
+    return model, found
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """transformers without warnings: what matters of them is an error here."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -72,9 +119,11 @@ def read_config(directory: Path) -> dict[str, Any]:
     if not file.is_file():
         raise ModelError(f"{directory} holds no config.json; give the folder of the model itself.")
     try:
-        config = json.loads(file.read_text())
-    except json.JSONDecodeError as error:
-        raise ModelError(f"{file} is no valid JSON: {error}. Download it again.") from error
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(
+            f"{file} is no valid JSON: {one_line(error)}. Download it again."
+        ) from error
     if not isinstance(config, dict):
         raise ModelError(f"{file} must hold a JSON object. Download it again.")
     return config
@@ -92,18 +141,40 @@ def check_architecture(config: Mapping[str, Any]) -> None:
     )
 
 
-def check_quantization(quantization: Mapping[str, Any] | None) -> None:
-    """Raise ModelError for a quantization other than W8A8 by compressed-tensors."""
-    if quantization is None:
-        return
-    method, form = quantization.get("quant_method"), quantization.get("format")
-    if method != "compressed-tensors":
-        raise ModelError(
-            f"quantization by {method!r} is not supported; "
-            "quantize to W8A8 with compressed-tensors, for instance through llm-compressor."
-        )
-    if form not in W8A8_FORMATS:
-        raise ModelError(
-            f"compressed-tensors format {form!r} is not supported; "
-            f"supported: {', '.join(W8A8_FORMATS)} (int8 weights and int8 activations)."
-        )
+def check_attention(file: Path, config: Mapping[str, Any]) -> None:
+    """Raise ModelError where a configuration names a repository whose code would be attention.
+
+    Any other name is ignored, for `ATTENTION`.
+    """
+    pending: list[Any] = [config]
+    while pending:
+        part = pending.pop()
+        if isinstance(part, Mapping):
+            named = [part[field] for field in ATTENTION_FIELDS if field in part]
+            if any(names_repository(value) for value in named):
+                raise ModelError(
+                    f"{file} asks for attention code of a repository, {named[0]!r}, which is not "
+                    f"loaded; remove {' and '.join(ATTENTION_FIELDS[:2])} from it."
+                )
+        if isinstance(part, (Mapping, list)):
+            pending += part.values() if isinstance(part, Mapping) else part
+
+
+def names_repository(value: Any) -> bool:
+    """Whether a value, or one inside it, is the name of a repository."""
+    if isinstance(value, Mapping):
+        return any(names_repository(item) for item in value.values())
+    return isinstance(value, str) and "/" in value
+
+
+def check_zero_points(directory: Path, unexpected: set[str]) -> None:
+    """Raise ModelError where a scheme is symmetric by its name, but not by what is stored."""
+    names = {name for name in unexpected if name.endswith("_zero_point")}
+    for file in sorted(directory.glob("*.safetensors")) if names else ():
+        with safe_open(file, framework="pt") as stored:
+            for name in sorted(names.intersection(stored.keys())):
+                if stored.get_tensor(name).any():
+                    raise ModelError(
+                        f"{name} in {file} is not zero, but quantization_config calls its scheme "
+                        "symmetric; set symmetric to false."
+                    )

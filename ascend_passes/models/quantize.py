@@ -134,28 +134,45 @@ def keep_compressed(model: nn.Module) -> None:
 
 
 def int8_forward(layer: Any, value: Tensor) -> Tensor:
-    """Quantize the input, read the int8 weight through its scales, multiply.
+    """Quantize the input, read the int8 weight through its scales and zero points, multiply.
 
     Args:
-        layer: a compressed linear layer; weight `[out, in]` int8, `weight_scale` `[out, 1]`.
+        layer: a compressed linear layer of a scheme that `models.schemes` lets through; weight
+            `[out, in]` int8, `weight_scale` of one number, `[out, 1]` or `[out, groups]`, and
+            `weight_zero_point` alike in int8 where the scheme is asymmetric.
         value: `[..., in]` in the model's dtype.
     """
     quantization = layer.quantization_scheme
     if quantization.input_activations.dynamic:
-        rounded = fake_quantize(value, token_scale(value), None, quantization.input_activations)
-        rounded = rounded.to(value.dtype)
+        given = dynamic_numbers(value, quantization.input_activations)
+        rounded = fake_quantize(value, *given, quantization.input_activations).to(value.dtype)
     else:
         rounded = forward_quantize(layer, value, "input", quantization.input_activations)
-    weight = dequantize(layer.weight, layer.weight_scale, args=quantization.weights)
+    zero_point = getattr(layer, "weight_zero_point", None)
+    weight = dequantize(layer.weight, layer.weight_scale, zero_point, args=quantization.weights)
     return nn.functional.linear(rounded, weight, layer.bias)
 
 
-def token_scale(value: Tensor) -> Tensor:
-    """The float32 scale of each row, `max|row| / 127`; 1 for a row of zeros, which stays zeros.
+def dynamic_numbers(value: Tensor, args: QuantizationArgs) -> tuple[Tensor, Tensor | None]:
+    """The float32 scale and, where it is asymmetric, the zero point of each row or of the tensor.
+
+    compressed-tensors has the same formula for the asymmetric ones, in code that Dynamo cannot
+    trace.
+    """
+    dims = (-1,) if args.strategy == QuantizationStrategy.TOKEN else tuple(range(value.dim()))
+    if args.symmetric:
+        return largest_scale(value, dims), None
+    low = value.float().amin(dims, keepdim=True).clamp(max=0)
+    scale = (value.float().amax(dims, keepdim=True).clamp(min=0) - low) / 255
+    scale = torch.where(scale == 0, 1.0, scale)
+    return scale, torch.round(torch.clamp(-128 - low / scale, -128, 127))
+
+
+def largest_scale(value: Tensor, dims: tuple[int, ...] = (-1,)) -> Tensor:
+    """The float32 scale `max|value| / 127` over `dims`; 1 where all are zeros, which stay zeros.
 
     A checkpoint holds no dynamic scale: the runtime chooses it. This is the choice of vLLM's
-    kernels and of `npu_dynamic_quant`; compressed-tensors divides by 127.5, in code that Dynamo
-    cannot trace.
+    kernels and of `npu_dynamic_quant`; compressed-tensors divides by 127.5.
     """
-    scale = value.float().abs().amax(-1, keepdim=True) / 127
+    scale = value.float().abs().amax(dims, keepdim=True) / 127
     return torch.where(scale == 0, 1.0, scale)

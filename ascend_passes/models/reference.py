@@ -1,4 +1,8 @@
-"""A model's arithmetic in float64, the yardstick for the rounding of everything else."""
+"""A model in float64, its quantized layers by compressed-tensors: the yardstick for all else.
+
+Nothing that this project computes takes part but one number: a checkpoint with dynamic activations
+holds no scale, and the scale that `quantize.largest_scale` documents is written out here again.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from compressed_tensors.compressors import ModelCompressor, decompress_module
+from compressed_tensors.quantization import QuantizationStatus, QuantizationStrategy
+from compressed_tensors.quantization.lifecycle.forward import set_forward_quantized
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
 from ascend_passes.models.generate import Progress, logits_of, new_cache, quiet
+from ascend_passes.models.quantize import quantized_layers
 
 
 class InDouble(TorchFunctionMode):
@@ -36,6 +44,43 @@ def widened(argument: Any) -> Any:
     return torch.float64 if argument is torch.float32 else argument
 
 
+def in_double(model: PreTrainedModel) -> PreTrainedModel:
+    """`model` itself, made float64; int8 weights are read back, and their layers run, by
+    compressed-tensors.
+
+    Args:
+        model: as transformers loaded it, or as this project runs it from its int8 weights.
+    """
+    model.to(torch.float64)
+    ModelCompressor().remove_decompression_hook(model)
+    for _, layer in quantized_layers(model):
+        if layer.quantization_status == QuantizationStatus.COMPRESSED:
+            decompress_module(layer)
+        vars(layer).pop("forward", None)
+        set_forward_quantized(layer)
+        if layer.quantization_scheme.input_activations.dynamic:
+            choose_scale(layer)
+    return model
+
+
+def choose_scale(layer: Any) -> None:
+    """Quantize the layer's input by the scale that this project documents; the library's own code
+    has another divisor where the scheme is symmetric."""
+    args = layer.quantization_scheme.input_activations
+    if not args.symmetric:
+        return
+    layer.quantization_enabled = False
+
+    def rounded(_: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
+        value = inputs[0]
+        rows = value.flatten(0, -2) if args.strategy == QuantizationStrategy.TOKEN else value[None]
+        step: Tensor = torch.linalg.vector_norm(rows.flatten(1), torch.inf, dim=1) / 127
+        step = step.where(step != 0, 1).reshape(-1, *(1,) * (rows.dim() - 1))
+        return torch.mul(torch.round(rows / step), step).reshape(value.shape)
+
+    layer.register_forward_pre_hook(rounded)
+
+
 def reference_logits(
     model: PreTrainedModel, prompt: Tensor, following: Tensor, progress: Progress = quiet
 ) -> Tensor:
@@ -45,8 +90,14 @@ def reference_logits(
         model: left as it is; a copy computes.
         prompt, following, progress: as in `generate.logits_of`.
     """
-    double = copy.deepcopy(model).to(torch.float64)
+    return logits_in_double(in_double(copy.deepcopy(model)), prompt, following, progress)
+
+
+def logits_in_double(
+    model: PreTrainedModel, prompt: Tensor, following: Tensor, progress: Progress = quiet
+) -> Tensor:
+    """`logits_of` for what `in_double` gave; arguments as in `reference_logits`."""
     batch, length = prompt.shape
     with InDouble():
-        cache = new_cache(double, batch, length + following.shape[1])
-        return logits_of(double, double, cache, prompt, following, progress)
+        cache = new_cache(model, batch, length + following.shape[1])
+        return logits_of(model, model, cache, prompt, following, progress)

@@ -1,7 +1,9 @@
 """Residual add and Gemma's RMSNorm become one `npu_add_rms_norm` with one plus the weight as its
 gain.
 
-The gain depends on a parameter alone and is computed once.
+The gain depends on a parameter alone and is computed once. In half precision it is rounded, which
+a quantize behind it does not notice; where none follows, the pass `unrounded_gain` takes the add
+out again.
 """
 
 from typing import Annotated

@@ -3,6 +3,9 @@
 compressed-tensors spells int8 activations as divide, clamp, round and multiply. The quantized row
 becomes a value of its own; the reading back goes when a quantized matmul takes the row
 (`quant_matmul`).
+
+int8 has no NaN: a NaN in x or in the scale is 0 from here on, in every operator that the quantize
+is fused into, where the spelled-out form hands it on. The option `keep_nan` keeps that form.
 """
 
 from typing import Annotated
@@ -30,5 +33,6 @@ rule = Rule(
     pattern,
     replacement,
     examples=[{"H": 64}, {"H": 5120}],
+    hides_nan=True,
     tolerance=float("inf"),  # one LSB of the int8 row: the operator divides in float32
 )

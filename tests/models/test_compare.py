@@ -12,6 +12,7 @@ pytest.importorskip("transformers")
 pytest.importorskip("compressed_tensors")
 
 from ascend_passes import trace
+from ascend_passes.commands.run import agreement
 from ascend_passes.models.build import FAMILIES, small_model
 from ascend_passes.models.compare import Comparison, Error, compare
 from ascend_passes.models.exact import exact_forward
@@ -97,6 +98,22 @@ def test_a_formula_that_is_slightly_wrong_fails_though_rounding_hides_it(model_o
     assert replace(result, exact=Error(0.0, 0.0)).passed  # nothing else would have told
 
 
+@pytest.mark.parametrize(
+    ("filled", "not_finite"),
+    [(0.0, ()), (float("nan"), ("eager", "compiled", "float64 reference"))],
+    ids=["zero", "nan"],
+)
+def test_logits_of_zeros_are_right_and_logits_of_nan_are_told(filled, not_finite):
+    model = small_model("qwen3", torch.float32, **SMALLEST)
+    torch.nn.init.constant_(model.lm_head.weight, filled)
+    result = compared(model, model)
+    assert result.not_finite == not_finite
+    assert result.passed is (not not_finite)
+    *told, verdict = agreement(result)
+    assert verdict == ("FAILED" if not_finite else "passed")
+    assert any("check its weights" in line for line in told) is bool(not_finite)
+
+
 WRONG_RULE = """
 from typing import Annotated
 from torch import Tensor
@@ -153,6 +170,7 @@ EQUAL = {"compiled_tokens": GOOD.eager_tokens}
         ({"compiled": Error(0.2, 0.051), "eager": Error(0.2, 0.05)}, False),
         ({"compiled": Error(0.2, float("nan"))}, False),
         ({"exact": Error(0.2, float("nan"))}, False),
+        ({"not_finite": ("compiled",)}, False),
         ({"dtype": "float32"}, False),
         ({"dtype": "float32", **EQUAL}, True),
         ({"dtype": "float32", "compiled": Error(0.2, 0.04), **EQUAL}, True),

@@ -58,8 +58,12 @@ FUSED_ROWS = {
 }
 """Every norm in front of a projection but the first, which adds nothing."""
 GATED_ROWS = {"static": {"rms_norm_quant": 1}, "dynamic": {"swiglu_quant_dynamic": LAYERS}}
-GEMMA_ROWS = {"static": {"gemma_rms_norm_quant": 1}, "dynamic": {}}
-"""The first norm, by its gain, and the activation: no operator takes GELU and quantizes."""
+GEMMA_ROWS = {
+    "static": {"gemma_rms_norm_quant": 1, "unrounded_gain": 1},
+    "dynamic": {"unrounded_gain": 1},
+}
+"""The first norm, by its gain; the last, whose rows stay bfloat16, so that its gain is not rounded;
+and the activation: no operator takes GELU and quantizes."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -135,7 +139,8 @@ def assert_nothing_spelled_out(report, spelled, cats):
 def test_float_models(family, dtype, dynamic):
     model = model_of(family, dtype)
     report, logits = compiled(model, dynamic)
-    assert counts(report) == FLOAT[family]
+    split = family == "gemma3" and dtype == torch.bfloat16
+    assert counts(report) == FLOAT[family] | ({"unrounded_gain": 2 * LAYERS} if split else {})
     assert_nothing_spelled_out(report, PARTS.get(family, GATED), cats_of(family, dynamic))
     with torch.no_grad():
         eager = model(token_ids(), use_cache=False).logits
