@@ -33,11 +33,21 @@ def address(value: Any) -> int:
     return value.untyped_storage().data_ptr() if isinstance(value, Tensor) and value.numel() else 0
 
 
+def strides(value: Tensor) -> tuple[int, ...]:
+    """The strides that say where elements lie: those of dims of one element say nothing."""
+    if value.numel() == 0:
+        return ()
+    return tuple(
+        stride if size > 1 else 0
+        for size, stride in zip(value.shape, value.stride(), strict=True)
+    )
+
+
 def seen(name: str, value: Any, everything: Mapping[str, Any]) -> Seen:
     """One thing among everything."""
     if not isinstance(value, Tensor):
         return Seen(value, (type(value).__name__,))
-    layout = (tuple(value.shape), value.stride(), value.dtype, type(value), value.requires_grad)
+    layout = (tuple(value.shape), strides(value), value.dtype, type(value), value.requires_grad)
     with torch.no_grad():
         copy = value.detach().clone()
     if not name.startswith("result"):
