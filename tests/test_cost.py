@@ -13,7 +13,7 @@ from ascend_passes.graph import Context, operator_name
 from ascend_passes.groups import Group, assuming
 from ascend_passes.options import OptionError, Options
 from ascend_passes.passes.sequence_parallel import sequence_parallel
-from ascend_passes.plan import UNBOUNDED, Plan, divided, plans
+from ascend_passes.plan import UNBOUNDED, Plan, divided, pick, plans
 from ascend_passes.report import Report
 
 RANKS, TOKENS = 4, 2048
@@ -128,3 +128,8 @@ def test_plans_that_are_compared_fuse_the_same_norms() -> None:
 
     assert norms(False) == norms(True)
     assert norms(False)["npu::npu_add_rms_norm_dynamic_quant"] == 3
+
+
+def test_a_call_without_tokens_has_a_plan() -> None:
+    options = Options(prefetch_mlp=True)
+    assert pick(plans(options), 0) == pick(plans(options), 1)
