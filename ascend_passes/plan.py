@@ -105,5 +105,5 @@ def divided(choices: tuple[Plan, ...], plan: Plan, at: int) -> tuple[Plan, ...]:
 
 
 def pick(choices: tuple[Plan, ...], tokens: int) -> Plan:
-    """The plan that holds `tokens`."""
-    return next(plan for plan in choices if plan.holds(tokens))
+    """The plan that holds `tokens`; a call without any takes the first."""
+    return next(plan for plan in choices if plan.holds(max(1, tokens)))

@@ -17,7 +17,7 @@ from ascend_passes.graph import Context, operator_name
 from ascend_passes.groups import Group, assuming
 from ascend_passes.options import OptionError, Options
 from ascend_passes.passes.sequence_parallel import sequence_parallel
-from ascend_passes.plan import UNBOUNDED, Plan, divided, plans
+from ascend_passes.plan import UNBOUNDED, Plan, divided, pick, plans
 from ascend_passes.report import Report
 
 RANKS, TOKENS = 4, 2048
@@ -198,3 +198,6 @@ def test_a_profile_of_one_process_has_endless_links(tmp_path: Path) -> None:
     path = tmp_path / "profile.json"
     path.write_text(alone.to_json())
     assert profiles.read(str(path)) == alone
+def test_a_call_without_tokens_has_a_plan() -> None:
+    options = Options(prefetch_mlp=True)
+    assert pick(plans(options), 0) == pick(plans(options), 1)

@@ -34,6 +34,8 @@ def choose(layout: Layout, options: Options, inputs: Sequence[Any], pad: bool) -
         return Choice(reason="no input looks like token ids")
     ids = inputs[layout.tokens]
     rows, query = int(ids.shape[0]), int(ids.shape[1]) if ids.dim() > 1 else 1
+    if rows * query == 0:
+        return Choice(reason="a call without tokens has nothing to replay")
     if options.cudagraph_mode == "FULL_DECODE_ONLY":
         if ids.dim() == 1:
             return Choice(

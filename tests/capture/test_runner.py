@@ -377,3 +377,13 @@ def test_an_expanded_input_keeps_its_strides():
     given[index] = torch.arange(4).view(4, 1)
     with pytest.raises(ValueError, match="traced with one row for all"):
         runner(*given)
+
+
+@pytest.mark.parametrize("shape", [(0, 1), (3, 0)])
+def test_a_call_without_tokens_runs_uncaptured(shape):
+    backend = Backend(Options(cudagraph_mode="FULL"))
+    function = torch.compile(lambda ids: ids * 2 + 1, backend=backend, dynamic=False)
+    for _ in range(3):
+        assert function(torch.ones(shape, dtype=torch.int64)).shape == shape
+    (runner,) = backend.runners
+    assert (runner.counters.uncaptured, runner.counters.captures) == (3, 0)

@@ -1,0 +1,103 @@
+"""The graph before and after the passes, both computed in float64: the same formula or not."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.aot_autograd import make_boxed_func
+
+import ascend_passes
+from tests.fuzz.modes import WIDE, Exact
+from tests.fuzz.program import Program
+from tests.fuzz.worlds import eager, run
+
+BOUND = 1e-9
+"""Of the largest value of a tensor: float64 itself is at 1e-15 a step."""
+IGNORED = ("cudagraph_mode", "executor", "capture_warm_up", "capture_sizes", "strict", "off")
+"""Options that say how a graph is run, not which graph it is."""
+
+
+def formula_differences(program: Program) -> list[str]:
+    """What the rewritten graphs of a program compute otherwise."""
+    options = {k: v for k, v in program.options if k not in IGNORED}
+    found: list[str] = []
+
+    def compiler(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
+        before, after = copy.deepcopy(gm), copy.deepcopy(gm)
+        report = ascend_passes.optimize(after, example_inputs, options)
+        found.extend(f"pass failed: {error}" for error in report.errors)
+
+        def checked(*inputs: Any) -> Any:
+            found.extend(both(before, after, inputs, program.seed))
+            return before(*inputs)
+
+        return make_boxed_func(checked)
+
+    once = dataclasses.replace(program, calls=program.calls[:1], write_results=False)
+    backend = aot_autograd(
+        fw_compiler=compiler, inference_compiler=compiler, keep_inference_input_mutations=True
+    )
+    torch._dynamo.reset()
+    run(once, eager(once, lambda m: torch.compile(m, backend=backend, dynamic=program.dynamic)))
+    return found
+
+
+def both(before: fx.GraphModule, after: fx.GraphModule, inputs: Any, seed: int) -> list[str]:
+    """Where two graphs differ on the same inputs, which both may write."""
+    generator = torch.Generator().manual_seed(seed)
+    given = [full_digits(value, generator) for value in inputs]
+    sides = []
+    for gm in (before, after):
+        mine = [laid_as(value, value) if isinstance(value, Tensor) else value for value in given]
+        with torch.no_grad(), Exact():
+            results = gm(*mine)
+        sides.append([*results, *mine])
+    found = []
+    for index, (one, other) in enumerate(zip(*sides, strict=True)):
+        reason = apart(one, other)
+        if reason:
+            found.append(f"float64, value {index} of {len(results)} results and the inputs: {reason}")
+    return found
+
+
+def full_digits(value: Any, generator: torch.Generator) -> Any:
+    """A tensor in float64 with digits that no narrow dtype has, so that nothing ties."""
+    if not isinstance(value, Tensor) or value.dtype not in WIDE:
+        return value
+    wide = value.detach().to(WIDE[value.dtype])
+    noise = torch.rand(wide.shape, generator=generator, dtype=torch.float64)
+    return laid_as(wide * (1 + 1e-3 * noise), value)
+
+
+def laid_as(value: Tensor, model: Tensor) -> Tensor:
+    """A copy in the layout of another tensor of its shape."""
+    single = tuple(
+        1 if stride == 0 else size
+        for size, stride in zip(model.shape, model.stride(), strict=True)
+    )
+    memory = torch.empty_strided(single, model.stride(), dtype=value.dtype)
+    memory.copy_(value[tuple(slice(0, size) for size in single)])
+    return memory.expand(model.shape)
+
+
+def apart(one: Any, other: Any) -> str:
+    """How two results differ."""
+    if not isinstance(one, Tensor) or not isinstance(other, Tensor):
+        return "" if one == other else f"{other} for {one}"
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return f"{other.dtype} {tuple(other.shape)} for {one.dtype} {tuple(one.shape)}"
+    if one.numel() == 0 or torch.equal(one, other):
+        return ""
+    if not one.is_floating_point():
+        return f"{int((one != other).sum())} of {one.numel()} integers differ"
+    if not torch.equal(one.isfinite(), other.isfinite()):
+        return f"{int((one.isfinite() != other.isfinite()).sum())} elements finite in one only"
+    gap = float(torch.nan_to_num(one - other, nan=0.0, posinf=0.0, neginf=0.0).abs().max())
+    largest = float(torch.nan_to_num(one, nan=0.0, posinf=0.0, neginf=0.0).abs().max())
+    return f"{gap / largest:.3g} of the largest value" if gap > BOUND * largest else ""
