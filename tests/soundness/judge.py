@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import random
 import time
-import traceback
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -162,15 +162,12 @@ def stable() -> Iterator[None]:
     timer = mock.patch.object(torch._dynamo.guards, "profile_guard_manager", lambda *_: 0.0)
     mode, dtype = torch.are_deterministic_algorithms_enabled(), torch.get_default_dtype()
     torch.use_deterministic_algorithms(True, warn_only=True)
+    logging.disable(logging.CRITICAL)
     try:
         with torch.random.fork_rng(), timer:
             yield
     finally:
+        logging.disable(logging.NOTSET)
         torch.use_deterministic_algorithms(mode)
         torch.set_default_dtype(dtype)
         torch.set_grad_enabled(True)
-
-
-def shown(error: BaseException) -> str:
-    """The end of a traceback."""
-    return "".join(traceback.format_exception(error)[-3:])

@@ -75,7 +75,7 @@ class Record:
 def leaves(trees: Any) -> Iterator[tuple[str, Any]]:
     """(label, leaf) of a tree."""
     for path, leaf in pytree.tree_flatten_with_path(trees)[0]:
-        yield "".join(getattr(step, "key", None) or str(step) for step in path), leaf
+        yield str(path[0].key) + "".join(map(str, path[1:])), leaf
 
 
 @torch.no_grad()
@@ -114,14 +114,15 @@ def bits(tensor: Tensor) -> Bits:
         return Bits(bits(tensor.to_dense()).content, shown)
     if tensor.is_quantized:
         return Bits(bits(tensor.int_repr()).content, shown)
-    plain = tensor.detach().resolve_conj().resolve_neg().contiguous().clone()
+    plain = torch.empty(tensor.numel(), dtype=tensor.dtype)
+    plain.copy_(tensor.detach().reshape(-1))
     if plain.is_complex():
-        plain = torch.view_as_real(plain)
+        plain = torch.view_as_real(plain).view(-1)
+    content = plain.view(torch.uint8)
     if plain.is_floating_point():
         missing = plain.float().isnan() if plain.itemsize == 1 else plain.isnan()
-        content = plain.view(-1).view(torch.uint8).view(plain.numel(), plain.itemsize)
-        content[missing.view(-1)] = 255
-    return Bits(plain.view(-1).view(torch.uint8).numpy().tobytes(), shown)
+        content.view(plain.numel(), plain.itemsize)[missing] = 255
+    return Bits(content.numpy().tobytes(), shown)
 
 
 def groups(named: dict[str, Any], identity: Callable[[Any], Any]) -> tuple[tuple[str, ...], ...]:
