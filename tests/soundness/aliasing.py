@@ -402,7 +402,7 @@ def list_and_dictionary(compile: Compile) -> Any:
 def output_of_a_cache_update(compile: Compile) -> Any:
     def f(cache, x, at):
         cache.index_copy_(0, at, x)
-        return cache[: 2], cache.clone(), cache * 1
+        return cache[:2], cache.clone(), cache * 1
 
     cache = torch.zeros(4, 3)
     found = compile(f)(cache, torch.ones(1, 3), torch.tensor([1]))

@@ -29,7 +29,7 @@ class Scenario:
     """The same with less in it, for the search for a minimal one."""
 
 
-class Skip(Exception):
+class SkipError(Exception):
     """There is nothing to run; the text says why."""
 
 

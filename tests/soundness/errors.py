@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tests.soundness.case import Compile
 
@@ -188,12 +188,12 @@ def write_before_an_error(compile: Compile) -> Any:
 
 
 def error_of_the_user(compile: Compile) -> Any:
-    class Refused(Exception):
+    class RefusedError(Exception):
         pass
 
     def f(x):
         if x.shape[0] > 3:
-            raise Refused(f"{x.shape[0]} rows")
+            raise RefusedError(f"{x.shape[0]} rows")
         return x * 2
 
     step = compile(f)
@@ -262,6 +262,3 @@ def inference_tensor_saved(compile: Compile) -> Any:
 def custom_operator_that_raises(compile: Compile) -> Any:
     step = compile(lambda x: torch.ops.aten.index_select(x, 0, torch.tensor([5])) * 1)
     return outcome(lambda: step(torch.ones(9))), outcome(lambda: step(torch.ones(3)))
-
-
-__all__ = ["Tensor", "nn", "outcome"]

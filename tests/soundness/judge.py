@@ -12,7 +12,7 @@ import logging
 import random
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -21,11 +21,14 @@ import numpy
 import torch
 
 import ascend_passes
-from tests.soundness.case import Case, Compile, Scenario, Skip
+from tests.soundness.case import Case, Compile, Scenario, SkipError
 from tests.soundness.observe import Record, bits
 
 REFERENCE, OURS = "aot_eager", "ascend_dense"
 ABSENT = "nothing"
+MOST_SMALLER = 40
+"""Scenarios that are tried in the search for a minimal one."""
+Begin = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -53,29 +56,58 @@ class Verdict:
     seconds: float = 0.0
 
 
-def judge(case: Case, seed: int) -> Verdict:
-    """The verdict on one case."""
+def judge(case: Case, seed: int, begin: Begin = lambda _: None) -> Verdict:
+    """The verdict on one case; `begin` is told which backend runs next."""
     start = time.perf_counter()
     with stable():
         try:
-            seed_all(seed)
-            scenario = case.build(seed)
-        except Skip as reason:
+            scenario = built(case, seed)
+        except SkipError as reason:
             return Verdict(skipped=str(reason), seconds=time.perf_counter() - start)
-        faults, shared = compare(scenario, seed)
+        faults, shared = compare(scenario, seed, begin)
     gc.collect()
     return Verdict(faults, shared, seconds=time.perf_counter() - start)
 
 
-def compare(scenario: Scenario, seed: int) -> tuple[tuple[Fault, ...], int]:
+def built(case: Case, seed: int) -> Scenario:
+    """The scenario of a case.
+
+    Raises:
+        SkipError: there is nothing to run.
+    """
+    seed_all(seed)
+    return case.build(seed)
+
+
+def minimal(scenario: Scenario, seed: int) -> Scenario:
+    """A smaller scenario that still has one of the faults, found by leaving out parts in turn."""
+    with stable():
+        kinds = {fault.kind for fault in compare(scenario, seed)[0]}
+        pending = scenario.smaller()
+        for _ in range(MOST_SMALLER):
+            if not pending:
+                break
+            tried = pending.pop(0)
+            if kinds & {fault.kind for fault in compare(tried, seed)[0]}:
+                scenario, pending = tried, tried.smaller()
+    return scenario
+
+
+def compare(
+    scenario: Scenario, seed: int, begin: Begin = lambda _: None
+) -> tuple[tuple[Fault, ...], int]:
     """The faults of a scenario, and the number of those that `aot_eager` has as well."""
     eager = observed(scenario, None, seed)
+    begin(REFERENCE)
     theirs = observed(scenario, REFERENCE, seed)
+    begin(OURS)
     ours = observed(scenario, OURS, seed)
     faults = differences(eager, theirs, ours)
     if any(fault.fact != "report" for fault in faults):
         faults = repeatable(faults, theirs, observed(scenario, REFERENCE, seed))
-    return faults, sum(not same(eager, theirs, name) and same(theirs, ours, name) for name in theirs)
+    return faults, sum(
+        not same(eager, theirs, name) and same(theirs, ours, name) for name in theirs
+    )
 
 
 def differences(

@@ -12,7 +12,7 @@ from tests.soundness.copies import is_plain
 
 MOST_WRITTEN_OUT = 200
 """Elements of a storage that are written out; a larger one is drawn."""
-LOOK = '''
+LOOK = """
 for backend in ("aot_eager", "ascend_dense"):
     torch._dynamo.reset()
     torch.manual_seed(7)
@@ -27,7 +27,7 @@ for backend in ("aot_eager", "ascend_dense"):
     for t in found:
         twins = [i for i, o in enumerate(found) if o.untyped_storage()._cdata == t.untyped_storage()._cdata]
         print("   ", t.dtype, tuple(t.shape), t.stride(), "memory of", twins, t.detach().flatten()[:8].tolist())
-'''
+"""
 LOOK_BACK = """    roots = [t for t in pytree.tree_leaves(results) if isinstance(t, torch.Tensor) and t.requires_grad]
     torch.autograd.backward(roots, [torch.ones_like(t) for t in roots])
     print("    gradients", [t.grad for t in pytree.tree_leaves((x, args, kwargs)) if isinstance(t, torch.Tensor)])

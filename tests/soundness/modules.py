@@ -9,12 +9,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import nn
 from torch.testing._internal.common_modules import module_db
 from torch.utils import _pytree as pytree
 
 from tests.soundness.call import backward, called
-from tests.soundness.case import Case, Compile, Scenario, Skip, generator
+from tests.soundness.case import Case, Compile, Scenario, SkipError, generator
 from tests.soundness.copies import copied
 from tests.soundness.judge import seed_all
 from tests.soundness.observe import Record
@@ -44,7 +43,7 @@ def build(info: Any, dtype: torch.dtype, training: bool, seed: int) -> Scenario:
         )
         found = [sample for sample in itertools.islice(made, MOST_SAMPLES) if sample.forward_input]
         if not found:
-            raise Skip("torch has no sample input")
+            raise SkipError("torch has no sample input")
         index = draw.randrange(len(found))
         given = found[index].constructor_input
         model = info.module_cls(*given.args, **given.kwargs).to(dtype).train(training)
@@ -101,6 +100,3 @@ from torch.testing._internal.common_modules import module_db
 for backend in ("aot_eager", "ascend_dense"):
     print(backend, look(backend))
 """
-
-
-__all__ = ["cases", "nn"]

@@ -151,4 +151,5 @@ def message(error: BaseException) -> str:
     """The first line of what an error says, without what differs from run to run."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     line = re.sub(r"0x[0-9a-f]+", "0x", lines[0]) if lines else ""
+    line = re.sub(r", which is output \d+ of \w+,", "", line)
     return re.sub(r"backend='.*?' raised", "backend raised", line)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import itertools
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from tests.soundness import literal
 from tests.soundness.call import Call
-from tests.soundness.case import Case, Scenario, Skip, generator
+from tests.soundness.case import Case, Scenario, SkipError, generator
 from tests.soundness.judge import seed_all
 from tests.soundness.programs import NAMED, PLAIN, Program, Trial, drawn, named
 
@@ -72,7 +72,7 @@ def samples(operator: Any, dtype: torch.dtype, gradients: bool, seed: int) -> li
     """Sample inputs that are not too large.
 
     Raises:
-        Skip: torch makes none.
+        SkipError: torch makes none.
     """
     seed_all(seed)
     with warnings.catch_warnings():
@@ -80,7 +80,7 @@ def samples(operator: Any, dtype: torch.dtype, gradients: bool, seed: int) -> li
         made = operator.sample_inputs("cpu", dtype, requires_grad=gradients)
         found = [s for s in itertools.islice(made, MOST_SAMPLES) if elements(s) <= MOST_ELEMENTS]
     if not found:
-        raise Skip(f"torch has no sample of at most {MOST_ELEMENTS} elements")
+        raise SkipError(f"torch has no sample of at most {MOST_ELEMENTS} elements")
     return found
 
 
@@ -99,16 +99,16 @@ def program_of(composition: str, names: Any, inputs: Any, draw: Any) -> Program:
     """The program of a composition by its name.
 
     Raises:
-        Skip: the operator gives no tensor, or has no such form.
+        SkipError: the operator gives no tensor, or has no such form.
     """
     if composition == "plain":
         return PLAIN
     if composition == "in place" and "inplace" not in names:
-        raise Skip("the operator has no form that writes its argument")
+        raise SkipError("the operator has no form that writes its argument")
     trial = Trial(names, inputs)
     made = drawn(draw, trial) if composition.startswith("drawn") else named(composition, trial)
     if made is None:
-        raise Skip("no line of the composition runs in eager")
+        raise SkipError("no line of the composition runs in eager")
     return made
 
 
@@ -142,7 +142,3 @@ def source(program: Program, inputs: Any, origin: Origin) -> str:
         origin.dynamic,
         origin.gradients,
     )
-
-
-Build = Callable[[int], Scenario]
-__all__ = ["SWEEPS", "cases", "replace"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from functools import cache, partial
 from types import MappingProxyType
 
 from tests.soundness import aliasing, errors, functions, modules, opinfo, past, weights
@@ -36,3 +36,9 @@ WHAT: Mapping[str, str] = MappingProxyType(
         "bool": "`op_db` in bool, alone, with masks, and in a drawn program",
     }
 )
+
+
+@cache
+def named_cases(sweep: str) -> dict[str, Case]:
+    """The cases of a sweep by their names."""
+    return {case.name: case for case in SWEEPS[sweep]()}

@@ -191,7 +191,9 @@ def initialized(model: Any, x: Tensor) -> None:
 
 def vector(model: nn.Module, x: Tensor) -> None:
     flat = nn.utils.parameters_to_vector(model.parameters())
-    nn.utils.vector_to_parameters(flat * 1.5 + torch.linspace(0, 1, flat.numel()), model.parameters())
+    nn.utils.vector_to_parameters(
+        flat * 1.5 + torch.linspace(0, 1, flat.numel()), model.parameters()
+    )
 
 
 def shared_then_written(model: nn.Module, x: Tensor) -> None:
