@@ -13,6 +13,12 @@ from tests.soundness.copies import is_plain
 MOST_WRITTEN_OUT = 200
 """Elements of a storage that are written out; a larger one is drawn."""
 LOOK = """
+def tensors(tree):
+    return [t for t in pytree.tree_leaves(tree) if isinstance(t, torch.Tensor)]
+
+def memory(t):
+    return t.untyped_storage()._cdata if t.layout == torch.strided else id(t)
+
 for backend in ("aot_eager", "ascend_dense"):
     torch._dynamo.reset()
     torch.manual_seed(7)
@@ -22,15 +28,19 @@ for backend in ("aot_eager", "ascend_dense"):
     except Exception as error:
         print(backend, "raises", type(error).__name__, str(error).splitlines()[:1])
         continue
-    found = [t for t in pytree.tree_leaves((results, x, args, kwargs)) if isinstance(t, torch.Tensor)]
     print(backend)
+    found = tensors((results, x, args, kwargs))
     for t in found:
-        twins = [i for i, o in enumerate(found) if o.untyped_storage()._cdata == t.untyped_storage()._cdata]
-        print("   ", t.dtype, tuple(t.shape), t.stride(), "memory of", twins, t.detach().flatten()[:8].tolist())
+        shared = [i for i, other in enumerate(found) if memory(other) == memory(t)]
+        print("   ", t.dtype, tuple(t.shape), "memory of", shared, t.detach().flatten()[:8].tolist())
+        print("       ", "strides", t.stride() if t.layout == torch.strided else t.layout)
 """
-LOOK_BACK = """    roots = [t for t in pytree.tree_leaves(results) if isinstance(t, torch.Tensor) and t.requires_grad]
-    torch.autograd.backward(roots, [torch.ones_like(t) for t in roots])
-    print("    gradients", [t.grad for t in pytree.tree_leaves((x, args, kwargs)) if isinstance(t, torch.Tensor)])
+LOOK_BACK = """    roots = [t for t in tensors(results) if t.requires_grad]
+    try:
+        torch.autograd.backward(roots, [torch.ones_like(t) for t in roots])
+    except RuntimeError as error:
+        print("    backward raises", error)
+    print("    gradients", [t.grad for t in tensors((x, args, kwargs))])
 """
 
 

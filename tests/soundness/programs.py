@@ -45,8 +45,8 @@ class Program:
         lines = [without(self.lines, i) for i in range(len(self.lines))]
         results = [without(self.returned, i) for i in range(len(self.returned))]
         return [
-            *(replace(self, lines=shorter) for shorter in lines if shorter),
             *(replace(self, returned=fewer) for fewer in results if fewer),
+            *(replace(self, lines=shorter) for shorter in lines[::-1] if shorter),
         ]
 
 

@@ -27,8 +27,8 @@ WHAT: Mapping[str, str] = MappingProxyType(
         "weights": "ways of changing weights after compilation, with and without gradients",
         "modules": "`module_db`, training and evaluation, three dtypes",
         "plain": "`op_db` in float32, each operator alone",
-        "composed": "`op_db` in float32 with copies, zeros, views, slices, masks, casts, writes and "
-        "graph breaks around each operator, and two drawn programs",
+        "composed": "`op_db` in float32 with copies, zeros, views, slices, masks, casts, writes "
+        "and graph breaks around each operator, and two drawn programs",
         "backward": "`op_db` with gradients, alone and composed, results written before backward",
         "dynamic": "`op_db` with symbolic sizes, alone and in a drawn program",
         "bfloat16": "`op_db` in bfloat16, alone and in a drawn program",

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -14,6 +13,54 @@ from tests.soundness.judge import Verdict
 from tests.soundness.sweeps import WHAT
 
 PAGE = Path(__file__).parents[2] / "docs" / "soundness.md"
+
+TEXT = """# Soundness
+
+<!-- Written by `python -m tests.soundness --write-docs`; do not edit. -->
+
+A model that `ascend_dense` compiles behaves as the uncompiled one in everything that can be
+observed. What says so is torch's: its table of operators and its table of modules, with its sample
+inputs, and `aot_eager` as the backend to compare with.
+
+## What is compared
+
+Each case runs three times with equal copies of its inputs, which share memory among each other as
+the originals do: in eager, under `aot_eager` and under `ascend_dense`. Compared are
+
+* values, bit for bit: NaN is NaN, -0.0 is not 0.0;
+* type, dtype, layout, shape, strides, conjugate and negative bits, whether a result needs a gradient
+  and whether it is a leaf;
+* which results share memory with each other and with arguments and parameters, and which are the
+  same object;
+* arguments, parameters and buffers after the call;
+* all values after each result is written in turn, and the results of a second call;
+* gradients, of the call as it is and after each result was written, and which share memory;
+* the type of what is raised, and its text, to which a backend may add;
+* random numbers: the same from the same state, and the state that they leave;
+* warnings of this package, and passes that failed and were left out.
+
+Uninitialized memory is filled with NaN or the largest integer, so that who reads it shows. A fact is
+a fault where `ascend_dense` differs from both eager and `aot_eager`. *Shared* are cases where both
+backends differ from eager in the same way. A fact that `aot_eager` does not give twice is not
+compared.
+
+## How to run it
+
+    python -m tests.soundness                                   all sweeps
+    python -m tests.soundness --sweep composed --op softmax     one operator
+    python -m tests.soundness --case "composed/softmax copies"  one case, with a minimal file
+    python -m tests.soundness --shard 1/4 --jobs 2 --json out   a part; --resume goes on
+
+Each case that fails prints the command that runs it alone; that prints every fact that differs and a
+Python file, reduced to the lines that matter. The same seed gives the same cases, samples and drawn
+programs. `make test` runs the fixed cases and a sample of the rest that changes with the day; its
+seed is in the header and in the text of a failure, and `ASCEND_PASSES_TEST_SEED` sets it.
+
+## Results
+
+Seed {seed}, torch {torch}. Seconds are of one process.
+
+"""
 
 
 @dataclass(frozen=True)
@@ -77,55 +124,8 @@ def reasons(found: Mapping[str, Iterable[Verdict]]) -> list[str]:
 
 def page(found: Mapping[str, Iterable[Verdict]], seed: int) -> str:
     """`docs/soundness.md`."""
-    lines: list[Any] = [
-        "# Soundness",
-        "",
-        "<!-- Written by `python -m tests.soundness --write-docs`; do not edit. -->",
-        "",
-        "A model that `ascend_dense` compiles behaves as the uncompiled one in everything that can",
-        "be observed. What says so is not ours: torch's own table of operators and modules, with",
-        "torch's sample inputs, and `aot_eager` as the backend to compare with.",
-        "",
-        "## What is compared",
-        "",
-        "Each case runs three times with equal copies of its inputs, copies that share memory among",
-        "each other as the originals do: in eager, under `aot_eager` and under `ascend_dense`.",
-        "Compared are",
-        "",
-        "* values, bit for bit: NaN is NaN, -0.0 is not 0.0;",
-        "* type, dtype, layout, shape, strides, conjugate and negative bits, whether a result needs",
-        "  gradients and whether it is a leaf;",
-        "* which results share memory with each other and with arguments and parameters, and which",
-        "  are the same object;",
-        "* arguments, parameters and buffers after the call;",
-        "* all values after each result is written in turn, and the results of a second call;",
-        "* gradients, of the call as it is and after each result was written; which share memory;",
-        "* the type of what is raised, and its text, to which a backend may add;",
-        "* random numbers: the same from the same state, and the state that they leave;",
-        "* warnings of this package, and passes that failed and were left out.",
-        "",
-        "Uninitialized memory is filled with NaN or the largest integer, so that who reads it shows.",
-        "A fact is a fault where `ascend_dense` differs from both eager and `aot_eager`; *shared* are",
-        "cases where both backends differ from eager in the same way. A fact that `aot_eager` does",
-        "not give twice is not compared.",
-        "",
-        "## How to run it",
-        "",
-        "    python -m tests.soundness                                  all sweeps",
-        "    python -m tests.soundness --sweep composed --op softmax    one operator",
-        '    python -m tests.soundness --case "composed/softmax copies"  one case, with a minimal file',
-        "    python -m tests.soundness --shard 1/4 --jobs 2 --json out  a part; --resume goes on",
-        "",
-        "Each case that fails prints the command that runs it alone; that prints every fact that",
-        "differs and a Python file, reduced to the lines that matter. The same seed gives the same",
-        "cases, samples and drawn programs. `make test` runs the fixed cases and a sample of the rest",
-        "that changes with the day; its seed is in the header and in the text of a failure, and",
-        "`ASCEND_PASSES_TEST_SEED` sets it.",
-        "",
-        "## Results",
-        "",
-        f"Seed {seed}, torch {torch.__version__}.",
-        "",
+    lines: list[str] = [*TEXT.format(seed=seed, torch=torch.__version__).splitlines()]
+    lines += [
         "| sweep | what | " + " | ".join(HEAD[1:]) + " |",
         "|---|---|" + "---|" * len(HEAD[1:]),
     ]
