@@ -24,6 +24,8 @@ class Call:
     function: Callable[..., Any]
     inputs: tuple[Any, tuple[Any, ...], dict[str, Any]]
     gradients: bool = False
+    other: tuple[Any, tuple[Any, ...], dict[str, Any]] | None = None
+    """Inputs of the second call, where they are not those of the first."""
 
     def run(self, compile: Compile, record: Record) -> None:
         """Record all that can be seen of it."""
@@ -35,7 +37,7 @@ class Call:
         state = torch.get_rng_state()
         record.see("first call", results=results, inputs=inputs, random_numbers=state)
         record.write_each("first call", results, inputs=inputs)
-        again = copied(self.inputs)
+        again = copied(self.other or self.inputs)
         later = called(step, again, record, "second call")
         record.see("second call", results=later, inputs=again, earlier=results)
         if self.gradients:

@@ -32,8 +32,8 @@ for backend in ("aot_eager", "ascend_dense"):
     found = tensors((results, x, args, kwargs))
     for t in found:
         shared = [i for i, other in enumerate(found) if memory(other) == memory(t)]
-        print("   ", t.dtype, tuple(t.shape), "memory of", shared, t.detach().flatten()[:8].tolist())
-        print("       ", "strides", t.stride() if t.layout == torch.strided else t.layout)
+        print("   ", t.dtype, tuple(t.shape), t.stride() if t.layout == torch.strided else t.layout)
+        print("       ", "memory of", shared, t.detach().flatten()[:8].tolist())
 """
 LOOK_BACK = """    roots = [t for t in tensors(results) if t.requires_grad]
     try:

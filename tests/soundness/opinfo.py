@@ -28,7 +28,8 @@ SWEEPS = {
     "plain": (torch.float32, ("plain",)),
     "composed": (torch.float32, (*NAMED, "drawn 1", "drawn 2")),
     "backward": (torch.float32, ("plain", "copies", "unchanged", "drawn 1")),
-    "dynamic": (torch.float32, ("plain", "drawn 1")),
+    "dynamic": (torch.float32, ("plain", "drawn 1", "drawn automatic")),
+    "refused": (torch.float32, ("plain",)),
     "bfloat16": (torch.bfloat16, ("plain", "drawn 1")),
     "int64": (torch.int64, ("plain", "drawn 1")),
     "bool": (torch.bool, ("plain", "numbers", "drawn 1")),
@@ -44,6 +45,8 @@ def cases(sweep: str) -> Iterator[Case]:
             continue
         if sweep == "backward" and not operator.supports_autograd:
             continue
+        if sweep == "refused" and operator.error_inputs_func is None:
+            continue
         for composition in compositions:
             name = f"{full_name(operator)} {composition}"
             yield Case(sweep, name, functools.partial(build, operator, sweep, composition))
@@ -56,20 +59,24 @@ def full_name(operator: Any) -> str:
 
 def build(operator: Any, sweep: str, composition: str, seed: int) -> Scenario:
     """The scenario of one composition of an operator."""
-    dtype = SWEEPS[sweep][0]
     draw = generator(seed, f"{sweep} {full_name(operator)} {composition}")
-    sample = chosen(samples(operator, dtype, sweep == "backward", seed), draw)
-    inputs = (sample.input, sample.args, sample.kwargs)
+    found = samples(operator, sweep, seed)
+    inputs, other = chosen(found, draw), chosen(found, draw)
     names = {"op": operator.op}
     if operator.inplace_variant is not None:
         names["inplace"] = operator.inplace_variant
     program = program_of(composition, names, inputs, draw)
-    origin = Origin(operator, dtype, sweep == "backward", sweep == "dynamic" or None)
+    origin = Origin(
+        operator,
+        sweep == "backward",
+        True if sweep == "dynamic" and composition != "drawn automatic" else None,
+        other if sweep == "dynamic" else None,
+    )
     return scenario(program, names, inputs, origin)
 
 
-def samples(operator: Any, dtype: torch.dtype, gradients: bool, seed: int) -> list[Any]:
-    """Sample inputs that are not too large.
+def samples(operator: Any, sweep: str, seed: int) -> list[Any]:
+    """Sample inputs that are not too large; for `refused`, those that raise.
 
     Raises:
         SkipError: torch makes none.
@@ -77,7 +84,11 @@ def samples(operator: Any, dtype: torch.dtype, gradients: bool, seed: int) -> li
     seed_all(seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        made = operator.sample_inputs("cpu", dtype, requires_grad=gradients)
+        if sweep == "refused":
+            made = (error.sample_input for error in operator.error_inputs("cpu"))
+        else:
+            gradients = sweep == "backward"
+            made = operator.sample_inputs("cpu", SWEEPS[sweep][0], requires_grad=gradients)
         found = [s for s in itertools.islice(made, MOST_SAMPLES) if elements(s) <= MOST_ELEMENTS]
     if not found:
         raise SkipError(f"torch has no sample of at most {MOST_ELEMENTS} elements")
@@ -91,8 +102,9 @@ def elements(sample: Any) -> int:
 
 
 def chosen(found: list[Any], draw: Any) -> Any:
-    """One of them; of two draws the larger, since most samples of some operators are empty."""
-    return max(draw.choice(found), draw.choice(found), key=elements)
+    """Inputs of one sample, of two draws the larger: most samples of some operators are empty."""
+    sample = max(draw.choice(found), draw.choice(found), key=elements)
+    return sample.input, sample.args, sample.kwargs
 
 
 def program_of(composition: str, names: Any, inputs: Any, draw: Any) -> Program:
@@ -117,14 +129,15 @@ class Origin:
     """What a scenario is of."""
 
     operator: Any
-    dtype: torch.dtype
     gradients: bool
     dynamic: bool | None
+    other: Any
+    """Inputs of the second call, where they are others."""
 
 
 def scenario(program: Program, names: Any, inputs: Any, origin: Origin) -> Scenario:
     """A program with inputs as a scenario."""
-    call = Call(program.function(names), inputs, origin.gradients)
+    call = Call(program.function(names), inputs, origin.gradients, origin.other)
     return Scenario(
         run=call.run,
         source=lambda: source(program, inputs, origin),

@@ -30,7 +30,8 @@ WHAT: Mapping[str, str] = MappingProxyType(
         "composed": "`op_db` in float32 with copies, zeros, views, slices, masks, casts, writes "
         "and graph breaks around each operator, and two drawn programs",
         "backward": "`op_db` with gradients, alone and composed, results written before backward",
-        "dynamic": "`op_db` with symbolic sizes, alone and in a drawn program",
+        "dynamic": "`op_db` with symbolic sizes, alone and in drawn programs, called twice",
+        "refused": "inputs that `op_db` lists as errors",
         "bfloat16": "`op_db` in bfloat16, alone and in a drawn program",
         "int64": "`op_db` in int64, alone and in a drawn program",
         "bool": "`op_db` in bool, alone, with masks, and in a drawn program",

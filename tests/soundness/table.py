@@ -28,8 +28,8 @@ Each case runs three times with equal copies of its inputs, which share memory a
 the originals do: in eager, under `aot_eager` and under `ascend_dense`. Compared are
 
 * values, bit for bit: NaN is NaN, -0.0 is not 0.0;
-* type, dtype, layout, shape, strides, conjugate and negative bits, whether a result needs a gradient
-  and whether it is a leaf;
+* type, dtype, layout, shape, strides, conjugate and negative bits, whether a result needs a
+  gradient and whether it is a leaf;
 * which results share memory with each other and with arguments and parameters, and which are the
   same object;
 * arguments, parameters and buffers after the call;
@@ -39,9 +39,9 @@ the originals do: in eager, under `aot_eager` and under `ascend_dense`. Compared
 * random numbers: the same from the same state, and the state that they leave;
 * warnings of this package, and passes that failed and were left out.
 
-Uninitialized memory is filled with NaN or the largest integer, so that who reads it shows. A fact is
-a fault where `ascend_dense` differs from both eager and `aot_eager`. *Shared* are cases where both
-backends differ from eager in the same way. A fact that `aot_eager` does not give twice is not
+Uninitialized memory is filled with NaN or the largest integer, so that who reads it shows. A fact
+is a fault where `ascend_dense` differs from both eager and `aot_eager`. *Shared* are cases where
+both backends differ from eager in the same way. A fact that `aot_eager` does not give twice is not
 compared.
 
 ## How to run it
@@ -51,9 +51,9 @@ compared.
     python -m tests.soundness --case "composed/softmax copies"  one case, with a minimal file
     python -m tests.soundness --shard 1/4 --jobs 2 --json out   a part; --resume goes on
 
-Each case that fails prints the command that runs it alone; that prints every fact that differs and a
-Python file, reduced to the lines that matter. The same seed gives the same cases, samples and drawn
-programs. `make test` runs the fixed cases and a sample of the rest that changes with the day; its
+Each case that fails prints the command that runs it alone; that prints every fact that differs and
+a Python file, reduced to the lines that matter. The same seed gives the same cases, samples and
+drawn programs. `make test` runs the fixed cases and a sample of the rest that changes with the day; its
 seed is in the header and in the text of a failure, and `ASCEND_PASSES_TEST_SEED` sets it.
 
 ## Results
