@@ -1,6 +1,8 @@
-"""How the tests are spread over processes: a file is one piece of work, so that its fixtures are made
-once; a folder whose fixtures take minutes is one as well, and comes first, so that nobody waits for
-it in the end."""
+"""What a run says first, and how its tests are spread over processes.
+
+A file is one piece of work, so that its fixtures are made once; a folder whose fixtures take
+minutes is one as well, and comes first, so that nobody waits for it in the end.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.soundness.today import VARIABLE, seed_of_the_day
+
 HERE = Path(__file__).parent
 WHOLE_FOLDERS = ("vllm", "conformance")
 """They install an environment each, and start engines that several files look at."""
 SINGLE_TESTS = ("test_rules.py",)
 """Files whose tests share nothing and take minutes together."""
+
+
+def pytest_report_header() -> str:
+    return f"soundness: today's seed, {VARIABLE}={seed_of_the_day()}"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -198,6 +198,8 @@ def test_a_profile_of_one_process_has_endless_links(tmp_path: Path) -> None:
     path = tmp_path / "profile.json"
     path.write_text(alone.to_json())
     assert profiles.read(str(path)) == alone
+
+
 def test_a_call_without_tokens_has_a_plan() -> None:
     options = Options(prefetch_mlp=True)
     assert pick(plans(options), 0) == pick(plans(options), 1)

@@ -1,0 +1,205 @@
+"""Runs a case without compiling, under `aot_eager` and under `ascend_dense`, and compares.
+
+A fact is a fault where `ascend_dense` differs from both of the others; it is shared where the
+two backends agree and eager differs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import random
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+import numpy
+import torch
+
+import ascend_passes
+from tests.soundness.case import Case, Compile, Scenario, SkipError
+from tests.soundness.observe import Record, bits
+
+REFERENCE, OURS = "aot_eager", "ascend_dense"
+ABSENT = "nothing"
+MOST_SMALLER = 80
+"""Scenarios that are tried in the search for a minimal one."""
+Begin = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fact that differs."""
+
+    fact: str
+    ours: str
+    theirs: str
+
+    @property
+    def kind(self) -> str:
+        """`values`, `strides`, `shared memory`, `raises`..."""
+        return self.fact.split(" | ")[-1]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a case."""
+
+    faults: tuple[Fault, ...] = ()
+    shared: int = 0
+    """Facts in which both backends differ from eager."""
+    skipped: str = ""
+    seconds: float = 0.0
+
+
+def judge(case: Case, seed: int, begin: Begin = lambda _: None) -> Verdict:
+    """The verdict on one case; `begin` is told which backend runs next."""
+    start = time.perf_counter()
+    with stable():
+        try:
+            scenario = built(case, seed)
+        except SkipError as reason:
+            return Verdict(skipped=str(reason), seconds=time.perf_counter() - start)
+        faults, shared = compare(scenario, seed, begin)
+    gc.collect()
+    return Verdict(faults, shared, seconds=time.perf_counter() - start)
+
+
+def built(case: Case, seed: int) -> Scenario:
+    """The scenario of a case.
+
+    Raises:
+        SkipError: there is nothing to run.
+    """
+    seed_all(seed)
+    return case.build(seed)
+
+
+def minimal(scenario: Scenario, seed: int) -> Scenario:
+    """A smaller scenario that still has one of the faults, found by leaving out parts in turn."""
+    with stable():
+        kind = compare(scenario, seed)[0][0].kind
+        pending = scenario.smaller()
+        for _ in range(MOST_SMALLER):
+            if not pending:
+                break
+            tried = pending.pop(0)
+            if any(fault.kind == kind for fault in compare(tried, seed)[0]):
+                scenario, pending = tried, tried.smaller()
+    return scenario
+
+
+def compare(
+    scenario: Scenario, seed: int, begin: Begin = lambda _: None
+) -> tuple[tuple[Fault, ...], int]:
+    """The faults of a scenario, and the number of those that `aot_eager` has as well."""
+    eager = observed(scenario, None, seed)
+    begin(REFERENCE)
+    theirs = observed(scenario, REFERENCE, seed)
+    begin(OURS)
+    ours = observed(scenario, OURS, seed)
+    faults = differences(eager, theirs, ours)
+    if any(fault.fact != "report" for fault in faults):
+        faults = repeatable(faults, theirs, observed(scenario, REFERENCE, seed))
+    return faults, sum(
+        not same(eager, theirs, name) and same(theirs, ours, name) for name in theirs
+    )
+
+
+def differences(
+    eager: dict[str, Any], theirs: dict[str, Any], ours: dict[str, Any]
+) -> tuple[Fault, ...]:
+    """The facts in which `ours` is neither what eager gives nor what `aot_eager` gives."""
+    names = {**ours, **theirs}
+    return tuple(
+        Fault(name, str(ours.get(name, ABSENT)), str(theirs.get(name, ABSENT)))
+        for name in names
+        if not same(theirs, ours, name) and (name not in eager or not same(eager, ours, name))
+    )
+
+
+def same(theirs: dict[str, Any], ours: dict[str, Any], name: str) -> bool:
+    """Whether a fact is the same in two runs; a message may say more than the other."""
+    one, other = theirs.get(name, ABSENT), ours.get(name, ABSENT)
+    if name.endswith("message") and one is not ABSENT and other is not ABSENT:
+        return one in other
+    return bool(one == other)
+
+
+def repeatable(
+    faults: tuple[Fault, ...], first: dict[str, Any], second: dict[str, Any]
+) -> tuple[Fault, ...]:
+    """The faults without the facts that `aot_eager` itself does not give twice."""
+    return tuple(fault for fault in faults if same(first, second, fault.fact))
+
+
+def observed(scenario: Scenario, backend: str | None, seed: int) -> dict[str, Any]:
+    """The facts of one run."""
+    torch._dynamo.reset()
+    ascend_passes.reset()
+    record = Record()
+    with (
+        torch._dynamo.config.patch(dict(scenario.config)),
+        warnings.catch_warnings(record=True) as said,
+    ):
+        warnings.simplefilter("always")
+        seed_all(seed)
+        record.attempt("run", lambda: scenario.run(compiler(backend, scenario.dynamic), record))
+    record.note("random numbers after", bits(torch.get_rng_state()))
+    for text in complaints(said):
+        record.note("report", text)
+    return record.facts
+
+
+def complaints(said: list[warnings.WarningMessage]) -> Iterator[str]:
+    """What this package warned of, and the passes that failed."""
+    yield from (str(one.message) for one in said if "ascend" in f"{one.filename} {one.message}")
+    yield from (error for report in ascend_passes.reports() for error in report.errors)
+
+
+def compiler(backend: str | None, dynamic: bool | None) -> Compile:
+    """Compiles with a backend; None leaves functions as they are."""
+    if backend is None:
+        return lambda function: function
+    return lambda function: torch.compile(function, backend=backend, dynamic=dynamic)
+
+
+def warm_up() -> None:
+    """Load what the first compilation loads, and take it out of what garbage collection looks at.
+
+    Dynamo collects garbage at each reset, which takes longer than a case with all of torch to see.
+    """
+    torch._dynamo.reset()
+    with torch.no_grad():
+        compiler(OURS, None)(torch.sin)(torch.ones(2))
+    gc.collect()
+    gc.freeze()
+
+
+def seed_all(seed: int) -> None:
+    """The same random numbers from here on."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    numpy.random.seed(seed % 2**32)
+
+
+@contextlib.contextmanager
+def stable() -> Iterator[None]:
+    """Uninitialized memory is filled, with NaN or the largest integer: who reads it, shows it."""
+    # Dynamo times its guards after flushing the processor's caches: 60 ms for a number in a log.
+    timer = mock.patch.object(torch._dynamo.guards, "profile_guard_manager", lambda *_: 0.0)
+    mode, dtype = torch.are_deterministic_algorithms_enabled(), torch.get_default_dtype()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    logging.disable(logging.CRITICAL)
+    try:
+        with torch.random.fork_rng(), timer:
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+        torch.use_deterministic_algorithms(mode)
+        torch.set_default_dtype(dtype)
+        torch.set_grad_enabled(True)

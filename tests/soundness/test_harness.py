@@ -1,0 +1,156 @@
+"""The harness sees each kind of difference: what a compiler might do wrong is done on purpose."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.soundness import literal
+from tests.soundness.call import Call
+from tests.soundness.case import Scenario
+from tests.soundness.copies import copied
+from tests.soundness.judge import differences, stable
+from tests.soundness.observe import Record
+from tests.soundness.programs import Program
+
+
+def function(x):
+    x.add_(1)
+    y = x.exp()
+    return y, y.clone(), torch.zeros(3, 4), x
+
+
+def kept(results, x):
+    return results
+
+
+def other_value(results, x):
+    return results[0] + 1e-6, *results[1:]
+
+
+def other_sign_of_zero(results, x):
+    return *results[:2], -results[2], results[3]
+
+
+def other_dtype(results, x):
+    return *results[:2], results[2].double(), results[3]
+
+
+def other_shape(results, x):
+    return *results[:2], results[2][None], results[3]
+
+
+def other_strides(results, x):
+    return *results[:2], results[2].t().contiguous().t(), results[3]
+
+
+def one_memory(results, x):
+    return results[0], results[0], *results[2:]
+
+
+def one_memory_as_a_view(results, x):
+    return results[0], results[0].detach(), *results[2:]
+
+
+def argument_copied(results, x):
+    return *results[:3], x.clone()
+
+
+def argument_written(results, x):
+    x.data.mul_(2)
+    return *results[:3], x
+
+
+def no_gradient(results, x):
+    return results[0].detach(), *results[1:]
+
+
+def other_error(results, x):
+    raise ValueError("refused")
+
+
+def random_number_used(results, x):
+    torch.rand(1)
+    return results
+
+
+def kept_between_calls(results, x):
+    return *results[:2], CONSTANT, results[3]
+
+
+CONSTANT = torch.zeros(3, 4)
+FOUND = {
+    kept: set(),
+    other_value: {"values"},
+    other_sign_of_zero: {"values"},
+    other_dtype: {"dtype", "values"},
+    other_shape: {"shape", "strides"},
+    other_strides: {"strides"},
+    one_memory: {"shared memory", "same object", "values"},
+    one_memory_as_a_view: {"shared memory", "values"},
+    argument_copied: {"shared memory", "same object"},
+    argument_written: {"values"},
+    no_gradient: {"gradient"},
+    other_error: {"raises", "message"},
+    random_number_used: {"values"},
+    kept_between_calls: {"shared memory", "same object", "values"},
+}
+
+
+def facts(sabotage, gradients: bool) -> dict:
+    """What is recorded of the function under a compiler that spoils results."""
+
+    def compile(step):
+        def spoilt(x):
+            return sabotage(step(x * 1 if gradients else x), x)
+
+        return spoilt
+
+    record, numbers = Record(), torch.Generator().manual_seed(1)
+    x = torch.rand(3, 4, generator=numbers).requires_grad_(gradients)
+    with stable():
+        Call(function, (x, (), {}), gradients).run(compile, record)
+    return record.facts
+
+
+@pytest.mark.parametrize("sabotage", FOUND)
+def test_each_kind_of_difference_is_found(sabotage):
+    gradients = sabotage is no_gradient
+    good = facts(kept, gradients)
+    found = {fault.kind for fault in differences(good, good, facts(sabotage, gradients))}
+    assert found >= FOUND[sabotage]
+    assert found or sabotage is kept
+
+
+def test_what_eager_gives_is_no_fault():
+    """Nor is what `aot_eager` gives."""
+    eager, theirs = {"a | values": 1}, {"a | values": 2}
+    assert not differences(eager, theirs, {"a | values": 1})
+    assert not differences(eager, theirs, {"a | values": 2})
+    assert differences(eager, theirs, {"a | values": 3})
+    assert differences(eager, theirs, {})
+
+
+def test_copies_share_memory_as_the_originals():
+    base = torch.arange(12.0)
+    tree = (base[2:8].view(2, 3).t(), [base[4:], base, base], {"k": torch.ones(2)})
+    view, (tail, whole, same), _ = copied(tree)
+    assert whole is same and whole is not base
+    assert view.stride() == (1, 3) and view.storage_offset() == 2
+    whole.zero_()
+    assert not view.any() and not tail.any() and base.any()
+
+
+def test_the_file_of_a_fault_runs(capsys):
+    program = Program(("r = op(x, *args, **kwargs)",), ("r", "r"))
+    inputs = (torch.rand(2, 3).t().requires_grad_(), (), {})
+    exec(literal.script(["op = torch.exp"], program.source, inputs, None, True), {})
+    shown = capsys.readouterr().out
+    assert shown.count("memory of [0, 1]") == 4 and shown.count("gradients [tensor(") == 2
+    torch.use_deterministic_algorithms(False)
+
+
+def test_a_program_becomes_smaller():
+    program = Program(("a = x", "b = a"), ("a", "b"))
+    assert {len(p.lines) + len(p.returned) for p in program.smaller()} == {3}
+    assert isinstance(Scenario(lambda *_: None, str).smaller(), list)
