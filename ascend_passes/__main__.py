@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from types import ModuleType
 
 DESCRIPTION = "Graph-compiler passes for dense language models on Ascend NPUs."
-COMMANDS = ("run", "explain", "demo", "list", "show", "new", "check", "doctor", "tune")
+COMMANDS = ("run", "explain", "bisect", "demo", "list", "show", "new", "check", "doctor", "tune")
 BENCHMARKS = ("compile", "comm")
 OPTIONAL = ("transformers", "compressed_tensors", "safetensors", "accelerate", "matplotlib")
 """Distributions of the extras `models` and `plot`; a command that lacks one says how to get it."""
