@@ -21,7 +21,7 @@ from ascend_passes.commands.output import shortened
 from ascend_passes.pipeline import ExpectationError
 
 DESCRIPTION = "Graph-compiler passes for dense language models on Ascend NPUs."
-COMMANDS = ("run", "explain", "demo", "list", "show", "new", "check", "doctor", "tune")
+COMMANDS = ("run", "explain", "bisect", "demo", "list", "show", "new", "check", "doctor", "tune")
 BENCHMARKS = ("compile", "comm")
 OPTIONAL = ("transformers", "compressed_tensors", "safetensors", "accelerate", "matplotlib")
 """Distributions of the extras `models` and `plot`; a command that lacks one says how to get it."""

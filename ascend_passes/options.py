@@ -162,6 +162,12 @@ class Options:
         "ASCEND_PASSES_STRICT",
         "A pass that fails or leaves a candidate is an error, not a report.",
     )
+    validate: bool = option(
+        False,
+        "ASCEND_PASSES_VALIDATE",
+        "Compute each rewrite before and after it on sampled inputs in float64 while compiling, and "
+        "leave out what differs.",
+    )
     explain: bool = option(
         False, "ASCEND_PASSES_EXPLAIN", "Print the report after each compilation."
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,8 +26,9 @@ from ascend_passes.passes.unrounded_gain import unrounded_gain
 from ascend_passes.passes.vllm_operators import vllm_operators
 from ascend_passes.registry import rules
 from ascend_passes.report import Report
-from ascend_passes.rewrite import rewrite
+from ascend_passes.rewrite import Accept, rewrite
 from ascend_passes.rule import Rule, RuleError
+from ascend_passes.verify.validate import Baseline, notes_of, refuse_difference
 
 
 class ExpectationError(RuntimeError):
@@ -44,12 +45,20 @@ class Stage:
 
 def recognize(graph: fx.Graph, context: Context) -> Report:
     """Bring every spelling to its NPU operator."""
-    return rewrite(graph, [rule for rule in rules(context.options) if recognizes(rule)], context)
+    chosen = [rule for rule in rules(context.options) if recognizes(rule)]
+    return rewrite(graph, chosen, context, acceptance(context))
 
 
 def fuse(graph: fx.Graph, context: Context) -> Report:
     """Join operators; the recognize rules take part, since a fused graph can show new spellings."""
-    return rewrite(graph, rules(context.options), context)
+    return rewrite(graph, rules(context.options), context, acceptance(context))
+
+
+def acceptance(context: Context) -> Accept | None:
+    """What has to agree with a replacement: nothing, or a comparison under `validate`."""
+    if not context.options.validate:
+        return None
+    return lambda found, emission: refuse_difference(found, emission, context)
 
 
 def recognizes(rule: Rule) -> bool:
@@ -92,8 +101,9 @@ def run_stages(gm: fx.GraphModule, context: Context) -> Report:
     """
     original = copied(gm.graph)
     skipped: dict[str, str] = {}
+    baseline = Baseline.of(gm, context) if context.options.validate else None
     while True:
-        report, failed = attempt(gm, context, skipped)
+        report, failed = attempt(gm, context, skipped, baseline)
         if failed is None:
             break
         name, error = failed
@@ -103,13 +113,17 @@ def run_stages(gm: fx.GraphModule, context: Context) -> Report:
         gm.graph = copied(original)
     gm.graph.lint()
     gm.recompile()
-    return report + Report(errors=tuple(skipped.values()))
+    return report + Report(errors=tuple(skipped.values()), notes=notes_of(baseline))
 
 
 def attempt(
-    gm: fx.GraphModule, context: Context, skipped: dict[str, str]
+    gm: fx.GraphModule,
+    context: Context,
+    skipped: Mapping[str, str],
+    baseline: Baseline | str | None,
 ) -> tuple[Report, tuple[str, Exception] | None]:
-    """Run the stages once; the report, or the stage that failed and its error."""
+    """Run the stages once, each compared with `baseline` where there is one; the report, or the
+    stage that failed and its error."""
     report = Report()
     for stage in STAGES:
         if stage.name in skipped or not switched_on(stage.name, context.options.passes):
@@ -117,6 +131,8 @@ def attempt(
         start = time.perf_counter()
         try:
             found = stage.run(gm.graph, context)
+            if isinstance(baseline, Baseline):
+                baseline.require_same(gm)
         except Exception as error:  # a failing pass never breaks the user's model
             return report, (stage.name, error)
         if stage.name in INTERMEDIATE:

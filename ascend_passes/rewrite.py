@@ -4,7 +4,7 @@ first."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -33,6 +33,10 @@ SWEEPS = 16
 is 5."""
 
 
+Accept = Callable[[Match, Emission], str | None]
+"""A last look at a replacement before it goes in: None, or why the match is left as it is."""
+
+
 class RewriteLoopError(RuntimeError):
     """Rules that undo each other; the text names them."""
 
@@ -43,6 +47,7 @@ class Work:
 
     graph: fx.Graph
     context: Context
+    accept: Accept | None = None
     emissions: dict[Any, Emission | str] = field(default_factory=dict)
     """Rule and kinds of inputs -> what to emit, or why not."""
     read: dict[fx.Node, tuple[Any, ...]] = field(default_factory=dict)
@@ -57,17 +62,25 @@ class Work:
         return self.read[node]
 
 
-def rewrite(graph: fx.Graph, rules: Sequence[Rule], context: Context) -> Report:
+def rewrite(
+    graph: fx.Graph, rules: Sequence[Rule], context: Context, accept: Accept | None = None
+) -> Report:
     """Apply the rules to a normal graph, in place, until none fires; those with `after` join later.
 
     A rule that raises is left out from there on, alone; the report says so.
+
+    Args:
+        graph: edited in place.
+        rules: those that are on.
+        context: what the passes know beside the graph.
+        accept: asked once for each replacement and kind of inputs; a reason refuses it.
 
     Raises:
         RewriteLoopError: the rules still fire after `SWEEPS` sweeps.
         RuleError: a rule that cannot be read.
         Exception: what a rule raised, under `strict`.
     """
-    work = Work(graph, context)
+    work = Work(graph, context, accept)
     early = [rule for rule in rules if not rule.after]
     report = to_fixpoint(work, early)
     if len(early) != len(rules):
@@ -217,8 +230,15 @@ def emission_of(work: Work, found: Match) -> Emission | str:
         tuple(kind_of(value(node)) if node is not None else None for node in found.outputs),
     )
     if key not in work.emissions:
-        work.emissions[key] = emit(work.context, found)
+        work.emissions[key] = accepted(work, found, emit(work.context, found))
     return work.emissions[key]
+
+
+def accepted(work: Work, found: Match, emission: Emission | str) -> Emission | str:
+    """An emission that `accept` has nothing against, or why there is none."""
+    if work.accept is None or isinstance(emission, str):
+        return emission
+    return work.accept(found, emission) or emission
 
 
 def apply(work: Work, found: Match, emission: Emission) -> None:
