@@ -61,19 +61,19 @@ def compile_graph(
     given = list(example_inputs)
 
     def inference(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
-        return compiled(graph_module, aligned_inputs(given, inputs), trusted=True)
+        return compiled(graph_module, aligned_inputs(given, inputs), training=False)
 
     def forward(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
-        return compiled(graph_module, aligned_inputs(given, inputs), trusted=False)
+        return compiled(graph_module, aligned_inputs(given, inputs), training=True)
 
     def backward(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
-        return CompiledGraph(graph_module, (), options, keep)
+        return CompiledGraph(graph_module, (), options, keep, training=True)
 
     def compiled(
-        graph_module: fx.GraphModule, inputs: Sequence[Any], trusted: bool
+        graph_module: fx.GraphModule, inputs: Sequence[Any], training: bool
     ) -> Callable[..., Any]:
         static = trace.static_positions()
-        known = trusted and inputs is given
+        known = inputs is given and not training
         state = trace.module_state(gm, given, static) if known else ()
         return CompiledGraph(
             graph_module,
@@ -83,6 +83,7 @@ def compile_graph(
             state=state,
             static=static,
             host_reads=tuple(host_reads(gm, device_type(graph_module.graph))),
+            training=training,
         )
 
     try:

@@ -54,6 +54,9 @@ class Work:
     static: tuple[int, ...] = ()
     """Positions of the inputs that keep their memory between calls."""
     host_reads: Sequence[Fault] = ()
+    training: bool = False
+    """Whether gradients are asked for: an optimizer then writes the parameters at each step, so
+    that nothing is kept of them."""
 
     @property
     def context(self) -> Context:
@@ -185,6 +188,8 @@ def rewritten(work: Work, trust: bool) -> Rewritten:
     put_in = lambda: specialize_scalars(gm.graph, work.numbers)  # noqa: E731
     _, said = guarded("specialize_scalars", gm, context, put_in)
     said = said + optimized(gm, context if trust else replace(context, constants={}))
+    if work.training:
+        return Rewritten(gm, said, None)
     folded, failed = guarded("fold_constants", gm, context, lambda: fold_constants(gm, context))
     said = said + failed + (folded.report if folded is not None else Report())
     return Rewritten(gm, replace(said, graph_after=gm.code), folded)

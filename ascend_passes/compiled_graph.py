@@ -46,6 +46,7 @@ class CompiledGraph:
         state: Sequence[int] = (),
         static: Sequence[int] = (),
         host_reads: Sequence[Fault] = (),
+        training: bool = False,
     ) -> None:
         """
         Args:
@@ -56,9 +57,11 @@ class CompiledGraph:
             state: positions of parameters and buffers, whose content may be used.
             static: positions of the inputs that keep their memory between calls.
             host_reads: where the model makes the host wait and `gm` does not show it.
+            training: whether the graph is a part of one that needs gradients.
         """
         self.gm, self.options, self.keep = gm, options, keep
         self.state, self.static = tuple(state), tuple(static)
+        self.training = training
         self.device, self.host_reads = device_type(gm.graph), host_reads
         self.plans = plans(options)
         self.tokens = token_counter(gm.graph)
@@ -136,6 +139,7 @@ class CompiledGraph:
             values_of(numbers),
             self.static,
             self.host_reads,
+            self.training,
         )
         trust = instead_of is None
         if script is not None:
