@@ -62,7 +62,9 @@ def both(before: fx.GraphModule, after: fx.GraphModule, inputs: Any, seed: int) 
     for index, (one, other) in enumerate(zip(*sides, strict=True)):
         reason = apart(one, other)
         if reason:
-            found.append(f"float64, value {index} of {len(results)} results and the inputs: {reason}")
+            found.append(
+                f"float64, value {index} of {len(results)} results and the inputs: {reason}"
+            )
     return found
 
 
@@ -78,8 +80,7 @@ def full_digits(value: Any, generator: torch.Generator) -> Any:
 def laid_as(value: Tensor, model: Tensor) -> Tensor:
     """A copy in the layout of another tensor of its shape."""
     single = tuple(
-        1 if stride == 0 else size
-        for size, stride in zip(model.shape, model.stride(), strict=True)
+        1 if stride == 0 else size for size, stride in zip(model.shape, model.stride(), strict=True)
     )
     memory = torch.empty_strided(single, model.stride(), dtype=value.dtype)
     memory.copy_(value[tuple(slice(0, size) for size in single)])

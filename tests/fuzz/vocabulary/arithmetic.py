@@ -112,7 +112,9 @@ def masked(draw: Draw) -> str:
         mask = draw.pick(lambda t: t.dtype.is_floating_point is False and t.element_size() == 1
                          and str(t.dtype) == "torch.bool" and t.shape == draw.value(rows).shape)  # fmt: skip
     except Nothing:
-        text = draw.one_of("{r0} = {0} > 0.25", "{r0} = ({0} * 0).to(torch.bool)", "{r0} = {0} != 0")
+        text = draw.one_of(
+            "{r0} = {0} > 0.25", "{r0} = ({0} * 0).to(torch.bool)", "{r0} = {0} != 0"
+        )
         mask = draw.emit("mask", text, exact_input(draw, rows))[0]
     text = draw.one_of(
         "torch.where({1}, {0}, 0.0)",

@@ -20,7 +20,9 @@ def norm_then_quantize(draw: Draw) -> list[str]:
         rows = draw.emit("residual", "{r0} = {0} + {1}", rows, draw.like(rows))[0]
     norm, width = rms_norm_of(draw, rows), draw.fixed(rows)
     if draw.chance(0.3):
-        norm = draw.emit("norm_bias", "{r0} = {0} + {1}", norm, draw.parameter((width,), "small"))[0]
+        norm = draw.emit("norm_bias", "{r0} = {0} + {1}", norm, draw.parameter((width,), "small"))[
+            0
+        ]
     divide, half = draw.chance(0.5), draw.dtype == "bfloat16"
     kind = "DT" if half or not divide else "WIDE"
     shape = draw.one_of((1,), (width,))
@@ -43,7 +45,9 @@ def norm_then_dynamic_quantize(draw: Draw) -> list[str]:
     rows = draw.emit("residual", "{r0} = {0} + {1}", rows, draw.like(rows))[0]
     norm, width = rms_norm_of(draw, rows), draw.fixed(rows)
     if draw.chance(0.4):
-        norm = draw.emit("norm_bias", "{r0} = {0} + {1}", norm, draw.parameter((width,), "small"))[0]
+        norm = draw.emit("norm_bias", "{r0} = {0} + {1}", norm, draw.parameter((width,), "small"))[
+            0
+        ]
     if draw.chance(0.5):
         smooth = draw.parameter((width,), "gain")
         text = f"{{r0}}, {{r1}} = {NPU}.npu_dynamic_quant({{0}}, smooth_scales={{1}})"

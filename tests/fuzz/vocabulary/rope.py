@@ -70,9 +70,11 @@ def heads_of(draw: Draw, rows: str, count: int, size: int, first: bool) -> str:
 def rope(draw: Draw) -> list[str]:
     """Queries and keys of rows, rotated by tables of positions."""
     rows = draw.pick(
-        lambda t: t.dtype == draw.worlds[0]["DT"]
-        and t.dim() == 3
-        and tuple(t.shape[:2]) == (draw.sizes[0]["B"], draw.sizes[0]["S"])
+        lambda t: (
+            t.dtype == draw.worlds[0]["DT"]
+            and t.dim() == 3
+            and tuple(t.shape[:2]) == (draw.sizes[0]["B"], draw.sizes[0]["S"])
+        )
     )
     size = draw.one_of(2, 4, 8, 16, 32, 64, 64)
     style, first = draw.one_of("half", "half", "interleave"), draw.chance(0.5)
