@@ -165,7 +165,7 @@ class Options:
     validate: bool = option(
         False,
         "ASCEND_PASSES_VALIDATE",
-        "Compute each rewrite before and after it on sampled inputs in float64 while compiling, and "
+        "Compute each rewrite before and after on sampled inputs in float64 while compiling, and "
         "leave out what differs.",
     )
     explain: bool = option(

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from torch.nn import functional as F
+from torch.nn.functional import silu
 
 import ascend_passes
 from ascend_passes import pipeline
@@ -29,7 +29,7 @@ OWN_SPELLINGS = "-swiglu,-swiglu_unpacked"
 
 
 def gate(x, y):
-    return F.silu(x) * y
+    return silu(x) * y
 
 
 def compiled_with(tmp_path, order, **options):

@@ -20,8 +20,8 @@ from ascend_passes.verify.bisect import BisectError, Switch, culprits, without
 
 HELP = "find the rule or pass behind a difference between a model and what is compiled of it"
 SAME_FORMULA = 1e-9
-"""Relative distance in float64 up to which two graphs compute the same; sums in another order differ
-by 1e-12."""
+"""Relative distance in float64 up to which two graphs compute the same; another order of sums gives
+1e-12."""
 Target = tuple[Callable[..., Any], Callable[[Callable[..., Any]], Any]]
 """A model, and a function that calls what it was compiled to."""
 
@@ -30,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `bisect`."""
     parser.add_argument(
         "model",
-        help="local Hugging Face model directory, or FILE.py:FUNCTION, a function without arguments "
-        "that returns the model and a tuple of its arguments",
+        help="local Hugging Face model directory, or FILE.py:FUNCTION, a function without "
+        "arguments that returns the model and a tuple of its arguments",
     )
     parser.add_argument("--dtype", help="of a directory's model (default: the checkpoint's)")
     parser.add_argument(
@@ -103,7 +103,7 @@ def outcome(
     options: Mapping[str, Any],
     bound: float | None,
 ) -> Outcome:
-    """Compile and compare: formulas in float64, or with a bound results in the model's own dtype."""
+    """Compile and compare: formulas in float64, or under a bound results in their own dtype."""
     from ascend_passes.verify.outcome import formula_distance, own_distance
 
     measure = formula_distance if bound is None else own_distance

@@ -54,7 +54,9 @@ def without(given: Mapping[str, Any], off: Sequence[Switch]) -> dict[str, Any]:
 
 
 def culprits(given: Mapping[str, Any], differs: Differs) -> Iterator[Switch]:
-    """The rules and passes without which the difference is gone, found by halving; none without one.
+    """The rules and passes without which the difference is gone, found by halving.
+
+    None where results do not differ.
 
     Each is a point at which a right model becomes wrong as rules and passes come on one after the
     other; with several of them the first is switched off and the search goes on.

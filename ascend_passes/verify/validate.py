@@ -1,8 +1,9 @@
 """Translation validation: what a rewrite or a stage computes, before and after, in float64.
 
-Rounding is gone in float64, so that what still differs is another formula. The pieces' own operators
-run as they are; an NPU operator runs by its reference, widened. Sampled inputs prove nothing, but a
-wrong formula agrees with the right one on random values with no chance worth counting.
+Rounding is gone in float64, so that what still differs is another formula. The pieces' own
+operators run as they are; an NPU operator runs by its reference, widened. Sampled inputs prove
+nothing, but a wrong formula agrees with the right one on random values with no chance worth
+counting.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ BOUND = 1e-9
 """Largest difference over the largest magnitude of a row; float64 sums of 25,600 terms in another
 order differ by 1e-12."""
 TIES = 2e-3
-"""Share of integers that may differ by one: values next to a rounding boundary fall to either side."""
+"""Share of integers that may differ by one: values at a rounding boundary fall to either side."""
 MOST_ELEMENTS = 2**26
 """Elements of all values of a piece or graph: half a GiB in float64."""
 SEED = 20_270_127
