@@ -160,6 +160,8 @@ def target_has_effect(target: Any) -> bool:
         ours = name in SIDE_EFFECTS or name.split("::")[0] in SIDE_EFFECT_NAMESPACES
         if ours or writes_possible(target) or not target._schema.returns:
             return True
+        if name.startswith("_c10d"):
+            return False  # to torch a wait is an effect; here it goes with what it waits for
     return bool(torch._library.utils.is_impure(target, impure_random=False))
 
 

@@ -237,7 +237,7 @@ NUMBERS = {
         C,
     ),
     "a scaled sum": (
-        lambda x: (torch.add(torch.zeros_like(x), x, alpha=7), torch.add(x, 0, alpha=7)),
+        lambda x: (torch.add(torch.zeros_like(x), x, alpha=7) * 2, torch.add(x, 0, alpha=7) * 2),
         X.long(),
     ),
     "channels last": (
