@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, StaticCache
@@ -55,8 +57,8 @@ def step(model, tokens, cache):
 def replayed():
     """For each compiled graph in order: (captures, calls, replays, uncaptured)."""
     notes = [note for report in ascend_passes.reports() for note in report.notes]
-    words = [note.replace(",", "").split() for note in notes if note.startswith("captured")]
-    return [(int(w[2]), int(w[4]), int(w[6]), int(w[-3])) for w in words]
+    counts = [re.findall(r"graphs: (\d+)|of (\d+) calls (\d+)|and (\d+) ran", n) for n in notes]
+    return [tuple(int(n) for found in of for n in found if n) for of in counts if of]
 
 
 @pytest.fixture(autouse=True)
@@ -115,7 +117,7 @@ def test_a_decoder_that_has_warmed_up_serves_prompts_of_any_length():
 
 
 def test_generate_captures_one_graph_for_all_positions():
-    """One below the window and one past it; `generate` makes a new cache, which is captured anew."""
+    """One below the window, one past it; `generate` makes a new cache, which is captured anew."""
     model = model_of("mistral")
     options = {"cudagraph_mode": "FULL_DECODE_ONLY"}
     plain = model.forward
