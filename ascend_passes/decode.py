@@ -145,7 +145,8 @@ def growing(names: Collection[str]) -> Iterator[None]:
     """
     given = torch.compiler.config.dynamic_sources
     sources = ",".join(filter(None, [given, *(rf".*\.{re.escape(n)}$" for n in sorted(names))]))
-    with torch.compiler.config.patch(dynamic_sources=sources):
+    config: Any = torch.compiler.config
+    with config.patch(dynamic_sources=sources):
         yield
 
 

@@ -47,9 +47,10 @@ class Log:
         """How many graphs were captured, and what runs uncaptured and why."""
         made = self.counters
         calls = made.warm_ups + made.replays + made.uncaptured
+        again = f" ({made.recaptures} anew, since an input had moved)" if made.recaptures else ""
         notes = (
-            f"captured graphs: {made.captures}, of {calls} calls {made.replays} replayed one and "
-            f"{made.uncaptured} ran uncaptured",
+            f"captured graphs: {made.captures}{again}, of {calls} calls {made.replays} replayed "
+            f"one and {made.uncaptured} ran uncaptured",
         )
         fired = {"capture": made.captures} if made.captures else {}
         return Report(fired=fired, misses=tuple(self.misses), notes=notes if calls else ())

@@ -298,7 +298,9 @@ CACHE_OPERATORS = {
 }
 
 
-@pytest.mark.parametrize("write", CACHE_OPERATORS, ids=lambda write: getattr(write, "__name__", str(write)))
+@pytest.mark.parametrize(
+    "write", CACHE_OPERATORS, ids=lambda write: getattr(write, "__name__", str(write))
+)
 @pytest.mark.parametrize("halves", [False, True])
 def test_paged_cache_operators_write_in_place(write, halves):
     """Two layers, with separate caches or with the halves of one as vLLM allocates them."""
