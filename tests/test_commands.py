@@ -225,14 +225,15 @@ def test_the_help_and_the_page_say_what_a_status_means(capsys):
 
 
 SPIN = "while True:\n    pass"
-SWALLOW = f"""import sys
+SWALLOW = """import sys
 from ascend_passes.commands.limit import limited
 with limited(0.2, "it"):
     while True:
         try:
-            {SPIN.replace(chr(10), chr(10) + " " * 8)}
+            while True:
+                pass
         except BaseException:
-            sys.stderr.write("caught\\n")
+            sys.stderr.write("caught, ")
 """
 
 
@@ -247,7 +248,7 @@ def test_code_that_does_not_end_is_interrupted():
 def test_code_that_catches_the_interruption_ends_the_process():
     done = subprocess.run([sys.executable, "-c", SWALLOW], timeout=120, **TEXT)
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("error: it did not end within 0.2 s")
+    assert done.stderr.startswith("caught, error: it did not end within 0.2 s")
 
 
 def test_a_checkout_has_its_own_rules(tmp_path):

@@ -81,10 +81,11 @@ def test_no_link_is_followed_and_nothing_overwritten(tmp_path: Path) -> None:
     for number in range(3):
         (folder / f"{number:03d}_large_prefill_7.before.py").symlink_to(victim)
     (folder / "003_large_prefill_7.after.py").write_text("mine as well")
+    (folder / ".004_").symlink_to(victim)
     assert not dumped(folder).errors
     assert victim.read_text() == "mine"
     assert (folder / "003_large_prefill_7.after.py").read_text() == "mine as well"
-    assert "# after" in (folder / "004_large_prefill_7.after.py").read_text()
+    assert "# after" in (folder / "005_large_prefill_7.after.py").read_text()
 
 
 @pytest.mark.parametrize("kind", ["link", "file"])

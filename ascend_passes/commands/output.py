@@ -21,9 +21,17 @@ MOST_COLUMNS = 1000
 """Characters of a line that no table reaches."""
 
 
+class Output(Console):
+    """A console that leaves a reader who is gone to `main`, as `print` does."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise the BrokenPipeError, where rich would end the process."""
+        raise BrokenPipeError
+
+
 def console() -> Console:
     """stdout; plain text where it is no terminal."""
-    return Console(highlight=False, markup=False, soft_wrap=True)
+    return Output(highlight=False, markup=False, soft_wrap=True)
 
 
 def shortened(text: str) -> str:

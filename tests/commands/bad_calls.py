@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from ascend_passes.__main__ import NEGATIVE, UNEXPECTED, WRONG_USE, main
+from ascend_passes.__main__ import COMMANDS, NEGATIVE, UNEXPECTED, WRONG_USE, main
 from tests.commands import folders
 
 LONG = "x" * 5000
@@ -48,8 +48,8 @@ class Call:
 
     @property
     def command(self) -> str:
-        """The command that is called."""
-        return self.words[0] if self.words and not self.words[0].startswith("-") else "none"
+        """The command that is called; `none` for a word that is no command."""
+        return self.words[0] if self.words and self.words[0] in (*COMMANDS, "bench") else "none"
 
     def __str__(self) -> str:
         given = [f"{name}={value[:40]}" for name, value in self.environment.items()]
