@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from ascend_passes.models import ModelError
@@ -28,6 +28,7 @@ DTYPES: Mapping[str, torch.dtype] = {
     "float16": torch.float16,
     "float32": torch.float32,
 }
+LAYER_TYPES = ("full_attention", "sliding_attention")
 ATTENTION = "sdpa"
 """The attention that every model is loaded with, whatever its configuration asks for."""
 ATTENTION_FIELDS = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
@@ -76,6 +77,7 @@ def load_original(directory: Path, dtype: str | None = None) -> PreTrainedModel:
         raise ModelError(
             f"{directory} lacks weights, such as {names}; download all its *.safetensors files."
         )
+    check_layer_types(model.config)
     check_layers(model, found["unexpected_keys"])
     check_zero_points(directory, found["unexpected_keys"])
     return model.eval()
@@ -89,6 +91,7 @@ def from_folder(
     with quiet():
         config = AutoConfig.from_pretrained(directory, **given)
         config._attn_implementation = ATTENTION  # an argument would lose to the file
+        config.return_dict = True
         model, found = AutoModelForCausalLM.from_pretrained(
             directory,
             config=config,
@@ -165,6 +168,22 @@ def names_repository(value: Any) -> bool:
     if isinstance(value, Mapping):
         return any(names_repository(item) for item in value.values())
     return isinstance(value, str) and "/" in value
+
+
+def check_layer_types(config: PreTrainedConfig) -> None:
+    """Raise ModelError for a kind of attention that the model loads with and does not run with."""
+    kinds = set(getattr(config, "layer_types", None) or ())
+    strange = sorted(map(str, kinds - set(LAYER_TYPES)))
+    if strange:
+        raise ModelError(
+            f"layer_types has {strange[0]!r}; supported: {', '.join(LAYER_TYPES)}. "
+            "Compare config.json with the model's original."
+        )
+    if "sliding_attention" in kinds and not getattr(config, "sliding_window", None):
+        raise ModelError(
+            "layer_types has 'sliding_attention' but there is no sliding_window; compare "
+            "config.json with the model's original."
+        )
 
 
 def check_zero_points(directory: Path, unexpected: set[str]) -> None:

@@ -19,6 +19,7 @@ from transformers import modeling_utils
 
 from ascend_passes.models import ModelError
 from ascend_passes.models.build import small_model
+from ascend_passes.models.generate import new_cache, step_inputs
 from ascend_passes.models.load import load_model
 
 SMALLEST = {
@@ -158,6 +159,12 @@ WRONG_CONFIGS = [
     {"rope_scaling": "yes"},
     {"layer_types": ["nonsense"]},
     {"layer_types": 3},
+    {"layer_types": ["linear_attention"]},
+    {"layer_types": ["sliding_attention"]},
+    {"layer_types": ["sliding_attention"], "use_sliding_window": True, "sliding_window": 4},
+    {"return_dict": False},
+    {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 0}},
+    {"head_dim": None},
     {"dtype": "nonsense"},
     {"dtype": 5},
     {"torch_dtype": ["float32"]},
@@ -188,7 +195,8 @@ def test_a_wrong_configuration_is_one_line_or_a_model(folder, changes):
     except ModelError as error:
         assert "\n" not in str(error)
     else:
-        model(torch.tensor([[1, 2]]))
+        inputs = step_inputs(model, torch.tensor([[1, 2]]), 0, new_cache(model, 1, 4))
+        assert model(**inputs).logits.shape == (1, 2, 32)
 
 
 @pytest.mark.parametrize(
