@@ -33,7 +33,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--minutes", type=float, default=0.0, help="stop after so long")
     parser.add_argument("--show", action="store_true", help="print the programs, run nothing")
-    parser.add_argument("--minimize", type=int, default=8, metavar="N", help="make N wrong ones small")
+    parser.add_argument(
+        "--minimize", type=int, default=8, metavar="N", help="make N wrong ones small"
+    )
     parser.add_argument("--out", type=Path, help="folder for the wrong ones, as Python files")
     parser.add_argument(
         "--option", action="append", default=[], metavar="NAME=VALUE", help="for every program"

@@ -41,9 +41,7 @@ class Verdict:
 def compiled_by(program: Program, backend: Any, options: Mapping[str, Any] | None = None) -> Any:
     """How a module is compiled for a program."""
     more = {"options": dict(options)} if options else {}
-    return lambda module: torch.compile(
-        module, backend=backend, dynamic=program.dynamic, **more
-    )
+    return lambda module: torch.compile(module, backend=backend, dynamic=program.dynamic, **more)
 
 
 @contextlib.contextmanager
@@ -58,7 +56,9 @@ def quiet() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
-def check(program: Program, formulas: bool = True, more: Mapping[str, Any] | None = None) -> Verdict:
+def check(
+    program: Program, formulas: bool = True, more: Mapping[str, Any] | None = None
+) -> Verdict:
     """Run a program in every world and compare.
 
     Args:

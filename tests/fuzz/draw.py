@@ -95,9 +95,7 @@ class Draw:
 
     def rows(self, least: int = 2, most: int = 3) -> str:
         """Rows of the activations' dtype."""
-        return self.pick(
-            lambda t: t.dtype == self.worlds[0]["DT"] and least <= t.dim() <= most
-        )
+        return self.pick(lambda t: t.dtype == self.worlds[0]["DT"] and least <= t.dim() <= most)
 
     def like(self, name: str) -> str:
         """A tensor of the same shape and dtype, perhaps the same one."""

@@ -73,7 +73,9 @@ def options(program: Program) -> Iterator[Program]:
     for name, value in program.options:
         for word in value.split(",") if name in ("rules", "passes") else ():
             rest = ",".join(other for other in value.split(",") if other != word)
-            yield replace(program, options=tuple(sorted({**dict(program.options), name: rest}.items())))
+            yield replace(
+                program, options=tuple(sorted({**dict(program.options), name: rest}.items()))
+            )
     plain = {"write_results": False, "poison": False, "inference": False, "dynamic": None}
     for name, value in plain.items():
         if getattr(program, name) != value:

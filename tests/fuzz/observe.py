@@ -38,8 +38,7 @@ def strides(value: Tensor) -> tuple[int, ...]:
     if value.numel() == 0:
         return ()
     return tuple(
-        stride if size > 1 else 0
-        for size, stride in zip(value.shape, value.stride(), strict=True)
+        stride if size > 1 else 0 for size, stride in zip(value.shape, value.stride(), strict=True)
     )
 
 
@@ -53,7 +52,9 @@ def seen(name: str, value: Any, everything: Mapping[str, Any]) -> Seen:
     if not name.startswith("result"):
         return Seen(copy, layout)
     here = address(value)
-    sharing = (n for n, other in everything.items() if n != name and here and address(other) == here)
+    sharing = (
+        n for n, other in everything.items() if n != name and here and address(other) == here
+    )
     same = (n for n, other in everything.items() if n != name and other is value)
     return Seen(copy, layout, frozenset(sharing), frozenset(same))
 

@@ -8,7 +8,7 @@ from pprint import pformat
 from tests.fuzz import content, rewrite
 from tests.fuzz.program import Given, Program, seed_of, source, stored
 
-DRIVER = '''
+DRIVER = """
 
 def run(wrap):
     module = Model().requires_grad_(GRADIENTS)
@@ -58,12 +58,14 @@ def main():
         for name, (value, *facts) in one.items():
             theirs, *others = other[name]
             gap = (value.double() - theirs.double()).abs().max() if value.numel() else 0
-            known = "" if facts == others or not name.startswith("result") else f"{others} for eager's {facts}"
+            alike = facts == others or not name.startswith("result")
+            known = "" if alike else f"{others} for eager's {facts}"
             print(f"observation {number}, {name}: {float(gap):.3g} apart {known}")
 
 
-main()
-'''
+if __name__ == "__main__":
+    main()
+"""
 
 
 def spelled(program: Program, one: Given) -> str:
@@ -77,7 +79,9 @@ def spelled(program: Program, one: Given) -> str:
 def printed(program: Program) -> str:
     """The file's text; the program as a value stands at its end."""
     inputs = program.inputs()
-    calls = [(c.seed, dict(c.sizes), c.rewrite, c.rewritten if c.rewrite else ()) for c in program.calls]
+    calls = [
+        (c.seed, dict(c.sizes), c.rewrite, c.rewritten if c.rewrite else ()) for c in program.calls
+    ]
     parts = [
         "import contextlib  # noqa: F401",
         "from collections.abc import Callable, Mapping  # noqa: F401",
@@ -95,8 +99,9 @@ def printed(program: Program) -> str:
         f"WRITE_RESULTS = {program.write_results}",
         f"INPUTS = {[one.name for one in inputs]}",
         f"KEPT = {[one.name for one in inputs if one.role == 'kept']}",
-        f"SAME = {({one.name: one.same for one in inputs if one.same})}",
-        f"CALLS = {pformat(calls, width=96)}  # seed, sizes, how which parameters are written before",
+        f"SAME = { ({one.name: one.same for one in inputs if one.same}) }",
+        "# Seed, sizes, and in which manner which parameters are written before.",
+        f"CALLS = {pformat(calls, width=96)}",
         "GIVEN = {  # name: (the name that seeds it, recipe, shape, dtype, layout)",
         *(spelled(program, one) for one in program.given),
         "}",

@@ -43,7 +43,9 @@ def weighted(draw: Draw, query: str, key: str, value: str, first: bool) -> str:
     names = {"q": f"{{0}}{turn}", "k": f"{{1}}{turn}", "v": f"{{2}}{turn}"}
     head = "".join(f"{{r0}}_{name} = {text}\n" for name, text in names.items())
     if draw.chance(0.4):
-        text = head + "{r0} = F.scaled_dot_product_attention({r0}_q, {r0}_k, {r0}_v, is_causal=True)"
+        text = (
+            head + "{r0} = F.scaled_dot_product_attention({r0}_q, {r0}_k, {r0}_v, is_causal=True)"
+        )
         return draw.emit("attention", text, query, key, value)[0]
     kind, line = draw.one_of(*MASKS)
     more = [draw.give("input", (1, 1, "S", "S"), "mask", "bool")] if kind else []

@@ -91,7 +91,9 @@ def cached_attention(draw: Draw) -> str:
         lines = [f"{{r0}}_{n} = {{{i}}}{repeat}" for n, i in (("k", 1), ("v", 2))]
     else:
         lines = ["{r0}_k = {1}", "{r0}_v = {2}"]
-    mask = draw.give("input", draw.one_of(("B", 1, "S", LENGTH), (1, 1, "S", LENGTH)), "mask", "bool")
+    mask = draw.give(
+        "input", draw.one_of(("B", 1, "S", LENGTH), (1, 1, "S", LENGTH)), "mask", "bool"
+    )
     last = draw.one_of(
         "{r0} = F.scaled_dot_product_attention({0}, {r0}_k, {r0}_v, attn_mask={3})",
         "{r0}_p = {0} @ {r0}_k.transpose(-1, -2) * 0.25\n"
@@ -111,7 +113,9 @@ def hidden_count(draw: Draw) -> str:
     if width < 1:
         raise Nothing
     kept = draw.give("buffer", (width,), "zeros")
-    text = draw.one_of("{0}.copy_({1}.reshape(-1, {1}.shape[-1])[0])", "{0}.mul_(0.5)", "{0}.zero_()")
+    text = draw.one_of(
+        "{0}.copy_({1}.reshape(-1, {1}.shape[-1])[0])", "{0}.mul_(0.5)", "{0}.zero_()"
+    )
     return draw.emit("buffer_write", text + "\n{r0} = {0} * 2", kept, rows)[0]
 
 

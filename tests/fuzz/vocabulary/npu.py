@@ -20,7 +20,9 @@ def norm_then_quantize(draw: Draw) -> list[str]:
         rows = draw.emit("residual", "{r0} = {0} + {1}", rows, draw.like(rows))[0]
     norm, width = rms_norm_of(draw, rows), draw.fixed(rows)
     if draw.chance(0.3):
-        norm = draw.emit("norm_bias", "{r0} = {0} + {1}", norm, draw.parameter((width,), "small"))[0]
+        norm = draw.emit("norm_bias", "{r0} = {0} + {1}", norm, draw.parameter((width,), "small"))[
+            0
+        ]
     divide, half = draw.chance(0.5), draw.dtype == "bfloat16"
     kind = "DT" if half or not divide else "WIDE"
     shape = draw.one_of((1,), (width,))
@@ -43,7 +45,9 @@ def norm_then_dynamic_quantize(draw: Draw) -> list[str]:
     rows = draw.emit("residual", "{r0} = {0} + {1}", rows, draw.like(rows))[0]
     norm, width = rms_norm_of(draw, rows), draw.fixed(rows)
     if draw.chance(0.4):
-        norm = draw.emit("norm_bias", "{r0} = {0} + {1}", norm, draw.parameter((width,), "small"))[0]
+        norm = draw.emit("norm_bias", "{r0} = {0} + {1}", norm, draw.parameter((width,), "small"))[
+            0
+        ]
     if draw.chance(0.5):
         smooth = draw.parameter((width,), "gain")
         text = f"{{r0}}, {{r1}} = {NPU}.npu_dynamic_quant({{0}}, smooth_scales={{1}})"
@@ -59,7 +63,8 @@ def operator(draw: Draw) -> object:
     which = draw.one_of("rms_norm", "add_rms_norm", "swiglu", "rotary")
     if which == "rms_norm":
         gain = draw.parameter((width,), "gain")
-        return draw.emit("npu_rms_norm", f"{{r0}} = {NPU}.npu_rms_norm({{0}}, {{1}}, 1e-6)[0]", rows, gain)  # fmt: skip
+        text = f"{{r0}} = {NPU}.npu_rms_norm({{0}}, {{1}}, 1e-6)[0]"
+        return draw.emit("npu_rms_norm", text, rows, gain)
     if which == "add_rms_norm":
         gain = draw.parameter((width,), "gain")
         text = f"{{r0}}, _, {{r1}} = {NPU}.npu_add_rms_norm({{0}}, {{1}}, {{2}}, 1e-5)"
@@ -109,7 +114,8 @@ def ao_dynamic(draw: Draw) -> str:
     text = (
         f"{{r0}}_s, {{r0}}_z = {AO}.choose_qparams_per_token({{0}}, torch.int8)\n"
         f"{{r0}}_q = {AO}.quantize_per_token({{0}}, {{r0}}_s, {{r0}}_z, -128, 127, torch.int8)\n"
-        f"{{r0}} = {AO}.dequantize_per_token({{r0}}_q, {{r0}}_s, {{r0}}_z, -128, 127, torch.int8, DT)"
+        f"{{r0}} = {AO}.dequantize_per_token("
+        "{r0}_q, {r0}_s, {r0}_z, -128, 127, torch.int8, DT)"
     )
     return ao_matmul(draw, draw.emit("ao_quantize_dynamic", text, rows)[0])
 
@@ -131,7 +137,8 @@ def ao_matmul(draw: Draw, rows: str) -> str:
         bias = draw.parameter((width,), "small")
         text = read + "{r0} = F.linear({0}, {r0}_w, {4}) * 0.0625"
         return draw.emit("ao_matmul", text, rows, weight, scales, zeros, bias)[0]
-    return draw.emit("ao_matmul", read + "{r0} = F.linear({0}, {r0}_w) * 0.0625", rows, weight, scales, zeros)[0]  # fmt: skip
+    text = read + "{r0} = F.linear({0}, {r0}_w) * 0.0625"
+    return draw.emit("ao_matmul", text, rows, weight, scales, zeros)[0]
 
 
 OPERATORS = {

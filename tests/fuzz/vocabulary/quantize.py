@@ -37,7 +37,9 @@ def fake_static(draw: Draw, rows: str) -> str:
 
 def fake_dynamic(draw: Draw, rows: str) -> str:
     """Rows quantized by their largest value and read back."""
-    return draw.emit("quantize_dynamic", DYNAMIC + "{r0} = ({r0}_q * {r0}_s).to({0}.dtype)", rows)[0]
+    return draw.emit("quantize_dynamic", DYNAMIC + "{r0} = ({r0}_q * {r0}_s).to({0}.dtype)", rows)[
+        0
+    ]
 
 
 def static(draw: Draw) -> str:

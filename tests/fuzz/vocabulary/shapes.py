@@ -73,7 +73,9 @@ def permute(draw: Draw) -> str:
     order = list(range(draw.value(target).dim()))
     draw.random.shuffle(order)
     end = draw.one_of("", "", ".contiguous()", ".clone()")
-    return draw.emit("view", f"{{r0}} = {{0}}.permute({', '.join(map(str, order))}){end}", target)[0]
+    return draw.emit("view", f"{{r0}} = {{0}}.permute({', '.join(map(str, order))}){end}", target)[
+        0
+    ]
 
 
 def join(draw: Draw) -> str:
