@@ -11,7 +11,7 @@ from tests.fuzz.program import Given, Program, seed_of, source, stored
 DRIVER = """
 
 def run(wrap):
-    module = Model().requires_grad_(GRADIENTS)
+    module = Model()
     function, kept = wrap(module), {}
     for seed, sizes, manner, written in CALLS:
         for name in written:
@@ -93,7 +93,7 @@ def printed(program: Program) -> str:
         "import ascend_passes.npu",
         "from ascend_passes.backend import ascend_dense",
         body(rewrite),
-        f"DT, WIDE, GRADIENTS = torch.{program.dtype}, torch.float32, {program.gradients}",
+        f"DT, WIDE = torch.{program.dtype}, torch.float32",
         f"OPTIONS, DYNAMIC = {dict(program.options)}, {program.dynamic}",
         f"POISON, INFERENCE = {program.poison}, {program.inference}",
         f"WRITE_RESULTS = {program.write_results}",

@@ -76,7 +76,7 @@ def rope(draw: Draw) -> list[str]:
             and tuple(t.shape[:2]) == (draw.sizes[0]["B"], draw.sizes[0]["S"])
         )
     )
-    size = draw.one_of(2, 4, 8, 16, 32, 64, 64)
+    size = draw.one_of(2, 4, 8, 16, 64, 64, 64, 128)
     style, first = draw.one_of("half", "half", "interleave"), draw.chance(0.5)
     cos, sin = tables(draw, size, style)
     found = []
