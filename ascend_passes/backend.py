@@ -119,7 +119,8 @@ def optimize(
         [i for i, value in enumerate(example_inputs) if isinstance(value, torch.nn.Parameter)],
     )
     context = Context(chosen, plans(chosen)[0], constants, device_type(gm.graph))
-    report = optimize_module(gm, context)
+    with trace.outside_compilation():  # a compiler of AOTAutograd's calls this in its fake mode
+        report = optimize_module(gm, context)
     keep(report, chosen)
     return report
 
