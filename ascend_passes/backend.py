@@ -129,7 +129,8 @@ def optimize(
     """
     chosen = Options.read(options)
     context = Context(chosen, plans(chosen)[0], device=device_type(gm.graph))
-    report = optimize_module(gm, context)
+    with trace.outside_compilation():  # a compiler of AOTAutograd's calls this in its fake mode
+        report = optimize_module(gm, context)
     keep(report, chosen)
     return report
 

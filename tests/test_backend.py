@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 import ascend_passes
 from ascend_passes import OptionError, Options, pipeline
 from ascend_passes.pipeline import ExpectationError, Stage
 from ascend_passes.registry import find, rules
 from ascend_passes.rule import RuleError
+from ascend_passes.template import outline, template
 
 H = 64
 
@@ -499,3 +502,19 @@ def test_errors_have_types_of_their_own():
         ascend_passes.optimize(graph, [], {"expect": {"swiglu": 1}})
     with pytest.raises(RuleError):
         ascend_passes.optimize(graph, [], {"rule_path": "/no/such/folder"})
+
+
+def test_a_compiler_of_somebody_elses_optimizes():
+    reports = []
+    outline.cache_clear()  # what rules look for is traced in a process once
+    template.cache_clear()
+
+    def compiler(gm: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+        reports.append(ascend_passes.optimize(gm, inputs))
+        return gm.forward
+
+    backend = functools.partial(ascend_passes.trace.compile_inference, compiler=compiler)
+    model = Block()
+    agrees(torch.compile(model, backend=backend), model, *rows())
+    (report,) = reports
+    assert not report.errors and report.fired["add_rms_norm"] == 1

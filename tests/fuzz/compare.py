@@ -86,8 +86,8 @@ def values(one: Any, other: Any, reference: Any, moved: Sequence[Any], dtype: to
     if not torch.equal(finite, other.isfinite()):
         count = int((finite != other.isfinite()).sum())
         return f"{count} of {one.numel()} elements are finite in one only"
-    if not bool(finite.any()):
-        return "" if torch.equal(one.isnan(), other.isnan()) else "NaN for infinity"
+    if not torch.equal(one.nan_to_num(9.0)[~finite], other.nan_to_num(9.0)[~finite]):
+        return "NaN or another infinity for an infinity"
     apart = distance(one, other)
     allowed = FACTOR * max(distance(one, reference), *(distance(reference, m) for m in moved))
     unit = torch.finfo(one.dtype if one.dtype in (torch.float16, torch.bfloat16) else dtype).eps

@@ -11,7 +11,7 @@ from tests.fuzz.program import Given, Program, seed_of, source, stored
 DRIVER = """
 
 def run(wrap):
-    module = Model().requires_grad_(GRADIENTS)
+    module = Model()
     function, kept = wrap(module), {}
     for seed, sizes, manner, written in CALLS:
         for name in written:
@@ -58,11 +58,13 @@ def main():
         for name, (value, *facts) in one.items():
             theirs, *others = other[name]
             gap = (value.double() - theirs.double()).abs().max() if value.numel() else 0
-            known = "" if facts == others or not name.startswith("result") else f"{others} for eager's {facts}"
+            alike = facts == others or not name.startswith("result")
+            known = "" if alike else f"{others} for eager's {facts}"
             print(f"observation {number}, {name}: {float(gap):.3g} apart {known}")
 
 
-main()
+if __name__ == "__main__":
+    main()
 """
 
 
@@ -91,14 +93,15 @@ def printed(program: Program) -> str:
         "import ascend_passes.npu",
         "from ascend_passes.backend import ascend_dense",
         body(rewrite),
-        f"DT, WIDE, GRADIENTS = torch.{program.dtype}, torch.float32, {program.gradients}",
+        f"DT, WIDE = torch.{program.dtype}, torch.float32",
         f"OPTIONS, DYNAMIC = {dict(program.options)}, {program.dynamic}",
         f"POISON, INFERENCE = {program.poison}, {program.inference}",
         f"WRITE_RESULTS = {program.write_results}",
         f"INPUTS = {[one.name for one in inputs]}",
         f"KEPT = {[one.name for one in inputs if one.role == 'kept']}",
         f"SAME = { ({one.name: one.same for one in inputs if one.same}) }",
-        f"CALLS = {pformat(calls, width=96)}  # seed, sizes, how which parameters are written before",
+        "# Seed, sizes, and in which manner which parameters are written before.",
+        f"CALLS = {pformat(calls, width=96)}",
         "GIVEN = {  # name: (the name that seeds it, recipe, shape, dtype, layout)",
         *(spelled(program, one) for one in program.given),
         "}",

@@ -86,8 +86,6 @@ class Program:
     """Fill memory that nobody has written with NaN."""
     inference: bool = False
     """Call under `inference_mode`, not `no_grad`."""
-    gradients: bool = False
-    """Call with gradients and compare those of the inputs and the parameters."""
     seed: int = field(default=0, compare=False)
 
     def inputs(self) -> tuple[Given, ...]:
@@ -106,12 +104,11 @@ def creation(one: Given, index: int) -> str:
     made = f'given("{one.equal or one.name}", {one.shape})'
     if one.role == "buffer":
         return f'self.register_buffer("{one.name}", {made})'
-    grad = "GRADIENTS" if one.kind in ("DT", "WIDE") else "False"
-    return f"self.{one.name} = torch.nn.Parameter({made}, requires_grad={grad})"
+    return f"self.{one.name} = torch.nn.Parameter({made}, requires_grad=False)"
 
 
 def source(program: Program) -> str:
-    """The module as plain torch; `given`, `DT`, `WIDE` and `GRADIENTS` are names around it."""
+    """The module as plain torch; `given`, `DT` and `WIDE` are names around it."""
     lines = ["class Model(torch.nn.Module):", "    def __init__(self):"]
     lines += ["        super().__init__()"]
     lines += [f"        {creation(one, i)}" for i, one in enumerate(program.state())]
@@ -176,7 +173,6 @@ def load(program: Program, narrow: torch.dtype, wide: torch.dtype) -> torch.nn.M
         "F": torch.nn.functional,
         "DT": narrow,
         "WIDE": wide,
-        "GRADIENTS": program.gradients,
         "given": given,
         "__name__": "program",
     }

@@ -62,7 +62,6 @@ def poisoned(wanted: bool) -> Iterator[None]:
 def run(program: Program, world: World) -> list[Observation]:
     """What is observed after each call, and after each result was written to."""
     module = load(program, world.narrow, world.wide)
-    module.requires_grad_(program.gradients)
     function = world.wrap(module)
     kept: dict[Any, Tensor] = {}
     found: list[Observation] = []

@@ -5,6 +5,11 @@ from __future__ import annotations
 from tests.fuzz.draw import Draw, Nothing
 
 MOST_COLUMNS = 256
+PRODUCTS = (
+    "{r0} = F.linear({0}, {1})",
+    "{r0} = {0} @ {1}.t()",
+    "{r0} = torch.matmul({0}, {1}.transpose(0, 1))",
+)
 
 
 def linear_of(draw: Draw, rows: str, width: int | None = None) -> str:
@@ -17,7 +22,7 @@ def linear_of(draw: Draw, rows: str, width: int | None = None) -> str:
     if draw.chance(0.3):
         bias = draw.parameter((width,), "small")
         return draw.emit("linear", "{r0} = F.linear({0}, {1}, {2})", rows, weight, bias)[0]
-    text = draw.one_of("{r0} = F.linear({0}, {1})", "{r0} = {0} @ {1}.t()", "{r0} = torch.matmul({0}, {1}.transpose(0, 1))")  # fmt: skip
+    text = draw.one_of(*PRODUCTS)
     return draw.emit("linear", text, rows, weight)[0]
 
 

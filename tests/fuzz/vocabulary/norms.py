@@ -27,7 +27,8 @@ def rms_norm_of(draw: Draw, rows: str) -> str:
         return draw.emit("rms_norm", text, rows, gain)[0]
     if spelling == "plain":
         if draw.chance(0.5):
-            return draw.emit("rms_norm", f"{{r0}} = F.rms_norm({{0}}, ({width},), None, 1e-6)", rows)[0]  # fmt: skip
+            text = f"{{r0}} = F.rms_norm({{0}}, ({width},), None, 1e-6)"
+            return draw.emit("rms_norm", text, rows)[0]
         return draw.emit("rms_norm", normalized(draw) + "{r0} = {r0}_n.to({0}.dtype)", rows)[0]
     if spelling == "gemma":
         gain = draw.parameter((width,), "small")

@@ -63,7 +63,8 @@ def operator(draw: Draw) -> object:
     which = draw.one_of("rms_norm", "add_rms_norm", "swiglu", "rotary")
     if which == "rms_norm":
         gain = draw.parameter((width,), "gain")
-        return draw.emit("npu_rms_norm", f"{{r0}} = {NPU}.npu_rms_norm({{0}}, {{1}}, 1e-6)[0]", rows, gain)  # fmt: skip
+        text = f"{{r0}} = {NPU}.npu_rms_norm({{0}}, {{1}}, 1e-6)[0]"
+        return draw.emit("npu_rms_norm", text, rows, gain)
     if which == "add_rms_norm":
         gain = draw.parameter((width,), "gain")
         text = f"{{r0}}, _, {{r1}} = {NPU}.npu_add_rms_norm({{0}}, {{1}}, {{2}}, 1e-5)"
@@ -113,7 +114,8 @@ def ao_dynamic(draw: Draw) -> str:
     text = (
         f"{{r0}}_s, {{r0}}_z = {AO}.choose_qparams_per_token({{0}}, torch.int8)\n"
         f"{{r0}}_q = {AO}.quantize_per_token({{0}}, {{r0}}_s, {{r0}}_z, -128, 127, torch.int8)\n"
-        f"{{r0}} = {AO}.dequantize_per_token({{r0}}_q, {{r0}}_s, {{r0}}_z, -128, 127, torch.int8, DT)"
+        f"{{r0}} = {AO}.dequantize_per_token("
+        "{r0}_q, {r0}_s, {r0}_z, -128, 127, torch.int8, DT)"
     )
     return ao_matmul(draw, draw.emit("ao_quantize_dynamic", text, rows)[0])
 
@@ -135,7 +137,8 @@ def ao_matmul(draw: Draw, rows: str) -> str:
         bias = draw.parameter((width,), "small")
         text = read + "{r0} = F.linear({0}, {r0}_w, {4}) * 0.0625"
         return draw.emit("ao_matmul", text, rows, weight, scales, zeros, bias)[0]
-    return draw.emit("ao_matmul", read + "{r0} = F.linear({0}, {r0}_w) * 0.0625", rows, weight, scales, zeros)[0]  # fmt: skip
+    text = read + "{r0} = F.linear({0}, {r0}_w) * 0.0625"
+    return draw.emit("ao_matmul", text, rows, weight, scales, zeros)[0]
 
 
 OPERATORS = {

@@ -65,7 +65,8 @@ def integers_with_zero_point(draw: Draw) -> str:
         "{r0}_q = torch.clamp(torch.round({0} / {1}) + {2}, -128, 127).to(torch.int8)\n"
         "{r0} = ({r0}_q.to(DT) - {2}) * {1}"
     )
-    return draw.emit("quantize_offset", text, quantized_rows(draw), scale_of(draw), zero)[0]
+    read = draw.emit("quantize_offset", text, quantized_rows(draw), scale_of(draw), zero)[0]
+    return matmul_of(draw, read) if draw.chance(0.6) else read
 
 
 def weight_of(draw: Draw, inner: int) -> tuple[str, str, str]:
@@ -82,7 +83,7 @@ def weight_of(draw: Draw, inner: int) -> tuple[str, str, str]:
 def matmul_of(draw: Draw, rows: str) -> str:
     """An int8 weight read back, times rows."""
     weight, scales, factor = weight_of(draw, draw.fixed(rows))
-    if draw.chance(0.4):
+    if draw.chance(0.35):
         bias = draw.parameter((draw.shape(weight)[0],), "small")
         text = f"{{r0}} = F.linear({{0}}, {factor}, {{3}}) * 0.0625"
         return draw.emit("quant_matmul", text, rows, weight, scales, bias)[0]

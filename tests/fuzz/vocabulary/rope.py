@@ -41,8 +41,8 @@ def tables(draw: Draw, head_size: int, style: str) -> tuple[str, str]:
         found = draw.emit("rope_tables", text, positions, frequencies, results=2)
     else:
         table = draw.parameter((POSITIONS, head_size), "cos_sin")
-        lookup = draw.one_of("{1}[{0}]", "F.embedding({0}, {1})",
-                             f"{{1}}.index_select(0, {{0}}.flatten()).view(*{{0}}.shape, {head_size})")  # fmt: skip
+        rows = f"{{1}}.index_select(0, {{0}}.flatten()).view(*{{0}}.shape, {head_size})"
+        lookup = draw.one_of("{1}[{0}]", "F.embedding({0}, {1})", rows)
         parts = [spread.replace("{x}", f"{{r{i}}}_h") for i in (0, 1)]
         text = (
             f"{{r0}}_h, {{r1}}_h = {lookup}.chunk(2, -1)\n{{r0}}, {{r1}} = {parts[0]}, {parts[1]}"
@@ -76,7 +76,7 @@ def rope(draw: Draw) -> list[str]:
             and tuple(t.shape[:2]) == (draw.sizes[0]["B"], draw.sizes[0]["S"])
         )
     )
-    size = draw.one_of(2, 4, 8, 16, 32, 64, 64)
+    size = draw.one_of(2, 4, 8, 16, 64, 64, 64, 128)
     style, first = draw.one_of("half", "half", "interleave"), draw.chance(0.5)
     cos, sin = tables(draw, size, style)
     found = []
@@ -107,7 +107,8 @@ def rope_of_any(draw: Draw) -> str:
     style = draw.one_of("half", "interleave")
     cos, sin = draw.like(heads), draw.like(heads)
     turned = draw.one_of(*ROTATED[style])
-    return draw.emit(f"rope_{style}", f"{{r0}} = {{0}} * {{1}} + {turned} * {{2}}", heads, cos, sin)[0]  # fmt: skip
+    text = f"{{r0}} = {{0}} * {{1}} + {turned} * {{2}}"
+    return draw.emit(f"rope_{style}", text, heads, cos, sin)[0]
 
 
 OPERATORS = {rope: 3.0, rope_complex: 0.7, rope_of_any: 0.5}

@@ -51,7 +51,8 @@ def pair(draw: Draw) -> list[str]:
 def ones(draw: Draw) -> str:
     """A tensor of ones."""
     like = draw.rows(1, 4)
-    return draw.emit("ones", draw.one_of("{r0} = torch.ones_like({0})", "{r0} = torch.full_like({0}, 1)"), like)[0]  # fmt: skip
+    text = draw.one_of("{r0} = torch.ones_like({0})", "{r0} = torch.full_like({0}, 1)")
+    return draw.emit("ones", text, like)[0]
 
 
 OPERATORS = {buffer: 2.0, pair: 0.8, ones: 0.3}
