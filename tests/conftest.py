@@ -1,7 +1,7 @@
-"""How the tests are spread over processes, and the seed of the day, which every run says first.
+"""What a run says first, and how its tests are spread over processes.
 
-A file is one piece of work, so that its fixtures are made once; a folder whose fixtures take minutes
-is one as well, and comes first, so that nobody waits for it in the end.
+A file is one piece of work, so that its fixtures are made once; a folder whose fixtures take
+minutes is one as well, and comes first, so that nobody waits for it in the end.
 """
 
 from __future__ import annotations
