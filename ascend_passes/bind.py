@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -116,13 +117,17 @@ def bind_scalar(template: Template, wanted: str, given: Any, bound: Bindings) ->
     if isinstance(given, bool) or not isinstance(given, kinds):
         return f"{wanted} is {given!r}, not a number that is known while compiling"
     here = bound.scalars.setdefault(wanted, given)
-    return None if here is given or here == given else f"{wanted} is both {here} and {given}"
+    if here is given or same_literal(here, given):
+        return None
+    return f"{wanted} is both {here} and {given}"
 
 
 def same_literal(wanted: Any, given: Any) -> bool:
-    """Whether two literals are equal; True is not 1, but 2 is 2.0."""
+    """Whether two literals are equal; True is not 1 and -0.0 not 0.0, but 2 is 2.0."""
     if isinstance(wanted, bool) is not isinstance(given, bool):
         return False
+    if isinstance(wanted, float) and isinstance(given, float):
+        return wanted == given and math.copysign(1, wanted) == math.copysign(1, given)
     return bool(wanted == given)
 
 

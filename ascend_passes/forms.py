@@ -17,8 +17,9 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from ascend_passes import npu
 from ascend_passes.arguments import arguments
-from ascend_passes.graph import base, first, is_call, is_view, same_sizes, value, written
+from ascend_passes.graph import first, is_call, same_sizes, value, written
 from ascend_passes.rule import prove
+from ascend_passes.sharing import may_replace, read_instead
 from ascend_passes.trace import not_faking
 
 aten = torch.ops.aten
@@ -50,54 +51,35 @@ def rename(target: Any) -> Form:
 
 
 def same_layout(node: fx.Node, source: fx.Node) -> bool:
-    """Whether two tensors have equal shape, dtype, device and strides."""
+    """Whether two tensors have equal shape, dtype, device and strides, and numbers lie in them
+    alike: a conjugate that is only marked so is no copy of one that is written out."""
     a, b = value(node), value(source)
     return (
         isinstance(a, Tensor)
         and isinstance(b, Tensor)
         and a.dtype == b.dtype
         and a.device == b.device
+        and (a.is_conj(), a.is_neg()) == (b.is_conj(), b.is_neg())
         and same_sizes(a.shape, b.shape)
         and same_sizes(a.stride(), b.stride())
     )
 
 
-def escapes_as_alias(node: fx.Node, source: fx.Node) -> bool:
-    """Whether dropping the copy `node` would let a result of the graph, or a write, reach its
-    source.
-
-    A copy matters where its source's memory is written later, or where it is the user's own tensor
-    and the copy, or a view of it, is handed back to the user.
-    """
-    owner = base(source)
-    aliases, seen = [owner, node], set()
-    while aliases:
-        alias = aliases.pop()
-        if alias in seen:
-            continue
-        seen.add(alias)
-        for user in alias.users:
-            if user.op == "output" and owner.op != "call_function":
-                return True
-            if alias in written(user):
-                return True
-            if is_view(user) or user.target is operator.getitem:
-                aliases.append(user)
-    return False
-
-
 def drop_identity(node: fx.Node) -> fx.Node | None:
     """A view that changes nothing."""
     source = first(node)
-    return source if same_layout(node, source) else None
+    return source if same_layout(node, source) and may_replace(node, source) else None
 
 
 def drop_copy(node: fx.Node) -> fx.Node | None:
-    """A copy whose source could be used as well."""
+    """A copy whose source could be used as well; who only reads it reads the source anyway."""
     source = first(node)
-    if not same_layout(node, source) or escapes_as_alias(node, source):
+    if not same_layout(node, source):
         return None
-    return source
+    if may_replace(node, source):
+        return source
+    read_instead(node, source)
+    return None
 
 
 def convert(node: fx.Node) -> fx.Node | None:
@@ -106,11 +88,13 @@ def convert(node: fx.Node) -> fx.Node | None:
     dropped = drop_copy(node)
     if dropped is not None:
         return dropped
+    if node.kwargs.get("pin_memory"):
+        return None
     a, b = value(node), value(source)
     wanted = {} if a.dtype == b.dtype else {"dtype": a.dtype}
     if a.device != b.device:
         wanted["device"] = a.device
-    if a.is_contiguous() and not b.is_contiguous():
+    if not same_sizes(a.stride(), b.stride()):  # else any format keeps the input's layout
         wanted["memory_format"] = node.kwargs.get("memory_format")
     wanted = {name: item for name, item in wanted.items() if item is not None}
     if node.kwargs == wanted and node.target is aten._to_copy.default:
@@ -123,7 +107,7 @@ def view(node: fx.Node) -> fx.Node | None:
     source = first(node)
     while is_call(source, aten.view.default, aten._unsafe_view.default):
         source = first(source)
-    if same_layout(node, source):
+    if same_layout(node, source) and may_replace(node, source):
         return source
     shape = [
         size if isinstance(size, int) else given
@@ -136,7 +120,7 @@ def view(node: fx.Node) -> fx.Node | None:
 
 def given_shape(node: fx.Node) -> list[Any]:
     """The shape argument of a view; -1 gives way to the node's own size where that is a number."""
-    shape: Any = node.args[1]
+    shape: Any = [*node.args, *node.kwargs.values()][1]
     return list(shape)
 
 
@@ -145,7 +129,7 @@ def reshape(node: fx.Node) -> fx.Node | None:
     source = first(node)
     if value(source).untyped_storage()._cdata != value(node).untyped_storage()._cdata:
         return None
-    return call(node, aten.view.default, (source, node.args[1]))
+    return call(node, aten.view.default, (source, given_shape(node)))
 
 
 def permute(node: fx.Node) -> fx.Node | None:
@@ -155,7 +139,7 @@ def permute(node: fx.Node) -> fx.Node | None:
     while is_call(source, aten.permute.default):
         inner = permutation(source, rank)
         source, dims = first(source), [inner[dim] for dim in dims]
-    if dims == list(range(rank)):
+    if dims == list(range(rank)) and may_replace(node, source):
         return source
     if node.target is aten.permute.default and node.args == (source, dims):
         return None
@@ -164,13 +148,13 @@ def permute(node: fx.Node) -> fx.Node | None:
 
 def permutation(node: fx.Node, rank: int) -> list[int]:
     """Which input dim each output dim of `t`, `transpose` or `permute` is."""
-    given: Any = node.args
-    dims = list(range(rank))
+    _, *given = arguments(node)
     if node.target is aten.permute.default:
-        return [dim % rank for dim in given[1]]
-    one, other = (0, rank - 1)
-    if node.target is not aten.t.default:
-        one, other = given[1] % rank, given[2] % rank
+        return list(given[0])
+    dims = list(range(rank))
+    if rank < 2:  # t of a vector, or a number's only transpose
+        return dims
+    one, other = given or (0, 1)
     dims[one], dims[other] = dims[other], dims[one]
     return dims
 
@@ -180,18 +164,23 @@ def slice_(node: fx.Node) -> fx.Node | None:
     everything."""
     if drop_identity(node) is not None:
         return first(node)
-    given: list[Any] = [*node.args, *[None, 0, None, None, 1][len(node.args) :]]
-    source, dim, start, end, step = given[0], given[1] or 0, given[2] or 0, given[3], given[4]
+    source, dim, start, end, step = arguments(node)
     size = value(source).shape[dim]
-    dim = dim % value(source).dim()
-    if isinstance(start, int) and start < 0 and isinstance(size, int):
-        start = max(0, start + size)
-    if isinstance(end, int) and end < 0 and isinstance(size, int):
-        end = end + size
-    if end is None or reaches(end, size):
+    start = bound(0 if start is None else start, size)
+    end = bound(END if end is None else end, size)
+    if isinstance(start, int) and isinstance(end, int) and 0 <= end < start:
+        end = start  # empty, as for the operator
+    if reaches(end, size):
         end = END
     wanted = (source, dim, start, end, step)
     return None if node.args == wanted else call(node, aten.slice.Tensor, wanted)
+
+
+def bound(position: Any, size: Any) -> Any:
+    """A bound of a slice counted from the start and within the dim, where both are numbers."""
+    if not isinstance(position, int) or not isinstance(size, int):
+        return position
+    return min(max(position + size if position < 0 else position, 0), size)
 
 
 def reaches(end: Any, size: Any) -> bool:
@@ -217,8 +206,8 @@ def part_of_split(node: fx.Node) -> fx.Node | None:
 
 
 def square(node: fx.Node) -> fx.Node | None:
-    """x * x is pow(x, 2)."""
-    if len(node.args) == 2 and node.args[0] is node.args[1]:
+    """x * x is pow(x, 2) for real numbers; of a bool pow makes an integer."""
+    if node.args[0] is node.args[1] and value(node).dtype.is_floating_point:
         return call(node, aten.pow.Tensor_Scalar, (node.args[0], 2))
     return None
 

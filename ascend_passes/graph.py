@@ -33,6 +33,17 @@ SIDE_EFFECTS = ("npu::npu_prefetch",)
 """Operators whose schema shows no write but whose call matters, beside those in a namespace
 below."""
 SIDE_EFFECT_NAMESPACES = ("npugraph_ex", "air", "streams")
+ASSERTIONS = frozenset(
+    {
+        torch.ops.aten._assert_async.default,
+        torch.ops.aten._assert_async.msg,
+        torch.ops.aten._assert_scalar.default,
+        torch.ops.aten._assert_tensor_metadata.default,
+        torch.ops.aten.sym_constrain_range.default,
+        torch.ops.aten.sym_constrain_range_for_size.default,
+    }
+)
+"""Operators that raise or do nothing."""
 FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>\S+)')
 MODULE_STEP = re.compile(r"\['?([^\]']+)'?\]")
 
@@ -135,17 +146,28 @@ def _written(node: fx.Node) -> Iterator[fx.Node]:
 
 
 def has_effect(node: fx.Node) -> bool:
-    """Whether a node does more than compute its value: writes, streams, prefetches, collectives'
-    waits."""
+    """Whether a node does more than compute its value: writes, streams, prefetches, assertions."""
     if node.op in ("placeholder", "output", "get_attr"):
         return False
-    name = operator_name(node)
-    return (
-        writes_possible(node.target)
-        or name in SIDE_EFFECTS
-        or name.split("::")[0] in SIDE_EFFECT_NAMESPACES
-        or node.op in ("call_module", "call_method")
-    )
+    return node.op in ("call_module", "call_method") or target_has_effect(node.target)
+
+
+@functools.cache
+def target_has_effect(target: Any) -> bool:
+    """`has_effect` for what is called: by its schema, by what torch knows of it, and by ours."""
+    if isinstance(target, torch._ops.OpOverload):
+        name = target._schema.name
+        ours = name in SIDE_EFFECTS or name.split("::")[0] in SIDE_EFFECT_NAMESPACES
+        if ours or writes_possible(target) or not target._schema.returns:
+            return True
+        if name.startswith("_c10d"):
+            return False  # to torch a wait is an effect; here it goes with what it waits for
+    return bool(torch._library.utils.is_impure(target, impure_random=False))
+
+
+def is_boundary(node: fx.Node) -> bool:
+    """Whether a node has an effect that others must not be moved across; assertions only read."""
+    return has_effect(node) and node.target not in ASSERTIONS
 
 
 @functools.cache

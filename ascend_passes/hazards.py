@@ -11,6 +11,7 @@ from torch import fx
 from ascend_passes.emission import Emission
 from ascend_passes.graph import SIDE_EFFECTS, base, is_view, operator_name, written
 from ascend_passes.match import Match
+from ascend_passes.sharing import may_replace
 from ascend_passes.wording import name
 
 
@@ -70,8 +71,30 @@ def refuse_writes(found: Match, emission: Emission) -> str | None:
         for target in written(node):
             item = base(target).meta.get("input", "")
             given = found.inputs.get(item)
-            if given is not None and not is_private(given, matched):
+            if given is None:
+                continue
+            if not is_private(given, matched):
                 return f"{name(node)} writes {item}, which is used outside the pattern as well"
+            others = (other for key, other in found.inputs.items() if key != item)
+            if any(base(other) is base(given) for other in others):
+                return f"{name(node)} writes {item}, which is another input of the pattern as well"
+    return None
+
+
+def refuse_sharing(found: Match, emission: Emission) -> str | None:
+    """Why the replacement may not return what it returns: two results, or a result and an input,
+    would lie in one memory that do not now."""
+    stands: dict[fx.Node, fx.Node] = {}
+    for old, new in zip(found.outputs, emission.outputs, strict=True):
+        if old is None:
+            continue
+        owner = base(new)
+        if owner.op == "placeholder":
+            other = found.inputs[owner.meta["input"]]
+        else:
+            other = stands.setdefault(owner, old)
+        if other is not old and not may_replace(old, other):
+            return f"{name(old)} would share memory with {name(other)}"
     return None
 
 

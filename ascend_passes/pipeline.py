@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import fx
@@ -57,7 +57,7 @@ def recognizes(rule: Rule) -> bool:
 
 
 STAGES = (
-    Stage("normalize", lambda graph, context: normalize(graph)),
+    Stage("normalize", lambda graph, context: normalize(graph, context.options.strict)),
     Stage("vllm_operators", vllm_operators),
     Stage("quantized_decomposed", quantized_decomposed),
     Stage("hoist_rope", hoist_rope),
@@ -118,7 +118,8 @@ def attempt(
         except Exception as error:  # a failing pass never breaks the user's model
             return report, (stage.name, error)
         if stage.name in INTERMEDIATE:
-            found = Report(fired=found.fired)
+            found = Report(fired=found.fired, errors=found.errors)
+        found = replace(found, errors=tuple(e for e in found.errors if e not in report.errors))
         report = report + found + Report(seconds={stage.name: time.perf_counter() - start})
     return report, None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,12 +14,18 @@ from torch import Tensor, fx
 from ascend_passes.arguments import arguments
 from ascend_passes.bind import WrongDtype
 from ascend_passes.emission import Emission, emit, kind_of
-from ascend_passes.graph import Context, has_effect, place, value
-from ascend_passes.hazards import insertion_point, late_inputs, refuse, refuse_writes
+from ascend_passes.graph import Context, is_boundary, place, value
+from ascend_passes.hazards import (
+    insertion_point,
+    late_inputs,
+    refuse,
+    refuse_sharing,
+    refuse_writes,
+)
 from ascend_passes.match import Match, Stop, match
 from ascend_passes.normalize import normalize
 from ascend_passes.report import Miss, Report
-from ascend_passes.rule import Rule
+from ascend_passes.rule import Rule, RuleError
 from ascend_passes.template import Template, for_rank, outlines, rank_of
 
 SWEEPS = 16
@@ -41,6 +47,8 @@ class Work:
     """Rule and kinds of inputs -> what to emit, or why not."""
     read: dict[fx.Node, tuple[Any, ...]] = field(default_factory=dict)
     effects: list[fx.Node] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    """Rule that raised, or node that has no normal form -> what the report says of it."""
 
     def arguments(self, node: fx.Node) -> tuple[Any, ...]:
         """`arguments.arguments`, read once for each node."""
@@ -52,15 +60,19 @@ class Work:
 def rewrite(graph: fx.Graph, rules: Sequence[Rule], context: Context) -> Report:
     """Apply the rules to a normal graph, in place, until none fires; those with `after` join later.
 
+    A rule that raises is left out from there on, alone; the report says so.
+
     Raises:
         RewriteLoopError: the rules still fire after `SWEEPS` sweeps.
+        RuleError: a rule that cannot be read.
+        Exception: what a rule raised, under `strict`.
     """
     work = Work(graph, context)
     early = [rule for rule in rules if not rule.after]
     report = to_fixpoint(work, early)
-    if len(early) == len(rules):
-        return report
-    return Report(fired=report.fired) + to_fixpoint(work, rules)
+    if len(early) != len(rules):
+        report = Report(fired=report.fired) + to_fixpoint(work, rules)
+    return replace(report, errors=tuple(work.failed.values()))
 
 
 def to_fixpoint(work: Work, rules: Sequence[Rule]) -> Report:
@@ -71,7 +83,8 @@ def to_fixpoint(work: Work, rules: Sequence[Rule]) -> Report:
         fired.update(count)
         if not count:
             return Report(fired=dict(fired), misses=tuple(misses))
-        normalize(work.graph)
+        for error in normalize(work.graph, work.context.options.strict).errors:
+            work.failed[error] = error
     chasing = ", ".join(sorted(count))
     raise RewriteLoopError(
         f"rules undo each other after {SWEEPS} sweeps: {chasing}; drop one of them"
@@ -81,7 +94,7 @@ def to_fixpoint(work: Work, rules: Sequence[Rule]) -> Report:
 def sweep(work: Work, rules: Sequence[Rule]) -> tuple[Counter[str], list[Miss]]:
     """Try every rule at every node once; what fired, and what was refused."""
     work.read.clear()
-    work.effects = [node for node in work.graph.nodes if has_effect(node)]
+    work.effects = [node for node in work.graph.nodes if is_boundary(node)]
     index = by_anchor(work, rules)
     fired: Counter[str] = Counter()
     misses: list[Miss] = []
@@ -91,8 +104,9 @@ def sweep(work: Work, rules: Sequence[Rule]) -> tuple[Counter[str], list[Miss]]:
         refused: list[Miss] = []
         dtypes = dtypes_at(node)
         for candidate in (item for item in index[node.target] if item.dtype in dtypes):
-            outcome = attempt(work, candidate, node)
-            if isinstance(outcome, Match):
+            outcome = attempt_softly(work, candidate, node)
+            if isinstance(outcome, tuple):
+                apply(work, *outcome)
                 fired[candidate.rule.name] += 1
                 break
             if outcome is not None:
@@ -138,9 +152,26 @@ def by_anchor(work: Work, rules: Sequence[Rule]) -> dict[Any, list[Template]]:
     return index
 
 
-def attempt(work: Work, candidate: Template, node: fx.Node) -> Match | Miss | None:
-    """Match an outline, then its template, at a node and apply it; None where neither comes
-    near."""
+def attempt_softly(
+    work: Work, candidate: Template, node: fx.Node
+) -> tuple[Match, Emission] | Miss | None:
+    """`attempt` of a rule that has not raised; one that raises has nothing to say from there on."""
+    rule = candidate.rule.name
+    if rule in work.failed:
+        return None
+    try:
+        return attempt(work, candidate, node)
+    except RuleError:
+        raise
+    except Exception as error:  # one rule is no reason to fuse nothing
+        if work.context.options.strict:
+            raise
+        work.failed[rule] = f"{rule} failed and was left out: {type(error).__name__}: {error}"
+        return None
+
+
+def attempt(work: Work, candidate: Template, node: fx.Node) -> tuple[Match, Emission] | Miss | None:
+    """Match an outline, then its template, at a node; None where neither comes near."""
     loose = match(candidate, node, work.arguments, loose=True)
     if isinstance(loose, Stop):
         return miss(candidate, loose.node, loose.reason, loose.depth)
@@ -150,14 +181,13 @@ def attempt(work: Work, candidate: Template, node: fx.Node) -> Match | Miss | No
     found = match(fitting, node, work.arguments)
     if isinstance(found, Stop):
         return miss(fitting, found.node, found.reason, found.depth)
-    reason = refuse(found, work.effects)
-    emission = reason or emission_of(work, found)
+    emission = refuse(found, work.effects) or emission_of(work, found)
     if isinstance(emission, Emission):
-        emission = refuse_writes(found, emission) or emission
+        reason = refuse_writes(found, emission) or refuse_sharing(found, emission)
+        emission = reason or emission
     if isinstance(emission, str):
         return miss(fitting, node, emission, len(fitting.steps), complete=True)
-    apply(work, found, emission)
-    return found
+    return found, emission
 
 
 def miss(
@@ -183,7 +213,7 @@ def emission_of(work: Work, found: Match) -> Emission | str:
         id(found.template.rule),
         found.template.name,
         tuple((item, kind_of(value(node))) for item, node in sorted(found.inputs.items())),
-        tuple(sorted((item, str(number)) for item, number in found.scalars.items())),
+        tuple(sorted((item, repr(number)) for item, number in found.scalars.items())),
         tuple(kind_of(value(node)) if node is not None else None for node in found.outputs),
     )
     if key not in work.emissions:

@@ -134,12 +134,16 @@ def not_faking() -> Iterator[None]:
 
 
 def trace(function: Callable[..., Any], values: Sequence[Tensor]) -> fx.GraphModule:
-    """The functional graph of `function` on fake values, as AOTAutograd would give it."""
+    """The functional graph of `function` on fake values, as AOTAutograd would give it.
+
+    Each value is an input of its own, also where one tensor is given twice.
+    """
     mode = fake_mode_of(values)
     context: Any = torch._guards.TracingContext(mode)
     with tracing(context), mode, torch.no_grad():
         functional = dispatch_functionalize(function, FunctionalTensorMode())
-        return make_fx(functional, record_module_stack=False)(*values)
+        apart = [value.detach() for value in values]
+        return make_fx(functional, record_module_stack=False)(*apart)
 
 
 def symbolic_inputs(

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, example, given, note, settings
 from hypothesis import strategies as st
 from torch import fx
 
+from ascend_passes import forms
 from ascend_passes.arguments import arguments
 from ascend_passes.forms import END
 from ascend_passes.graph import Context
@@ -207,6 +208,33 @@ def test_deduplicate_keeps_two_reads_around_a_write():
     write.meta["val"] = source.meta["val"]
     deduplicate(gm.graph, Context())
     assert targets(gm).count("aten.add.Tensor") == 2
+
+
+def test_a_form_that_raises_leaves_its_node_alone(monkeypatch):
+    def broken(node):
+        raise IndexError("broken on purpose")
+
+    monkeypatch.setattr(
+        "ascend_passes.normalize.FORMS", {**forms.FORMS, aten.permute.default: broken}
+    )
+    gm = raw(lambda x: x.permute(1, 0).clone() * x.clone().t(), [X])
+    with pytest.raises(IndexError):
+        normalize(copy.deepcopy(gm).graph)
+    report = normalize(gm.graph, strict=False)
+    assert report.errors[0] == "normalize left permute as it was: IndexError: broken on purpose"
+    gm.recompile()
+    assert "aten.clone.default" not in targets(gm)
+    assert torch.equal(gm(X), X.t() * X.t())
+
+
+def test_equal_values_that_are_returned_stay_apart_and_what_follows_is_merged():
+    gm = raw(lambda x: ((y := x.exp()), (z := x.exp()), y.relu() + z.relu()), [X])
+    deduplicate(gm.graph, Context())
+    found = targets(gm)
+    assert (found.count("aten.exp.default"), found.count("aten.relu.default")) == (2, 1)
+    gm.recompile()
+    one, other, _ = gm(X)
+    assert one.data_ptr() != other.data_ptr()
 
 
 ROWS, COLUMNS = 4, 8

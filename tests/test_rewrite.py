@@ -9,6 +9,7 @@ from torch import Tensor, fx
 from ascend_passes import Rule, npu, optimize
 from ascend_passes.graph import Context
 from ascend_passes.options import Options
+from ascend_passes.passes.deduplicate import deduplicate
 from ascend_passes.registry import rules
 from ascend_passes.rewrite import RewriteLoopError, rewrite
 
@@ -289,3 +290,121 @@ def test_a_replacement_does_not_write_what_others_read(use):
     report = rewritten(gm, rule_named("apply_rotary_pos_emb"), heads())
     assert not report.fired
     assert "which is used outside the pattern as well" in reasons(report)
+
+
+@pytest.mark.parametrize("same", [0, 1, 2])
+def test_a_replacement_for_one_tensor_given_twice_serves_that_match_alone(same):
+    def model(x, y, gamma):
+        pairs = [(y, y) if index == same else (x, y) for index in range(3)]
+        return [add_norm(one, other, gamma)[0] for one, other in pairs]
+
+    gm = traced(model, inputs())
+    report = rewritten(gm, rule_named("add_rms_norm"), inputs())
+    assert report.fired == {"add_rms_norm": 3}
+
+
+def test_parameters_of_equal_content_in_one_layer_change_no_other():
+    class Gated(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gate, self.up, self.down = (torch.nn.Linear(H, H, bias=False) for _ in range(3))
+
+        def forward(self, x):
+            gate = torch.nn.functional.silu(self.gate(x))
+            return x + self.down(gate * self.up(x))
+
+    torch._dynamo.reset()
+    model = torch.nn.Sequential(Gated(), Gated())
+    x = torch.randn(2, H)
+    with torch.no_grad():
+        model[1].up.weight.copy_(model[1].gate.weight)
+        found = torch.compile(model, backend="ascend_dense")(x)
+        torch.testing.assert_close(found, model(x), atol=1e-5, rtol=1e-5)
+
+
+def test_a_replacement_does_not_write_one_tensor_as_two_inputs():
+    def both(query, key, cos, sin):
+        twice = query * 1.5
+        return (
+            npu.npu_rotary_mul(twice, cos, sin, "half"),
+            npu.npu_rotary_mul(twice, cos, sin, "half"),
+        )
+
+    query, _, cos, sin = heads()
+    given = [query, query.clone(), cos, sin]
+    report = rewritten(traced(both, given), rule_named("apply_rotary_pos_emb"), given)
+    assert not report.fired
+    assert "which is another input of the pattern as well" in reasons(report)
+
+
+def test_a_replacement_that_returns_its_input_serves_where_nobody_can_tell():
+    def spelled(x: Rows):
+        return torch.relu(torch.abs(x))
+
+    rule = Rule(spelled, lambda x: x, examples=[{"H": H}], name="input")
+    given = [torch.rand(5, H)]
+    report = rewritten(traced(lambda x: torch.relu(x.abs()) * 2, given), [rule], given)
+    assert report.fired == {"input": 1}
+    for returned in (
+        lambda x: torch.relu(x.abs()),
+        lambda x: ((y := x * 2), torch.relu(y.abs()).view(-1)),
+    ):
+        report = rewritten(traced(returned, given), [rule], given)
+        assert not report.fired
+        assert "would share memory with" in reasons(report)
+
+
+def test_a_replacement_that_returns_one_tensor_for_two_results():
+    def two(x: Rows):
+        y = torch.relu(x.abs())
+        return y, torch.relu(y)
+
+    def one(x: Rows):
+        y = torch.relu(x.abs())
+        return y, y.view(y.shape)
+
+    rule = Rule(two, one, examples=[{"H": H}], name="one")
+    given = inputs()[:1]
+    report = rewritten(traced(two, given), [rule], given)
+    assert not report.fired
+    assert "would share memory with" in reasons(report)
+    gm = traced(lambda x: (two(x)[0] + 1, two(x)[1] * 2), given)
+    deduplicate(gm.graph, Context())
+    assert rewritten(gm, [rule], given).fired == {"one": 1}
+
+
+def test_the_sign_of_a_zero_is_part_of_a_pattern():
+    def spelled(x: Rows):
+        return torch.relu(x) + 0.0
+
+    rule = Rule(spelled, lambda x: torch.relu(x) * 1.0, examples=[{"H": H}], name="zero")
+    given = inputs()[:1]
+    assert rewritten(traced(spelled, given), [rule], given).fired == {"zero": 1}
+    other = traced(lambda x: torch.relu(x) + -0.0, given)
+    assert not rewritten(other, [rule], given).fired
+
+
+BROKEN = (
+    PAIR.format("sigmoid", "tanh")
+    + """
+def where(x):
+    yield x.no_such_attribute, "never"
+
+rule = Rule(pattern, replacement, where, examples=[{"H": 16}], name="broken")
+"""
+)
+
+
+def test_a_rule_that_raises_is_left_out_alone(tmp_path):
+    (tmp_path / "broken.py").write_text(BROKEN)
+    given = inputs()
+    options = {"rule_path": str(tmp_path), "rules": "-*,+broken,+add_rms_norm"}
+    gm = traced(lambda x, r, w: (torch.sigmoid(x), *add_norm(x, r, w)), given)
+    report = optimize(gm, given, options)
+    (error,) = report.errors
+    assert error.startswith("broken failed and was left out: AttributeError")
+    assert report.fired["add_rms_norm"] == 1
+    with pytest.raises(AttributeError):
+        optimize(
+            traced(lambda x: torch.sigmoid(x), given[:1]), given[:1], {**options, "strict": True}
+        )

@@ -10,13 +10,14 @@ from torch import Tensor, fx
 from ascend_passes.arguments import arguments
 from ascend_passes.graph import Context, base, has_effect, value, written
 from ascend_passes.report import Report
+from ascend_passes.sharing import may_replace, read_instead
 
 
 def deduplicate(graph: fx.Graph, context: Context) -> Report:
     """Merge nodes that compute the same value, in place; the first one stays.
 
     Values that are random, freshly allocated without content, or whose memory somebody writes are
-    kept.
+    kept, and so are two that the caller gets: what is computed from them is merged all the same.
     """
     touched = {base(target) for node in graph.nodes for target in written(node)}
     first: dict[Any, fx.Node] = {}
@@ -31,10 +32,14 @@ def deduplicate(graph: fx.Graph, context: Context) -> Report:
             known = first.setdefault(key, node)
         except TypeError:  # an argument that cannot be hashed, such as a SymInt in a list
             continue
-        if known is not node:
-            node.replace_all_uses_with(known)
-            graph.erase_node(node)
-            merged += 1
+        if known is node:
+            continue
+        if not may_replace(node, known):
+            read_instead(node, known)
+            continue
+        node.replace_all_uses_with(known)
+        graph.erase_node(node)
+        merged += 1
     return Report(fired={"deduplicate": merged} if merged else {})
 
 
@@ -55,9 +60,11 @@ def is_pure(node: fx.Node) -> bool:
 
 
 def frozen(item: Any) -> Any:
-    """An argument as a dictionary key; True and 1, and 1 and 1.0, stay apart."""
+    """An argument as a dictionary key; True and 1, 1 and 1.0, and 0.0 and -0.0 stay apart."""
     if isinstance(item, (list, tuple)):
         return tuple(frozen(part) for part in item)
     if isinstance(item, torch.SymInt):
         return "symbol", item.node.expr
-    return (type(item), item) if isinstance(item, (bool, int, float)) else item
+    if isinstance(item, (float, complex)):
+        return type(item), repr(item)
+    return (type(item), item) if isinstance(item, (bool, int)) else item

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ascend_passes.forms import escapes_as_alias
+from ascend_passes.forms import same_layout
 from ascend_passes.graph import Context, place, same_sizes, value
 from ascend_passes.normalize import remove_dead
 from ascend_passes.passes.overwritten import unwritten
 from ascend_passes.report import Miss, Report
+from ascend_passes.sharing import may_replace
 
 aten = torch.ops.aten
 EMPTY: Mapping[Any, Any] = MappingProxyType(
@@ -104,9 +105,9 @@ def keeps(node: fx.Node, operand: Any) -> bool:
 
 def operand_instead(node: fx.Node, operand: Any) -> fx.Node | None:
     """The operand itself, where the graph may use it as it uses the result."""
-    if not keeps(node, operand) or escapes_as_alias(node, operand):
+    if not keeps(node, operand) or not same_layout(node, operand):
         return None
-    return operand if same_sizes(value(node).stride(), value(operand).stride()) else None
+    return operand if may_replace(node, operand) else None
 
 
 def is_integer(node: fx.Node) -> bool:
@@ -114,9 +115,17 @@ def is_integer(node: fx.Node) -> bool:
     return not (value(node).dtype.is_floating_point or value(node).dtype.is_complex)
 
 
+def is_complex(node: fx.Node) -> bool:
+    """Whether a node's value is complex: a product with 1 has 0 * infinity in it, a difference of
+    parts a zero of another sign."""
+    return bool(value(node).dtype.is_complex)
+
+
 def add(node: fx.Node) -> fx.Node | str | None:
     """`x + 0` for integers."""
-    for operand, other in (node.args[:2], node.args[1::-1]):
+    left, right = node.args[:2]
+    scaled = node.kwargs.get("alpha", 1) != 1  # the right operand is
+    for operand, other in ((left, right), *(() if scaled else ((right, left),))):
         if number_of(other) != 0 or not keeps(node, operand):
             continue
         if not is_integer(node):
@@ -128,7 +137,7 @@ def add(node: fx.Node) -> fx.Node | str | None:
 def subtract(node: fx.Node) -> fx.Node | str | None:
     """`x - 0`, also for -0.0; with a factor on the zero for integers only."""
     operand, other = node.args[:2]
-    if number_of(other) != 0 or not keeps(node, operand):
+    if number_of(other) != 0 or not keeps(node, operand) or is_complex(node):
         return None
     if not is_integer(node) and (
         node.kwargs.get("alpha", 1) != 1 or negative_zero(number_of(other))
@@ -146,7 +155,7 @@ def multiply(node: fx.Node) -> fx.Node | str | None:
     """`x * 1`, and `x * 0` for integers."""
     for operand, other in (node.args[:2], node.args[1::-1]):
         number = number_of(other)
-        if number == 1 and keeps(node, operand):
+        if number == 1 and keeps(node, operand) and not is_complex(node):
             return operand_instead(node, operand)
         if number == 0 and isinstance(operand, fx.Node):
             if not is_integer(node):
@@ -158,7 +167,7 @@ def multiply(node: fx.Node) -> fx.Node | str | None:
 def divide(node: fx.Node) -> fx.Node | str | None:
     """`x / 1`."""
     operand, other = node.args[:2]
-    if number_of(other) != 1 or not keeps(node, operand) or node.kwargs:
+    if number_of(other) != 1 or not keeps(node, operand) or node.kwargs or is_complex(node):
         return None
     return operand_instead(node, operand)
 

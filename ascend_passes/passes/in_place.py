@@ -18,7 +18,8 @@ import torch
 from torch import fx
 from torch._ops import OpOverload
 
-from ascend_passes.graph import is_view, value
+from ascend_passes.graph import value
+from ascend_passes.sharing import aliases
 from ascend_passes.trace import fake_mode_of, faking
 
 aten = torch.ops.aten
@@ -177,26 +178,6 @@ def read_view(given: Mapping[str, Any], prefix: str) -> View | None:
     return View(base)
 
 
-def aliases(start: Iterable[fx.Node]) -> set[fx.Node]:
-    """`start` and every view of it."""
-    found: set[fx.Node] = set()
-    stack = list(start)
-    while stack:
-        node = stack.pop()
-        if node in found:
-            continue
-        found.add(node)
-        stack += [user for user in node.users if is_alias_of(user, node)]
-    return found
-
-
-def is_alias_of(user: fx.Node, node: fx.Node) -> bool:
-    """Whether `user` is a view of `node`, or a part of a view with several results."""
-    if user.target is operator.getitem:
-        return isinstance(value(node), (tuple, list)) and is_view(node)
-    return is_view(user) and user.args[0] is node
-
-
 def readers(node: fx.Node) -> dict[int, tuple[fx.Node, ...]]:
     """Result index -> the nodes that take this result of a call with several."""
     if not isinstance(value(node), (tuple, list)) and node.target not in (
@@ -210,15 +191,6 @@ def readers(node: fx.Node) -> dict[int, tuple[fx.Node, ...]]:
             index = user.args[1]
             found[index] = (*found.get(index, ()), user)  # type: ignore[index, arg-type]
     return found
-
-
-def reads_absolute_offset(node: fx.Node) -> bool:
-    """Whether a node addresses its input's storage by a fixed offset."""
-    if node.target in (aten.as_strided.default, aten.as_strided_scatter.default):
-        return True
-    return node.target is AUTO_FUNCTIONALIZED_V2 and any(
-        name.endswith("_storage_offset") for name in node.kwargs
-    )
 
 
 def emit(node: fx.Node, call: Call, bases: tuple[fx.Node, ...]) -> None:

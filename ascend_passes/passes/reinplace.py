@@ -33,17 +33,16 @@ from ascend_passes.graph import (
 from ascend_passes.passes.in_place import (
     SCATTERS,
     Call,
-    aliases,
     emit,
     fake_view,
     in_place_overload,
     origin,
     read_call,
-    reads_absolute_offset,
     refresh,
     view_node,
 )
 from ascend_passes.report import Miss, Report
+from ascend_passes.sharing import aliases, reads_absolute_offset
 
 aten = torch.ops.aten
 RETURNS_ITS_INPUT = ("_c10d_functional::wait_tensor",)

@@ -1,0 +1,112 @@
+"""Which values of a graph lie in the same memory, and which may come to.
+
+A compiled model's results share memory with each other and with its arguments where the model's own
+do, and nowhere else: a write into one of them would show in the other, autograd marks tensors and
+not values, and what is saved for the backward graph is a result like any other. So of two values
+that lie apart, one at most may be seen outside of the graph before they become one.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, fx
+
+from ascend_passes.graph import base, is_view, same_size, value, written
+
+aten = torch.ops.aten
+
+
+def may_replace(node: fx.Node, other: fx.Node) -> bool:
+    """Whether `other`, which holds the same numbers, may stand wherever `node` does."""
+    if returned(node) and (returned(other) or other.op != "call_function"):
+        return False  # the caller would get one tensor for two, or a tensor of its own
+    if base(node) is base(other):
+        return True
+    here, there = memory(node), memory(other)
+    if other in here:
+        return True
+    return may_be_read(node, other) and not (leaves(here) and leaves(there))
+
+
+def may_be_read(node: fx.Node, other: fx.Node) -> bool:
+    """Whether a reader of `node` may read `other` instead, which holds the same numbers.
+
+    Not where somebody writes either, nor where views of `node` count from the start of its memory.
+    """
+    here = memory(node)
+    if any(alias in written(user) for alias in here | memory(other) for user in alias.users):
+        return False
+    a, b = value(node), value(other)
+    if not isinstance(a, Tensor) or same_size(a.storage_offset(), b.storage_offset()):
+        return True
+    return not any(reads_absolute_offset(user) for alias in here for user in alias.users)
+
+
+def read_instead(node: fx.Node, other: fx.Node) -> None:
+    """Let those who only read the numbers of `node` read those of `other`, where they may.
+
+    For values that must lie apart: what follows from them is the same, and may become one.
+    """
+    readers = [user for user in node.users if user.op != "output" and not passes_on(user, node)]
+    if readers and may_be_read(node, other):
+        for user in readers:
+            user.replace_input_with(node, other)
+
+
+def passes_on(user: fx.Node, node: fx.Node) -> bool:
+    """Whether `user` hands the memory of `node` on, or one of its results."""
+    return user.target is operator.getitem or is_alias_of(user, node)
+
+
+def aliases(start: Iterable[fx.Node]) -> set[fx.Node]:
+    """`start` and every view of it."""
+    found: set[fx.Node] = set()
+    stack = list(start)
+    while stack:
+        node = stack.pop()
+        if node in found:
+            continue
+        found.add(node)
+        stack += [user for user in node.users if is_alias_of(user, node)]
+    return found
+
+
+def is_alias_of(user: fx.Node, node: fx.Node) -> bool:
+    """Whether `user` is a view of `node`, or a part of a view with several results."""
+    if user.target is operator.getitem:
+        return isinstance(value(node), (tuple, list)) and is_view(node)
+    return is_view(user) and user.args[0] is node
+
+
+def memory(node: fx.Node) -> set[fx.Node]:
+    """Every node that lies in the memory of `node`: all results' memory of a call with several."""
+    owner = base(node)
+    parts: Iterable[fx.Node] = owner.users
+    if owner.target is operator.getitem:
+        source = owner.args[0]
+        assert isinstance(source, fx.Node)
+        parts = (user for user in source.users if user.args == owner.args)
+    return aliases([owner, *(user for user in parts if user.target is operator.getitem)])
+
+
+def returned(node: fx.Node) -> bool:
+    """Whether the graph returns the node's value as it is."""
+    return any(user.op == "output" for user in node.users)
+
+
+def leaves(memory: Iterable[fx.Node]) -> bool:
+    """Whether somebody outside of the graph sees the memory: it is returned, or was there
+    before."""
+    return any(node.op != "call_function" or returned(node) for node in memory)
+
+
+def reads_absolute_offset(node: fx.Node) -> bool:
+    """Whether a node addresses its input's storage by a fixed offset."""
+    if node.target in (aten.as_strided.default, aten.as_strided_scatter.default):
+        return True
+    return node.target is torch.ops.higher_order.auto_functionalized_v2 and any(
+        name.endswith("_storage_offset") for name in node.kwargs
+    )
