@@ -6,6 +6,7 @@ more.
 
 from ascend_passes import npu
 from ascend_passes.backend import ascend_dense, explain, optimize, reports, reset
+from ascend_passes.compiled_graph import refresh
 from ascend_passes.decode import Decoder, decode_loop, waits_for_host
 from ascend_passes.options import OptionError, Options
 from ascend_passes.report import Report
@@ -22,6 +23,7 @@ __all__ = [
     "explain",
     "npu",
     "optimize",
+    "refresh",
     "reports",
     "reset",
     "waits_for_host",

@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from ascend_passes import trace
 from ascend_passes.capture.watch import host_reads
-from ascend_passes.compiled import CompiledGraph, Keep, Later, device_type, optimize_module
+from ascend_passes.compiled import Keep, Later, device_type, optimize_module
+from ascend_passes.compiled_graph import CompiledGraph
 from ascend_passes.exchange import failing_together
 from ascend_passes.graph import Context
 from ascend_passes.options import Options
@@ -56,16 +57,47 @@ def compile_graph(
 ) -> Callable[..., Any]:
     """Compile a Dynamo graph; `keep` receives the report of each variant when it is made."""
 
-    def compiler(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
-        static = trace.static_positions()
-        # A tensor subclass such as a DTensor becomes other inputs; then positions do not line up.
-        aligned = len(inputs) == len(example_inputs)
-        state = trace.module_state(gm, example_inputs, static) if aligned else ()
-        constants = constants_of(graph_module, example_inputs, state)
-        reads = tuple(host_reads(gm, device_type(graph_module.graph)))
-        return CompiledGraph(graph_module, example_inputs, options, constants, static, keep, reads)
+    # AOTAutograd keeps its compilers; what these hold must not keep the weights of today alive.
+    given = list(example_inputs)
 
-    return trace.compile_inference(gm, example_inputs, compiler)
+    def inference(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+        return compiled(graph_module, aligned_inputs(given, inputs), training=False)
+
+    def forward(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+        return compiled(graph_module, aligned_inputs(given, inputs), training=True)
+
+    def backward(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+        return CompiledGraph(graph_module, (), options, keep, training=True)
+
+    def compiled(
+        graph_module: fx.GraphModule, inputs: Sequence[Any], training: bool
+    ) -> Callable[..., Any]:
+        static = trace.static_positions()
+        known = inputs is given and not training
+        state = trace.module_state(gm, given, static) if known else ()
+        return CompiledGraph(
+            graph_module,
+            inputs,
+            options,
+            keep,
+            state=state,
+            static=static,
+            host_reads=tuple(host_reads(gm, device_type(graph_module.graph))),
+            training=training,
+        )
+
+    try:
+        return trace.compile_inference(gm, given, inference, forward=forward, backward=backward)
+    finally:
+        given.clear()
+
+
+def aligned_inputs(given: Sequence[Any], inputs: Sequence[Any]) -> Sequence[Any]:
+    """Dynamo's inputs, whose parameters are real, where AOTAutograd takes as many; else its own.
+
+    A tensor subclass such as a DTensor becomes other inputs; then positions do not line up.
+    """
+    return given if len(given) == len(inputs) else inputs
 
 
 def keep_quietly(report: Report, later: Later = Report) -> None:
@@ -81,24 +113,6 @@ def keep(report: Report, options: Options, later: Later = Report) -> None:
         print(report)
 
 
-def constants_of(
-    gm: fx.GraphModule, example_inputs: Sequence[Any], static: Sequence[int]
-) -> dict[str, Tensor]:
-    """Placeholder -> the parameter or buffer behind it, where positions tell which that is."""
-    placeholders = [node for node in gm.graph.nodes if node.op == "placeholder"]
-    if len(placeholders) != len(example_inputs):
-        return {}
-    found = {}
-    for index in static:
-        real, fake = example_inputs[index], placeholders[index].meta.get("val")
-        if not isinstance(real, Tensor) or isinstance(real, torch._subclasses.FakeTensor):
-            continue
-        if not isinstance(fake, Tensor) or tuple(real.shape) != tuple(fake.shape):
-            return {}
-        found[placeholders[index].name] = real
-    return found
-
-
 def optimize(
     gm: fx.GraphModule, example_inputs: Sequence[Any], options: Mapping[str, Any] | None = None
 ) -> Report:
@@ -106,19 +120,15 @@ def optimize(
 
     Args:
         gm: an inference graph of functional aten, with fake values in `meta["val"]`.
-        example_inputs: one value for each placeholder; real parameters tell more than fake ones.
+        example_inputs: one value for each placeholder. What parameters hold is not used: whoever
+            runs the graph would have to see that it stays so.
         options: see `docs/options.md`.
 
     Raises:
         OptionError, ExpectationError: as for `ascend_dense`.
     """
     chosen = Options.read(options)
-    constants = constants_of(
-        gm,
-        example_inputs,
-        [i for i, value in enumerate(example_inputs) if isinstance(value, torch.nn.Parameter)],
-    )
-    context = Context(chosen, plans(chosen)[0], constants, device_type(gm.graph))
+    context = Context(chosen, plans(chosen)[0], device=device_type(gm.graph))
     report = optimize_module(gm, context)
     keep(report, chosen)
     return report
@@ -137,13 +147,10 @@ def explain(
 
     def compiler(gm: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
         shapes = trace.example_results(gm)
+        inputs = aligned_inputs(example, inputs)
+        state = trace.static_positions() if inputs is example else ()
         compiled = CompiledGraph(
-            gm,
-            example,
-            chosen,
-            constants_of(gm, example, trace.static_positions()),
-            (),
-            lambda report, *_: found.append(report),
+            gm, inputs, chosen, lambda report, *_: found.append(report), state=state
         )
         if not compiled.variants:
             compiled.prepare(inputs)
@@ -156,7 +163,10 @@ def explain(
 
     def backend(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
         example[:] = example_inputs
-        return trace.compile_inference(gm, example_inputs, compiler)
+        try:
+            return trace.compile_inference(gm, example_inputs, compiler)
+        finally:
+            example.clear()
 
     torch._dynamo.reset()
     with torch.no_grad():

@@ -1,47 +1,76 @@
-"""One Dynamo graph at run time: its compiled variants, and which of them a call takes.
+"""One compiled variant of a traced graph: rewritten, folded, handed to what runs it, captured.
 
-A variant belongs to a plan (a range of token counts) and to the values of float inputs, which a
-compile with `dynamic=True` passes as tensors and the fused operators take as numbers.
+Where ranks share the graph's collectives, what only this rank's weights say must not change them:
+it is used where the graph that was rewritten without it has the same.
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, fx
 
-from ascend_passes import trace
-from ascend_passes.agreement import require_agreement
+from ascend_passes.agreement import digest, require_agreement
 from ascend_passes.capture import Fault, Runner, wrap
-from ascend_passes.cost import matmul_rows
-from ascend_passes.exchange import failing_together, shared_groups
+from ascend_passes.exchange import shared_groups
 from ascend_passes.execute import execute
-from ascend_passes.graph import Context, is_call, value
+from ascend_passes.graph import Context, value
+from ascend_passes.normalize import normalize
 from ascend_passes.options import Options
-from ascend_passes.passes.constants import (
-    FoldedValues,
-    facts_hold,
-    facts_of,
-    fold_constants,
-    merge_equal,
-)
+from ascend_passes.passes.constants import Folded, FoldedValues, fold_constants
+from ascend_passes.passes.facts import Facts, facts_of
 from ascend_passes.passes.hoist_rope import share_tables
+from ascend_passes.passes.merge_equal import merge_equal
 from ascend_passes.passes.quantized_decomposed import find_zero_points
-from ascend_passes.pipeline import check_expectations, copied, run_stages
-from ascend_passes.plan import Plan, divided, pick, plans
+from ascend_passes.pipeline import check_expectations, copied, guarded, run_stages
+from ascend_passes.plan import Plan
+from ascend_passes.rehearsal import DepartureError, Script, replaying
 from ascend_passes.report import Report
-from ascend_passes.scalars import scalar_positions, specialize_scalars
+from ascend_passes.scalars import specialize_scalars
 
 Later = Callable[[], Report]
 """What the runs of a compiled graph add to its report: captures, and what runs uncaptured."""
 Keep = Callable[[Report, Options, Later], None]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a variant is made from."""
+
+    gm: fx.GraphModule
+    """The traced graph, which stays as it is."""
+    options: Options
+    plan: Plan
+    keep: Keep
+    """Receives the report."""
+    device: str = "cpu"
+    constants: Mapping[str, Tensor] = field(default_factory=dict)
+    """Placeholder -> the parameter or buffer behind it, in the call that needs the variant."""
+    numbers: Mapping[int, float] = field(default_factory=dict)
+    """Position -> the value of a float input that the variant is for."""
+    static: tuple[int, ...] = ()
+    """Positions of the inputs that keep their memory between calls."""
+    host_reads: Sequence[Fault] = ()
+    training: bool = False
+    """Whether gradients are asked for: an optimizer then writes the parameters at each step, so
+    that nothing is kept of them."""
+
+    @property
+    def context(self) -> Context:
+        """What the passes know."""
+        return Context(self.options, self.plan, self.constants, self.device)
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """A graph after all passes."""
+
+    gm: fx.GraphModule
+    report: Report
+    folded: Folded | None
 
 
 @dataclass(frozen=True)
@@ -50,144 +79,154 @@ class Variant:
 
     run: Callable[..., Any]
     folded: FoldedValues | None
-    holds: Callable[[Sequence[Any]], bool]
-    """Whether what was assumed of the parameters' content is still true."""
+    facts: Facts
+    """What was assumed of the parameters' content."""
+    spare: Callable[[], Variant] | None = None
+    """Makes the variant without these facts, where no other rank may be asked for it."""
+    gain_from: int | None = None
+    """Tokens from which another variant is estimated to be faster."""
+
+    def __call__(self, inputs: Sequence[Any]) -> Any:
+        """Run it."""
+        return self.run(*inputs, *(self.folded(inputs) if self.folded is not None else ()))
+
+    def forget(self) -> None:
+        """Read the parameters again at the next call."""
+        self.facts.forget()
+        if self.folded is not None:
+            self.folded.forget()
 
 
-def optimize_module(gm: fx.GraphModule, context: Context, before: str = "") -> Report:
-    """Run the passes on a graph, in place, and check what the options expect of them.
+def optimize_module(gm: fx.GraphModule, context: Context) -> Report:
+    """Run the passes on a graph, in place, and check what the options expect of them."""
+    report = optimized(gm, context)
+    if not context.options.off:
+        check_expectations(report, context)
+    return report
 
-    Args:
-        gm: the graph.
-        context: what the passes know beside it.
-        before: its code where something was done to it already; else the code that it has now.
-    """
-    before = before or gm.code
+
+def optimized(gm: fx.GraphModule, context: Context) -> Report:
+    """Run the passes on a graph, in place."""
+    before = gm.code
     if context.options.off:
         return Report(
             notes=("switched off by ASCEND_PASSES_OFF",), graph_before=before, graph_after=before
         )
-    report = run_stages(gm, context)
-    report = replace(report, graph_before=before, graph_after=gm.code)
-    check_expectations(report, context)
-    return report
+    return replace(run_stages(gm, context), graph_before=before, graph_after=gm.code)
 
 
-def optimize_with_constants(gm: fx.GraphModule, context: Context) -> Report:
-    """`optimize_module` after the parameters that are equal by value became one."""
-    if not context.constants or context.options.off:
-        return optimize_module(gm, context)
-    before = gm.code
-    alike = {**merge_equal(gm.graph, context), **share_tables(gm.graph, context)}
-    merged = Report(fired={"merge_equal": len(alike)})
-    find_zero_points(gm.graph, context)
-    return merged + optimize_module(gm, context, before)
+def compile_variant(work: Work, script: Script, trust: bool = True) -> Variant:
+    """A variant for the calls that `work` describes.
+
+    Args:
+        work: what it is made from.
+        script: what other ranks have told so far, see `rehearsal`; empty at first.
+        trust: whether equal content of parameters may be used.
+
+    Raises:
+        AgreementError: ranks of a group would run different graphs.
+        ExpectationError: fewer fusions than the options expect.
+        ExecutorError: the chosen executor cannot run here, or cannot run this graph.
+    """
+    groups, context = shared_groups(work.gm.graph), work.context
+    require_agreement(work.gm.graph, context, groups, "the traced graph")
+    plain = rewritten(work, trust=trust and not groups)
+    made = with_facts(work, plain, script) if trust and groups else plain
+    if trust and not work.options.off:
+        check_expectations(made.report, context)
+    variant = finished(work, made)
+    # Once all of it has been done here, so that no rank runs before another one fails.
+    require_agreement(made.gm.graph, context, groups, "the rewritten graph")
+    # On what only this rank knows no plan may depend that the others have too.
+    decisions = plain.report.decisions
+    gain_from = next((choice.gain_from for choice in decisions if choice.gain_from), None)
+    without = replace(work, constants={})
+    spare = (lambda: finished(without, plain)) if made is not plain else None
+    return replace(variant, spare=spare, gain_from=gain_from)
 
 
-class CompiledGraph:
-    """Callable with the flat inputs of an inference graph; compiles a variant when a call first
-    needs it."""
+def with_facts(work: Work, plain: Rewritten, script: Script) -> Rewritten:
+    """The graph rewritten on what this rank's parameters hold, where it has the collectives of
+    `plain` and needed no other answers; else `plain`.
 
-    def __init__(
-        self,
-        gm: fx.GraphModule,
-        example_inputs: Sequence[Any],
-        options: Options,
-        constants: Mapping[str, Tensor],
-        static: Sequence[int],
-        keep: Keep,
-        host_reads: Sequence[Fault] = (),
-    ) -> None:
-        self.gm, self.options = gm, options
-        self.constants, self.static, self.keep = constants, static, keep
-        self.device, self.host_reads = device_type(gm.graph), host_reads
-        self.plans = plans(options)
-        self.tokens = token_counter(gm.graph)
-        aligned = len(example_inputs) == len(gm.graph.find_nodes(op="placeholder"))
-        self.scalars = scalar_positions(gm.graph, static) if aligned else ()
-        self.variants: dict[Any, Variant] = {}
-        self.lock = threading.Lock()
-        if len(self.plans) == 1 and not self.scalars and not options.flashcomm:
-            self.prepare(example_inputs)
+    So this rank can turn to `plain` at any call, and no other one has to know.
+    """
+    if not promising(work):
+        return plain
+    try:
+        with replaying(script):
+            groups = shared_groups(work.gm.graph)
+            require_agreement(work.gm.graph, work.context, groups, "the traced graph")
+            made = rewritten(work, trust=True)
+        alike = digest(made.gm.graph, work.context) == digest(plain.gm.graph, work.context)
+    except DepartureError:
+        alike = False
+    if alike:
+        return made if facts_of(made.gm.graph) else plain
+    note = "parameters of equal content stay apart: other ranks would have to know when they part"
+    return replace(plain, report=plain.report + Report(notes=(note,)))
 
-    def __call__(self, *inputs: Any) -> Any:
-        """Run the variant for these inputs."""
-        variant = self.prepare(inputs)
-        values = variant.folded(inputs) if variant.folded is not None else ()
-        return variant.run(*inputs, *values)
 
-    def prepare(self, inputs: Sequence[Any]) -> Variant:
-        """The variant for a call with these inputs, compiled if it is the first of its kind."""
-        numbers = tuple(float(inputs[index]) for index in self.scalars)
-        plan = pick(self.plans, self.tokens(inputs)) if len(self.plans) > 1 else self.plans[0]
-        key = (plan, numbers)
-        variant = self.variants.get(key)
-        if variant is not None and variant.holds(inputs):
-            return variant
-        with self.lock:
-            if variant is None and key in self.variants:
-                return self.variants[key]
-            # A parameter changed after it was found equal to another: compile without that
-            # knowledge.
-            with trace.outside_compilation(), failing_together(self.gm.graph):
-                made, gain_from = self.compile(plan, numbers, trust=variant is None)
-            self.variants[key] = made
-            if gain_from is None:
-                return made
-            # Below `gain_from` the variant stays; from there on another is worth its compilation.
-            self.plans = divided(self.plans, plan, gain_from)
-            self.variants[replace(plan, high=gain_from - 1), numbers] = made
-        return self.prepare(inputs)
+def promising(work: Work) -> bool:
+    """Whether a graph could be rewritten on what parameters hold."""
+    if not work.constants or work.options.off:
+        return False
+    graph, context = copied(work.gm.graph), work.context
+    for stage in (lambda graph, _: normalize(graph), *FACT_FINDERS):
+        stage(graph, context)
+    return bool(facts_of(graph))
 
-    def compile(
-        self, plan: Plan, numbers: tuple[float, ...], trust: bool
-    ) -> tuple[Variant, int | None]:
-        """A variant for a plan, and the tokens from which another is estimated to be faster.
 
-        `trust` says whether equal content of parameters may be used.
-        """
-        gm = fx.GraphModule(self.gm, copied(self.gm.graph))
-        specialize_scalars(gm.graph, dict(zip(self.scalars, numbers, strict=True)))
-        context = Context(self.options, plan, self.constants, self.device)
-        groups = shared_groups(gm.graph)
-        require_agreement(gm.graph, context, groups, "the traced graph")
-        report = optimize_with_constants(gm, context) if trust else optimize_module(gm, context)
-        folded = None if self.options.off else fold_constants(gm, context)
-        if folded is not None:
-            report = report + folded.report
-            report = replace(report, graph_after=gm.code)
-        if self.options.dump:
-            write_dump(Path(self.options.dump), report, plan)
-        count = len(self.gm.graph.find_nodes(op="placeholder"))
-        extra = range(count, count + (len(folded.outputs) if folded else 0))
-        values = [node.meta.get("val") for node in gm.graph.find_nodes(op="placeholder")]
-        static = (*self.static, *extra)
-        function = execute(gm, values, self.options, self.device, static)
-        function = wrap(
-            function,
-            gm,
-            self.options,
-            device=self.device,
-            static_positions=static,
-            host_reads=self.host_reads,
-        )
-        later = function.log.report if isinstance(function, Runner) else Report
-        self.keep(report, self.options, later)
-        # Once all of it has been done here, so that no rank runs before another one fails.
-        require_agreement(gm.graph, context, groups, "the rewritten graph")
-        facts = facts_of(gm.graph)
-        positions = {node.name: i for i, node in enumerate(gm.graph.find_nodes(op="placeholder"))}
+FACT_FINDERS = (share_tables, find_zero_points, merge_equal)
 
-        def holds(inputs: Sequence[Any]) -> bool:
-            tensors = {name: inputs[positions[name]] for fact in facts for name in fact.names}
-            return facts_hold(facts, tensors)
 
-        variant = Variant(
-            function,
-            FoldedValues(folded) if folded is not None else None,
-            holds if facts else lambda inputs: True,
-        )
-        return variant, next((d.gain_from for d in report.decisions if d.gain_from), None)
+def rewritten(work: Work, trust: bool) -> Rewritten:
+    """A copy of the graph after all passes."""
+    gm, context = fx.GraphModule(work.gm, copied(work.gm.graph)), work.context
+    if work.options.off:
+        return Rewritten(gm, optimized(gm, context), None)
+    put_in = lambda: specialize_scalars(gm.graph, work.numbers)  # noqa: E731
+    _, said = guarded("specialize_scalars", gm, context, put_in)
+    said = said + optimized(gm, context if trust else replace(context, constants={}))
+    if work.training:
+        return Rewritten(gm, said, None)
+    folded, failed = guarded("fold_constants", gm, context, lambda: fold_constants(gm, context))
+    said = said + failed + (folded.report if folded is not None else Report())
+    return Rewritten(gm, replace(said, graph_after=gm.code), folded)
+
+
+def finished(work: Work, made: Rewritten) -> Variant:
+    """The variant that runs a rewritten graph; its report is kept."""
+    gm, context, inputs = made.gm, work.context, made.gm.graph.find_nodes(op="placeholder")
+    added = len(made.folded.outputs) if made.folded is not None else 0
+    static = (*work.static, *range(len(inputs) - added, len(inputs)))
+    values = [node.meta.get("val") for node in inputs]
+    function, failed = guarded(
+        "execute", gm, context, lambda: execute(gm, values, work.options, work.device, static)
+    )
+    plain = function or gm.forward
+    captured, uncaptured = guarded("capture", gm, context, lambda: capture(work, plain, gm, static))
+    report = made.report + failed + uncaptured
+    if work.options.dump:
+        write_dump(Path(work.options.dump), report, work.plan)
+    work.keep(report, work.options, captured.log.report if isinstance(captured, Runner) else Report)
+    positions = {node.name: index for index, node in enumerate(inputs)}
+    folded = FoldedValues(made.folded) if made.folded is not None else None
+    return Variant(captured or plain, folded, Facts(facts_of(gm.graph), positions))
+
+
+def capture(
+    work: Work, function: Callable[..., Any], gm: fx.GraphModule, static: tuple[int, ...]
+) -> Callable[..., Any]:
+    """The function with capture as the options ask."""
+    return wrap(
+        function,
+        gm,
+        work.options,
+        device=work.device,
+        static_positions=static,
+        host_reads=work.host_reads,
+    )
 
 
 def device_type(graph: fx.Graph) -> str:
@@ -197,40 +236,6 @@ def device_type(graph: fx.Graph) -> str:
         if isinstance(fake, Tensor) and fake.device.type not in ("cpu", "meta"):
             return str(fake.device.type)
     return "cpu"
-
-
-def token_counter(graph: fx.Graph) -> Callable[[Sequence[Any]], int]:
-    """A function from a call's inputs to its token count: the rows that the embedding looks up.
-
-    A graph without an embedding, such as a later part of a pipeline, counts the rows of its first
-    matmul; one without either those of its first input with a symbolic size.
-    """
-    for count in row_counts(graph):
-        if isinstance(count, int):
-            return functools.partial(fixed, count)
-        with contextlib.suppress(KeyError):  # the rows are not read off an input
-            return trace.size_of_inputs(count, graph)
-    return functools.partial(fixed, 1)
-
-
-def row_counts(graph: fx.Graph) -> Iterator[int | torch.SymInt]:
-    """What may be a graph's token count, the most telling first."""
-    lookups = [node for node in graph.nodes if is_call(node, torch.ops.aten.embedding.default)]
-    if lookups:
-        yield value(lookups[0].args[1]).numel()
-    rows = matmul_rows(graph)
-    if rows is not None:
-        yield rows
-    for node in graph.find_nodes(op="placeholder"):
-        fake = value(node)
-        sizes: Sequence[Any] = fake.shape if isinstance(fake, Tensor) else ()
-        if any(isinstance(size, torch.SymInt) for size in sizes):
-            yield sizes[0] if len(sizes) < 3 else sizes[0] * sizes[1]
-
-
-def fixed(count: int, inputs: Sequence[Any]) -> int:
-    """The token count of a graph that has one only."""
-    return count
 
 
 def write_dump(folder: Path, report: Report, plan: Plan) -> None:

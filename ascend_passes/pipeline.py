@@ -6,27 +6,33 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from torch import fx
 
 from ascend_passes.exchange import AgreementError
+from ascend_passes.execute import ExecutorError
 from ascend_passes.graph import Context
 from ascend_passes.normalize import normalize
 from ascend_passes.options import OptionError, switched_on
 from ascend_passes.passes.deduplicate import deduplicate
 from ascend_passes.passes.eliminate_zeros import eliminate_zeros
 from ascend_passes.passes.grouped_attention import grouped_attention
-from ascend_passes.passes.hoist_rope import hoist_rope
+from ascend_passes.passes.hoist_rope import hoist_rope, share_tables
 from ascend_passes.passes.matmul_collective import matmul_collective
+from ascend_passes.passes.merge_equal import merge_equal
 from ascend_passes.passes.prefetch import prefetch
 from ascend_passes.passes.quantized_decomposed import quantized_decomposed
 from ascend_passes.passes.reinplace import reinplace
 from ascend_passes.passes.sequence_parallel import sequence_parallel
 from ascend_passes.passes.vllm_operators import vllm_operators
 from ascend_passes.registry import rules
+from ascend_passes.rehearsal import DepartureError
 from ascend_passes.report import Report
 from ascend_passes.rewrite import rewrite
 from ascend_passes.rule import Rule, RuleError
+
+Result = TypeVar("Result")
 
 
 class ExpectationError(RuntimeError):
@@ -58,11 +64,14 @@ def recognizes(rule: Rule) -> bool:
 
 STAGES = (
     Stage("normalize", lambda graph, context: normalize(graph, context.options.strict)),
+    Stage("share_tables", share_tables),
     Stage("vllm_operators", vllm_operators),
     Stage("quantized_decomposed", quantized_decomposed),
     Stage("hoist_rope", hoist_rope),
+    Stage("merge_equal", merge_equal),
     Stage("deduplicate", deduplicate),
     Stage("recognize", recognize),
+    Stage("merge_equal", merge_equal),
     Stage("deduplicate", deduplicate),
     Stage("sequence_parallel", sequence_parallel),
     Stage("fuse", fuse),
@@ -72,6 +81,8 @@ STAGES = (
     Stage("prefetch", prefetch),
     Stage("reinplace", reinplace),
 )
+PASSED_ON = (AgreementError, DepartureError, ExecutorError, OptionError, RuleError)
+"""Errors that are no fault of a pass."""
 INTERMEDIATE = ("recognize",)
 """Stages whose misses a later stage tries again, so that only the later ones count."""
 
@@ -95,9 +106,9 @@ def run_stages(gm: fx.GraphModule, context: Context) -> Report:
         if failed is None:
             break
         name, error = failed
-        if context.options.strict or isinstance(error, (AgreementError, OptionError, RuleError)):
+        if context.options.strict or isinstance(error, PASSED_ON):
             raise error
-        skipped[name] = f"{name} failed and was left out: {type(error).__name__}: {error}"
+        skipped[name] = left_out(name, error)
         gm.graph = copied(original)
     gm.graph.lint()
     gm.recompile()
@@ -122,6 +133,30 @@ def attempt(
         found = replace(found, errors=tuple(e for e in found.errors if e not in report.errors))
         report = report + found + Report(seconds={stage.name: time.perf_counter() - start})
     return report, None
+
+
+def guarded(
+    name: str, gm: fx.GraphModule, context: Context, step: Callable[[], Result]
+) -> tuple[Result | None, Report]:
+    """What a step beside the stages gives; where it raises, None, and the graph is as it was.
+
+    Raises:
+        Exception: as for `run_stages`.
+    """
+    original = copied(gm.graph)
+    try:
+        return step(), Report()
+    except Exception as error:  # a failing pass never breaks the user's model
+        if context.options.strict or isinstance(error, PASSED_ON):
+            raise
+        gm.graph = original
+        gm.recompile()
+        return None, Report(errors=(left_out(name, error),))
+
+
+def left_out(name: str, error: Exception) -> str:
+    """The line of a report for a step that failed."""
+    return f"{name} failed and was left out: {type(error).__name__}: {error}"
 
 
 def copied(graph: fx.Graph) -> fx.Graph:

@@ -2,12 +2,14 @@
 
 With `dynamic=True` Dynamo passes a module's floats, such as an epsilon, as float64 tensors of no
 dims on the CPU, and the arithmetic around them as casts. A variant is compiled for their values,
-which each call checks.
+which each call checks. A float that keeps changing, such as a temperature, stays an input.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -18,6 +20,42 @@ aten = torch.ops.aten
 CASTS = (torch.ops.prims.convert_element_type.default, aten._to_copy.default)
 TAKES_NUMBER = (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor)
 COMMUTES = (aten.add.Tensor, aten.mul.Tensor)
+
+MOST_VALUES = 4
+"""Combinations of values that variants are compiled for, before those that changed stay inputs."""
+Key = tuple[tuple[int, bytes], ...]
+"""Position and bits of each number that a variant is compiled for: NaN is itself, -0.0 is not
+0.0."""
+
+
+class Numbers:
+    """Which float inputs variants are compiled for, by what calls have brought so far."""
+
+    def __init__(self, positions: Sequence[int]) -> None:
+        self.positions = tuple(positions)
+        self.seen: set[Key] = set()
+
+    def key(self, inputs: Sequence[Any]) -> Key:
+        """What a call brings."""
+        return tuple((index, struct.pack("d", float(inputs[index]))) for index in self.positions)
+
+    def settle(self, key: Key) -> Key:
+        """The key to compile for where a call brings something new: it may be shorter from now
+        on."""
+        if key in self.seen or len(self.seen) < MOST_VALUES:
+            self.seen.add(key)
+            return key
+        first = dict(key)
+        changed = {index for other in self.seen for index, bits in other if first[index] != bits}
+        self.positions = tuple(index for index in self.positions if index not in changed)
+        shorter = tuple(part for part in key if part[0] not in changed)
+        self.seen = {shorter}
+        return shorter
+
+
+def values_of(key: Key) -> dict[int, float]:
+    """The numbers of a key by position."""
+    return {index: struct.unpack("d", bits)[0] for index, bits in key}
 
 
 def scalar_positions(graph: fx.Graph, static: Sequence[int]) -> tuple[int, ...]:

@@ -30,22 +30,35 @@ Compiler = Callable[[fx.GraphModule, Sequence[Any]], Callable[..., Any]]
 
 
 def compile_inference(
-    gm: fx.GraphModule, example_inputs: Sequence[Any], compiler: Compiler
+    gm: fx.GraphModule,
+    example_inputs: Sequence[Any],
+    compiler: Compiler,
+    *,
+    forward: Compiler | None = None,
+    backward: Compiler | None = None,
 ) -> Callable[..., Any]:
     """Run AOTAutograd over a Dynamo graph and hand its functional inference graph to `compiler`.
 
-    Input mutations stay in the graph as `copy_`. A graph that needs gradients is compiled through
-    the same function for its forward and backward parts.
+    Input mutations stay in the graph as `copy_`. A graph that needs gradients is compiled in two
+    parts, by `forward` and `backward` where these are given.
     """
+    compiled: Callable[..., Any] = aot_autograd(
+        fw_compiler=boxed(forward or compiler),
+        bw_compiler=boxed(backward or compiler),
+        inference_compiler=boxed(compiler),
+        keep_inference_input_mutations=True,
+    )(gm, list(example_inputs))
+    return compiled
 
-    def boxed(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+
+def boxed(compiler: Compiler) -> Compiler:
+    """The compiler, whose results take their inputs in one list, as AOTAutograd calls them."""
+
+    def compile_boxed(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
         compiled = compiler(graph_module, inputs)
         return compiled if getattr(compiled, "_boxed_call", False) else make_boxed_func(compiled)
 
-    compiled: Callable[..., Any] = aot_autograd(
-        fw_compiler=boxed, inference_compiler=boxed, keep_inference_input_mutations=True
-    )(gm, list(example_inputs))
-    return compiled
+    return compile_boxed
 
 
 def compile_piece(
@@ -124,6 +137,14 @@ def compiling(values: Sequence[Any]) -> Iterator[list[Any]]:
     fakes = [mode.from_tensor(v) if isinstance(v, Tensor) else v for v in values]
     with tracing(TracingContext(mode)), mode:
         yield fakes
+
+
+@contextlib.contextmanager
+def unobserved() -> Iterator[None]:
+    """Compute with real values unseen by the caller's modes, which watch or change what it
+    computes."""
+    with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch(), torch.no_grad():
+        yield
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from ascend_passes import OptionError, Options, pipeline
 from ascend_passes.pipeline import ExpectationError, Stage
 from ascend_passes.registry import find, rules
 from ascend_passes.rule import RuleError
+from ascend_passes.scalars import MOST_VALUES
 
 H = 64
 
@@ -261,6 +262,47 @@ def test_a_changed_epsilon_counts_under_dynamic_sizes():
         agrees(step, model, x)
     assert torch.equal(step(x), before)
     assert all(report.fired["rms_norm"] == 1 for report in ascend_passes.reports())
+
+
+def bits(tensor):
+    return tensor.view(torch.int32)
+
+
+@torch.no_grad()
+def test_a_float_that_keeps_changing_compiles_a_few_times_only():
+    run = lambda x, t: torch.softmax(x / t, -1)  # noqa: E731
+    step = compiled(run, dynamic=True)
+    x = torch.randn(5, H)
+    for index in range(12):
+        t = 0.5 + index / 8
+        assert torch.equal(bits(step(x, t)), bits(run(x, t)))
+    assert len(ascend_passes.reports()) == MOST_VALUES + 1
+
+
+@torch.no_grad()
+def test_an_epsilon_beside_a_float_that_keeps_changing_still_fuses():
+    model = Norm()
+    run = lambda x, t: model(x / t)  # noqa: E731
+    step = compiled(run, dynamic=True)
+    x = torch.randn(5, H)
+    for index in range(8):
+        torch.testing.assert_close(step(x, 0.5 + index), run(x, 0.5 + index), atol=1e-5, rtol=1e-5)
+    assert len(ascend_passes.reports()) <= MOST_VALUES + 1
+    assert all(report.fired["rms_norm"] == 1 for report in ascend_passes.reports())
+
+
+@pytest.mark.parametrize("dynamic", [None, True])
+@torch.no_grad()
+def test_floats_are_told_apart_by_their_bits(dynamic):
+    run = lambda x, t: 1 / (x * t)  # noqa: E731
+    step = compiled(run, dynamic=dynamic)
+    x = torch.tensor([1.0, -2.0, 3.0])
+    values = [0.5, 0.0, -0.0, float("nan"), float("inf"), float("nan"), -0.0, 0.0, 0.25, 2.0]
+    for t in values:
+        got, wanted = step(x, t), run(x, t)
+        assert torch.equal(got.isnan(), wanted.isnan())
+        assert torch.equal(bits(got.nan_to_num()), bits(wanted.nan_to_num())), t
+    assert len(ascend_passes.reports()) <= MOST_VALUES + 3
 
 
 class Twins(nn.Module):

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, fx
 
 from ascend_passes import trace
-from ascend_passes.backend import constants_of
-from ascend_passes.compiled import device_type, optimize_with_constants
+from ascend_passes.compiled import device_type, optimize_module
+from ascend_passes.compiled_graph import constants_of
 from ascend_passes.graph import Context
 from ascend_passes.models.generate import Forward
 from ascend_passes.options import Options
@@ -66,7 +66,7 @@ def exact_forward(model: Forward, options: Mapping[str, Any]) -> Forward:
             device = device_type(graph_module.graph)
             context = Context(chosen, plans(chosen)[0], constants, device)
             with trace.outside_compilation():
-                report = optimize_with_constants(graph_module, context)
+                report = optimize_module(graph_module, context)
             if report.errors:
                 raise RuntimeError("; ".join(report.errors))
             program = Exact(graph_module)

@@ -1,19 +1,20 @@
-"""Work on parameters alone leaves the step; facts about parameters' content are checked each call.
+"""Work on parameters alone leaves the step.
 
 `fold_constants` moves what is computed from parameters into a prologue, which runs again only when
-a source has changed. `merge_equal` lets parameters of equal content share one input; it records the
-`Fact` on the placeholder, and the caller runs the unmerged graph when `facts_hold` says no.
+a source has changed.
 """
 
 from __future__ import annotations
 
 import operator
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, fx
 
+from ascend_passes.content import Snapshot, comparable
 from ascend_passes.graph import (
     Context,
     base,
@@ -24,19 +25,15 @@ from ascend_passes.graph import (
     written,
 )
 from ascend_passes.normalize import remove_dead
-from ascend_passes.options import MEBIBYTE
+from ascend_passes.options import MEBIBYTE, switched_on
 from ascend_passes.report import Miss, Report
-from ascend_passes.trace import not_faking
 
 VALUE_LIMIT = MEBIBYTE
-"""Bytes of one folded value: its source stays in memory beside it, so weights are not folded."""
+"""Bytes of one folded value, and of the sources that a CPU compares for it at each call."""
 TOTAL_LIMIT = 64 * MEBIBYTE
-"""Bytes of all folded values of a graph."""
-EQUAL_LIMIT = 65536
-"""Elements of a tensor that is compared with others unless a pass asks for it by name."""
-FACT = "ascend_fact"
-"""Key of a placeholder's meta entry that holds its `Fact`."""
-State = tuple[int, int]
+"""Bytes of all folded values of a graph, and of all the sources that a CPU compares."""
+NAMESPACES = ("aten", "prims", "npu", "quantized_decomposed")
+"""Whose operators compute the same from the same; one of the user's own may count its calls."""
 
 
 @dataclass(frozen=True)
@@ -57,21 +54,18 @@ class FoldedValues:
     """Runs the prologue when a source has changed, into memory that keeps its address."""
 
     folded: Folded
-    state: tuple[State, ...] | None = None
+    snapshot: Snapshot | None = None
     values: list[Tensor] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """The values for the new placeholders, given the graph's other inputs.
-
-        Writes through `Tensor.data` and by the replay of a device graph leave no trace that could
-        be seen; call `reset` after one.
-        """
+        """The values for the new placeholders, given the graph's other inputs."""
         sources = [inputs[index] for index in self.folded.positions]
-        state = tuple(map(state_of, sources))
-        if state != self.state:
-            with torch.no_grad():
+        if self.snapshot is None or not self.snapshot.matches(sources):
+            with self.lock, torch.inference_mode(False), torch.no_grad():
+                snapshot = Snapshot(sources)
                 self.store(self.folded.prologue(*sources))
-            self.state = state
+                self.snapshot = snapshot
         return self.values
 
     def store(self, values: Sequence[Tensor]) -> None:
@@ -86,23 +80,9 @@ class FoldedValues:
         for old, new in zip(self.values, values, strict=True):
             old.copy_(new)
 
-    def reset(self) -> None:
+    def forget(self) -> None:
         """Run the prologue again at the next call."""
-        self.state = None
-
-
-@dataclass(frozen=True)
-class Fact:
-    """Parameters that had equal content when a graph was rewritten on the strength of it."""
-
-    names: tuple[str, ...]
-    """Placeholders: the one that is used, then the one that it replaces."""
-    states: tuple[State, ...]
-
-
-def state_of(tensor: Tensor) -> State:
-    """Address and version: both stay as long as nobody writes or exchanges the tensor."""
-    return tensor.data_ptr(), tensor._version
+        self.snapshot = None
 
 
 def fold_constants(gm: fx.GraphModule, context: Context, layouts: bool = False) -> Folded | None:
@@ -113,69 +93,122 @@ def fold_constants(gm: fx.GraphModule, context: Context, layouts: bool = False) 
         context: `constants` names the inputs that are parameters or buffers.
         layouts: also fold copies of whole weights in another layout; they double the memory.
     """
+    if not switched_on("fold_constants", context.options.passes):
+        return None
     graph = gm.graph
     inputs = graph.find_nodes(op="placeholder")
-    constant = constant_nodes(graph, context)
+    sources = constant_nodes(graph, context)
     chosen: list[fx.Node] = []
     misses: list[Miss] = []
-    total = 0
-    for node in (n for n in graph.nodes if n in constant and n not in inputs):
-        if base(node) in inputs or all(user in constant for user in node.users):
-            continue
+    used, compared = 0, Compared(context)
+    for node in candidates(sources):
         size = value(node).nbytes
-        if not layouts and (size > VALUE_LIMIT or total + size > TOTAL_LIMIT):
+        reason = None if layouts else compared.refusal(sources[node])
+        if not layouts and (size > VALUE_LIMIT or used + size > TOTAL_LIMIT):
             reason = "it would stay in memory beside its source: over 1 MiB, or 64 MiB in all"
+        if reason is not None:
             misses.append(Miss("fold_constants", node.name, place(node), reason))
             continue
-        total += size
+        compared.add(sources[node])
+        used += size
         chosen.append(node)
     if not chosen:
         return None
-    prologue, sources = extract(gm, chosen, inputs)
+    prologue, read = extract(gm, chosen, inputs)
     names = tuple(new_inputs(graph, chosen, inputs))
     gm.recompile()
-    note = f"{len(chosen)} values of {total} bytes are computed once, not in each step"
+    note = f"{len(chosen)} values of {used} bytes are computed once, not in each step"
     report = Report({"fold_constants": len(chosen)}, tuple(misses), notes=(note,))
-    return Folded(prologue, tuple(inputs.index(node) for node in sources), names, report)
+    return Folded(prologue, tuple(inputs.index(node) for node in read), names, report)
 
 
-def constant_nodes(graph: fx.Graph, context: Context) -> set[fx.Node]:
-    """The parameters, and the pure nodes that are computed from nothing else."""
+class Compared:
+    """The bytes that each call compares, since only content tells that a CPU's tensors changed."""
+
+    def __init__(self, context: Context) -> None:
+        self.constants = context.constants
+        self.sources: set[fx.Node] = set()
+
+    def refusal(self, sources: Iterable[fx.Node]) -> str | None:
+        """Why a value of these sources should not be folded."""
+        every = {*sources, *self.sources}
+        if self.size(sources) <= VALUE_LIMIT and self.size(every) <= TOTAL_LIMIT:
+            return None
+        return "its sources would be compared at each call: over 1 MiB, or 64 MiB in all"
+
+    def size(self, sources: Iterable[fx.Node]) -> int:
+        """Bytes of the sources that are on the CPU."""
+        tensors = [self.constants[str(node.target)] for node in sources]
+        return sum(tensor.nbytes for tensor in tensors if tensor.device.type == "cpu")
+
+    def add(self, sources: Iterable[fx.Node]) -> None:
+        """Count sources from now on."""
+        self.sources |= set(sources)
+
+
+def candidates(sources: Mapping[fx.Node, frozenset[fx.Node]]) -> list[fx.Node]:
+    """The tensors that others than constants read, but for views of the parameters.
+
+    Of an operator with several results each is one; where the graph returns another of them, the
+    operator stays for that one. An expanded tensor has no memory of its own to be kept in, so that
+    what it expands is kept.
+    """
+    found: dict[fx.Node, None] = {}
+    for node in sources:
+        if base(node).op == "placeholder" or not isinstance(value(node), Tensor):
+            continue
+        if any(user not in sources for user in node.users):
+            found[base(node) if overlaps(value(node)) else node] = None
+    return list(found)
+
+
+def overlaps(tensor: Tensor) -> bool:
+    """Whether two elements of a tensor may lie at one place."""
+    extent = 1
+    steps = zip(tensor.stride(), tensor.shape, strict=True)
+    for stride, size in sorted(step for step in steps if step[1] > 1):
+        if stride < extent:
+            return True
+        extent += stride * (size - 1)
+    return False
+
+
+def constant_nodes(graph: fx.Graph, context: Context) -> dict[fx.Node, frozenset[fx.Node]]:
+    """The parameters, and the pure nodes that come from nothing else, each with its sources."""
     changed = {base(target) for node in graph.nodes for target in written(node)}
     returned = {base(node) for node in graph.output_node().all_input_nodes}
-    found: set[fx.Node] = set()
+    found: dict[fx.Node, frozenset[fx.Node]] = {}
     for node in graph.nodes:
         if base(node) in changed:
             continue
         if node.op == "placeholder":
-            if keeps_track(context.constants.get(str(node.target))):
-                found.add(node)
-        elif (
-            base(node) not in returned and foldable(node) and found.issuperset(node.all_input_nodes)
-        ):
-            found.add(node)
+            if comparable(context.constants.get(str(node.target))):
+                found[node] = frozenset([node])
+        elif base(node) not in returned and foldable(node):
+            known = [found.get(source) for source in node.all_input_nodes]
+            if None not in known:
+                found[node] = frozenset().union(*filter(None, known))
     return found
-
-
-def keeps_track(tensor: Tensor | None) -> bool:
-    """Whether there is a tensor, and its version counts writes; inference tensors have none."""
-    return tensor is not None and not tensor.is_inference()
 
 
 def foldable(node: fx.Node) -> bool:
     """Whether a node gives the same for the same inputs, and tensors of known size only."""
     if node.op != "call_function" or has_effect(node):
         return False
-    if node.target is not operator.getitem:
-        target = node.target
-        if not isinstance(target, torch._ops.OpOverload) or target.namespace.startswith("_c10d"):
+    target = node.target
+    if target is not operator.getitem:
+        if not isinstance(target, torch._ops.OpOverload) or target.namespace not in NAMESPACES:
             return False
         if torch.Tag.nondeterministic_seeded in target.tags or "empty" in operator_name(node):
             return False
     fake = value(node)
-    if isinstance(fake, (tuple, list)):
-        return all(isinstance(part, Tensor) for part in fake)
-    return isinstance(fake, Tensor) and all(isinstance(size, int) for size in fake.shape)
+    parts = fake if isinstance(fake, (tuple, list)) else (fake,)
+    return all(isinstance(part, Tensor) and fixed_size(part) for part in parts)
+
+
+def fixed_size(tensor: Tensor) -> bool:
+    """Whether no size of a tensor is a symbol."""
+    return all(isinstance(size, int) for size in tensor.shape)
 
 
 def extract(
@@ -212,61 +245,3 @@ def new_inputs(
         last = new
         yield str(new.target)
     remove_dead(graph)
-
-
-def merge_equal(
-    graph: fx.Graph, context: Context, names: Iterable[str] | None = None
-) -> Mapping[str, str]:
-    """Let parameters of equal content share one placeholder; merged name -> the one that is used.
-
-    Args:
-        graph: edited in place; the merged placeholders stay, unused.
-        context: `constants` holds the content.
-        names: what to compare, of any size; otherwise every parameter of at most 65536 elements.
-    """
-    inputs = {str(node.target): node for node in graph.find_nodes(op="placeholder")}
-    changed = {base(target) for node in graph.nodes for target in written(node)}
-    groups: dict[tuple[object, ...], list[str]] = {}
-    merged: dict[str, str] = {}
-    for name in inputs if names is None else names:
-        tensor = context.constants.get(name)
-        if tensor is None or not keeps_track(tensor) or inputs[name] in changed:
-            continue
-        if names is None and tensor.numel() > EQUAL_LIMIT:
-            continue
-        alike = groups.setdefault(
-            (tensor.dtype, tensor.device, tuple(tensor.shape), tensor.stride()), []
-        )
-        twin = next((n for n in alike if equal_bits(context.constants[n], tensor)), None)
-        if twin is None:
-            alike.append(name)
-            continue
-        states = (state_of(context.constants[twin]), state_of(tensor))
-        inputs[name].meta[FACT] = Fact((twin, name), states)
-        inputs[name].replace_all_uses_with(inputs[twin])
-        merged[name] = twin
-    return merged
-
-
-def equal_bits(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors of one shape and dtype hold the same bits; -0.0 is not 0.0."""
-    if one.device.type == "meta":
-        return False
-    if one is other or (one.data_ptr() == other.data_ptr() and one.stride() == other.stride()):
-        return True
-    with not_faking():
-        a, b = (t.detach().contiguous().reshape(-1).view(torch.uint8) for t in (one, other))
-        return torch.equal(a, b)
-
-
-def facts_of(graph: fx.Graph) -> tuple[Fact, ...]:
-    """The facts that a graph was rewritten on."""
-    inputs = graph.find_nodes(op="placeholder")
-    return tuple(node.meta[FACT] for node in inputs if FACT in node.meta)
-
-
-def facts_hold(facts: Iterable[Fact], tensors: Mapping[str, Tensor]) -> bool:
-    """Whether none of the tensors has been written or exchanged since; looks at no content."""
-    return all(
-        tuple(state_of(tensors[name]) for name in fact.names) == fact.states for fact in facts
-    )

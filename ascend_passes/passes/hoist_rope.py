@@ -8,22 +8,24 @@ share one. Tables, positions or styles that differ stay apart.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from ascend_passes import npu  # noqa: F401  # defines the operators
 from ascend_passes.arguments import arguments
+from ascend_passes.content import comparable, same_bits
 from ascend_passes.graph import Context, place
 from ascend_passes.normalize import remove_dead
-from ascend_passes.passes.constants import merge_equal
+from ascend_passes.passes.facts import untouched
 from ascend_passes.passes.in_place import (
     AUTO_FUNCTIONALIZED,
     AUTO_FUNCTIONALIZED_V2,
     readers,
 )
+from ascend_passes.passes.merge_equal import Pair, layout, share
 from ascend_passes.passes.site import Refused, Site
 from ascend_passes.passes.vllm_translations import rotary_embedding
 from ascend_passes.report import Miss, Report
@@ -87,17 +89,29 @@ def spell_out(node: fx.Node, context: Context) -> str | None:
     return None
 
 
-def share_tables(graph: fx.Graph, context: Context) -> Mapping[str, str]:
-    """Let lookups in tables of equal content read one table; merged name -> the one that is read.
+def share_tables(graph: fx.Graph, context: Context) -> Report:
+    """Let lookups in tables of equal content read one table, whatever its size, in place.
 
-    The content is compared once, bit by bit; the facts lie on the placeholders as in `merge_equal`.
+    The content is compared bit by bit, and again at each call: the facts lie on the placeholders.
     """
-    tables = {
-        str(source.target): None
-        for node in graph.nodes
-        if isinstance(source := table_of(node), fx.Node) and source.op == "placeholder"
-    }
-    return merge_equal(graph, context, tables)
+    constants = {n: t for n, t in untouched(graph, context).items() if comparable(t)}
+    tables = dict.fromkeys(
+        source for node in graph.nodes if (source := table_of(node)) in constants
+    )
+    pairs = equal_pairs({node: constants[node] for node in tables})
+    return Report(fired={"share_tables": share(pairs, constants)})
+
+
+def equal_pairs(tables: Mapping[fx.Node, Tensor]) -> Iterator[Pair]:
+    """Each table that has the content of an earlier one, with that one in front of it."""
+    known: dict[Any, list[fx.Node]] = {}
+    for node, table in tables.items():
+        alike = known.setdefault(layout(table), [])
+        twin = next((other for other in alike if same_bits(tables[other], table)), None)
+        if twin is None:
+            alike.append(node)
+        else:
+            yield twin, node
 
 
 def table_of(node: fx.Node) -> Any:

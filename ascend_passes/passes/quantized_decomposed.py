@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch import fx
 
-from ascend_passes.graph import Context, base, is_call, operator_name, value, written
-from ascend_passes.passes.constants import FACT, Fact, keeps_track, state_of
+from ascend_passes.content import all_zero, comparable
+from ascend_passes.graph import Context, is_call, operator_name, value, written
 from ascend_passes.passes.eliminate_zeros import filled_with
+from ascend_passes.passes.facts import Fact, record, untouched
 from ascend_passes.passes.in_place import named_arguments
 from ascend_passes.passes.site import Arguments, Site, Translation, refuse_unless
 from ascend_passes.passes.vllm_operators import translate
 from ascend_passes.report import Report
-from ascend_passes.trace import not_faking
 from ascend_passes.wording import short
 
 aten = torch.ops.aten
@@ -37,34 +37,22 @@ ZERO = "ascend_zero"
 
 def quantized_decomposed(graph: fx.Graph, context: Context) -> Report:
     """Translate the operators in place; `fired` counts each by its name."""
+    find_zero_points(graph, context)
     return translate(graph, context, TRANSLATIONS, "quantized_decomposed")
 
 
-def find_zero_points(graph: fx.Graph, context: Context) -> int:
+def find_zero_points(graph: fx.Graph, context: Context) -> None:
     """Mark the parameters that are zero points of zero, and record that the graph rests on it.
 
     The NPU's matmul takes symmetric weights, and only the content of a parameter says whether a
-    checkpoint's are. Returns how many were found.
+    checkpoint's are.
     """
     calls = [named_arguments(n) for n in graph.nodes if operator_name(n) in TRANSLATIONS]
     points = {given.get("zero_points", given.get("zero_point")) for given in calls}
-    changed = {base(target) for node in graph.nodes for target in written(node)}
-    found = 0
-    for node in graph.find_nodes(op="placeholder"):
-        tensor = context.constants.get(str(node.target))
-        if node not in points or node in changed or tensor is None or not keeps_track(tensor):
-            continue
-        if tensor.device.type == "meta":
-            continue
-        with not_faking():
-            zero = not bool(tensor.any())
-        if zero:
-            known = node.meta.get(FACT, Fact((), ()))
-            name, state = str(node.target), state_of(tensor)
-            node.meta[FACT] = Fact((*known.names, name), (*known.states, state))
+    for node, tensor in untouched(graph, context).items() if points else ():
+        if node in points and comparable(tensor) and all_zero(tensor):
+            record(node, Fact(str(node.target)))
             node.meta[ZERO] = True
-            found += 1
-    return found
 
 
 def is_zero(argument: Any) -> bool:

@@ -15,6 +15,7 @@ from stacks import Kind, Stack
 
 from ascend_passes import agreement, exchange
 from ascend_passes import compiled as pipeline_compiled
+from ascend_passes.execute import ExecutorError
 
 SECONDS = 60
 """Compiling on a busy machine included; a collective that nobody joins would wait for minutes."""
@@ -53,7 +54,7 @@ def differing(topic: str) -> tuple[str, float]:
 
 
 def unable(*_: Any) -> Any:
-    raise RuntimeError("the engine is missing here")
+    raise ExecutorError("the engine is missing here")
 
 
 @pytest.mark.parametrize("topic", ["options", "graph", "version"])
