@@ -19,8 +19,11 @@ SINGLE_TESTS = ("test_rules.py",)
 """Files whose tests share nothing and take minutes together."""
 
 
-def pytest_report_header() -> str:
-    return f"soundness: today's seed, {VARIABLE}={seed_of_the_day()}"
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Also under `-q`, which leaves out pytest's own header."""
+    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is not None:
+        terminal.write_line(f"today's seed of tests/soundness: {VARIABLE}={seed_of_the_day()}")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -87,16 +87,17 @@ def run(cases: Sequence[Case], options: argparse.Namespace, found: Found) -> Non
             write(options.json, case, options.seed, verdict)
         if verdict.faults:
             print("\n".join(summary(case, options.seed, verdict)), flush=True)
-        progress(
-            f"{done} of {len(cases)}, {faulty} with faults, {time.time() - start:.0f} s: {case}"
-        )
-    progress("")
+        spent = f"{time.time() - start:.0f} s"
+        progress(f"{done} of {len(cases)}, {faulty} with faults, {spent}: {case}", done)
+    progress("", 0)
 
 
-def progress(text: str) -> None:
-    """One line that is written over, where somebody looks."""
+def progress(text: str, done: int) -> None:
+    """One line that is written over where somebody looks; else one for every hundred cases."""
     if sys.stderr.isatty():
         print(f"\r\033[K{text[:110]}", end="", file=sys.stderr, flush=True)
+    elif done and done % 100 == 0:
+        print(text, file=sys.stderr, flush=True)
 
 
 def summary(case: Case, seed: int, verdict: Verdict) -> Iterator[str]:

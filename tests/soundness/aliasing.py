@@ -204,6 +204,20 @@ def view_and_its_copy(compile: Compile) -> Any:
     return found
 
 
+def copy_of_a_part(compile: Compile) -> Any:
+    """As the last token's logits are taken, so that all others can be freed."""
+    logits, first = compile(lambda x: ((y := x.sin())[-1:].clone(), y[:1] * 1))(torch.randn(50, 3))
+    logits.zero_()
+    return logits, first
+
+
+def transposed_copy(compile: Compile) -> Any:
+    x = rows()
+    result = compile(lambda x: x.tanh().t().contiguous().t().clone())(x)
+    result.mul_(2)
+    return result.detach(), result.is_contiguous()
+
+
 def same_twice(compile: Compile) -> Any:
     def f(x):
         y = x.sin()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -68,11 +69,16 @@ def backward(
     if written is not None and written >= len(tensors):
         return False
     if written is not None:
-        record.attempt(f"{stage}, write", lambda: tensors[written].mul_(2) and None)
+        record.attempt(f"{stage}, write", functools.partial(doubled, tensors[written]))
     roots = [tensor for tensor in tensors if tensor.requires_grad]
     record.attempt(stage, lambda: torch.autograd.backward(roots, [seeded(t) for t in roots]))
     record.see(stage, gradients=gradients(inputs), results=results, inputs=inputs)
     return True
+
+
+def doubled(tensor: Tensor) -> None:
+    """Write a result as a user does, so that autograd knows of it."""
+    tensor.mul_(2)
 
 
 def seeded(tensor: Tensor) -> Tensor:

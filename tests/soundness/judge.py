@@ -118,7 +118,7 @@ def differences(
     return tuple(
         Fault(name, str(ours.get(name, ABSENT)), str(theirs.get(name, ABSENT)))
         for name in names
-        if not same(theirs, ours, name) and (name not in eager or not same(eager, ours, name))
+        if not same(theirs, ours, name) and not same(eager, ours, name)
     )
 
 

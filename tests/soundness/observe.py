@@ -102,6 +102,7 @@ def facts_of(leaf: Any) -> Iterator[tuple[str, Any]]:
     if is_plain(leaf):
         yield "strides", leaf.stride()
         yield "conjugate, negative", (leaf.is_conj(), leaf.is_neg())
+        yield "bytes of memory, offset", (leaf.untyped_storage().nbytes(), leaf.storage_offset())
 
 
 @torch.no_grad()

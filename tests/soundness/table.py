@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from tests.soundness.judge import Verdict
-from tests.soundness.sweeps import WHAT
+from tests.soundness.sweeps import WHAT, named_cases
 
 PAGE = Path(__file__).parents[2] / "docs" / "soundness.md"
 
@@ -53,12 +53,12 @@ compared.
 
 Each case that fails prints the command that runs it alone; that prints every fact that differs and
 a Python file, reduced to the lines that matter. The same seed gives the same cases, samples and
-drawn programs. `make test` runs the fixed cases and a sample of the rest that changes with the day; its
-seed is in the header and in the text of a failure, and `ASCEND_PASSES_TEST_SEED` sets it.
+drawn programs. `make test` runs the fixed cases and a sample of the rest that changes with the day;
+its seed is in the header and in the text of a failure, and `ASCEND_PASSES_TEST_SEED` sets it.
 
 ## Results
 
-Seed {seed}, torch {torch}. Seconds are of one process.
+Seed {seed}, torch {torch}. *Of* is how many cases a sweep has, seconds are of one process.
 
 """
 
@@ -69,6 +69,8 @@ class Row:
 
     sweep: str
     cases: int
+    of: int
+    """Cases that the sweep has."""
     faults: int
     shared: int
     skipped: int
@@ -77,11 +79,11 @@ class Row:
     @property
     def cells(self) -> tuple[str, ...]:
         """As text."""
-        numbers = (self.cases, self.faults, self.shared, self.skipped, round(self.seconds))
+        numbers = (self.cases, self.of, self.faults, self.shared, self.skipped, round(self.seconds))
         return self.sweep, *map(str, numbers)
 
 
-HEAD = ("sweep", "cases", "faults", "shared", "skipped", "seconds")
+HEAD = ("sweep", "cases", "of", "faults", "shared", "skipped", "seconds")
 
 
 def rows(found: Mapping[str, Iterable[Verdict]]) -> list[Row]:
@@ -96,6 +98,7 @@ def row(sweep: str, verdicts: list[Verdict]) -> Row:
     return Row(
         sweep,
         len(verdicts),
+        len(named_cases(sweep)),
         sum(bool(v.faults) for v in verdicts),
         sum(bool(v.shared) for v in verdicts),
         sum(bool(v.skipped) for v in verdicts),
