@@ -6,7 +6,7 @@ Two families of collectives occur: torch's functional ones, which need a wait, a
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -153,6 +153,20 @@ def members(name: str, family: str) -> tuple[int, ...]:
         return tuple(distributed_c10d.get_process_group_ranks(process_group(name)))
     except (LookupError, RuntimeError, ValueError):
         return ()
+
+
+def place_among(name: str, ranks: Sequence[int]) -> str:
+    """Which of the groups of these ranks a group is, in the order in which they were made.
+
+    Its ranks all made it, so they can compare that; its name is each rank's own.
+    """
+    pairs = distributed_c10d._world.pg_names.items()
+    alike = [
+        str(given)
+        for group, given in pairs
+        if sorted(distributed_c10d.get_process_group_ranks(group)) == sorted(ranks)
+    ]
+    return f"number {alike.index(name) + 1} of ranks {sorted(ranks)}" if name in alike else name
 
 
 def process_group(name: str) -> dist.ProcessGroup:
