@@ -12,8 +12,8 @@ from ascend_passes.whereabouts import Failure, Whereabouts, whereabouts
 
 EVERY = 0.5
 """Seconds between two questions to a rank."""
-AT_ONCE = 16
-"""Ranks that are asked at a time, in turn: one that is stopped takes a second."""
+AT_ONCE = 1.0
+"""Seconds for the questions of one turn; the next turn goes on with the ranks behind."""
 TIMES = {"gone": 2, "failed": 3, "ahead": 3}
 """How often in a row the answer must be the same: the rank may have been about to come."""
 
@@ -44,11 +44,12 @@ class Watch:
         if now < self.next_at or not absent:
             return {}
         mine = whereabouts()
-        first = self.asked % len(absent)
-        turn = [*absent[first:], *absent[:first]][:AT_ONCE]
-        self.asked += len(turn)
-        for party, rank in turn:
+        for _ in absent:
+            party, rank = absent[self.asked % len(absent)]
             self.note(rank, judged(party, rank, mine, self.places))
+            self.asked += 1
+            if time.monotonic() - now > AT_ONCE:
+                break
         self.next_at = time.monotonic() + EVERY
         certain = (seen for seen in self.seen.items() if seen[1])
         return {rank: row[-1] for rank, row in certain if len(row) >= TIMES[row[-1].kind]}

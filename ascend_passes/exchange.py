@@ -253,7 +253,6 @@ def failing_together(graph: fx.Graph) -> Iterator[None]:
         graph: names the groups: Dynamo's graph, or AOTAutograd's.
     """
     presence.announce()
-    presence.watch_compilations()
     token = ALONE.set(ALONE.get())
     try:
         yield

@@ -75,10 +75,21 @@ def announce(*_: Any) -> None:
             store.set(key(dist.get_rank()), json.dumps(address))
 
 
+class Lasting(list[Any]):
+    """Callbacks of which ours stays when Dynamo is reset: the next compilation may be the first
+    that fails."""
+
+    def clear(self) -> None:
+        """Remove the others."""
+        super().clear()
+        self.append(announce)
+
+
 def watch_compilations() -> None:
-    """Have Dynamo call `announce`; `torch._dynamo.reset` ends that, so this is repeated."""
-    if announce not in callback_handler.start_callbacks:
-        callback_handler.register_start_callback(announce)
+    """Have Dynamo call `announce` before each compilation."""
+    if not isinstance(callback_handler.start_callbacks, Lasting):
+        others = [one for one in callback_handler.start_callbacks if one is not announce]
+        callback_handler.start_callbacks = Lasting([*others, announce])
 
 
 def listen(store: Any) -> list[Any]:
@@ -145,6 +156,7 @@ def forget_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=forget_in_child)
+watch_compilations()
 
 
 def ask(rank: int) -> Whereabouts | Presence:

@@ -21,8 +21,11 @@ import torch._dynamo.utils
 from torch.distributed import distributed_c10d
 
 PACKAGES = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
-COMPILERS = (("torch/_dynamo/convert_frame.py", "_compile"), ("ascend_passes/compiled.py", None))
-"""File, and function where only one counts, of what is on the stack of a thread that compiles."""
+COMPILERS = (
+    ("torch/_dynamo/convert_frame.py", "_compile"),
+    ("ascend_passes/compiled.py", "compile"),
+)
+"""Ends of file names, and functions, that are on the stack of a thread that compiles."""
 LONGEST = 300
 """Characters that are told of an error."""
 CONTEXT = "Developer debug context: "
@@ -95,11 +98,14 @@ def compiling() -> Iterator[str]:
     """The functions on the threads' stacks that Dynamo or this package compiles."""
     for top in sys._current_frames().values():
         for frame in reversed(list(outwards(top))):
-            file = frame.f_code.co_filename
-            for ending, function in COMPILERS:
-                if file.endswith(ending) and function in (None, frame.f_code.co_name):
-                    code = frame.f_locals.get("code") if function else None
-                    yield name_of(code) if isinstance(code, CodeType) else "a variant of a graph"
+            if any(called_in(frame, *one) for one in COMPILERS):
+                code = frame.f_locals.get("code")
+                yield name_of(code) if isinstance(code, CodeType) else "a variant of a graph"
+
+
+def called_in(frame: FrameType, file: str, function: str) -> bool:
+    """Whether a frame is of a function in a file of this end."""
+    return frame.f_code.co_name == function and frame.f_code.co_filename.endswith(file)
 
 
 def name_of(code: CodeType) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.distributed._functional_collectives as functional
-from processes import DIED
+from processes import DEVICE, DIED
 from torch import Tensor, nn
 
 from ascend_passes import compiled, mailbox
@@ -36,17 +36,18 @@ class Case:
 
 
 class Model(nn.Module):
-    """Two row-parallel products; `before` runs in front of the second, on one rank or all."""
+    """Two row-parallel products; `before` runs in front of them and `between` in the midst."""
 
-    def __init__(self, before: Callable[[Tensor], Tensor] = lambda x: x) -> None:
+    def __init__(self, before: Any = None, between: Any = None) -> None:
         super().__init__()
-        self.group, self.before = dist.group.WORLD.group_name, before
+        self.group = dist.group.WORLD.group_name
+        self.before, self.between = before or plainly, between or plainly
         torch.manual_seed(0)
         self.first, self.second = (nn.Parameter(torch.randn(8, 8) / 4) for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = functional.all_reduce(x @ self.first, "sum", self.group)
-        return functional.all_reduce(self.before(torch.tanh(x)) @ self.second, "sum", self.group)
+        x = functional.all_reduce(self.before(x) @ self.first, "sum", self.group)
+        return functional.all_reduce(self.between(torch.tanh(x)) @ self.second, "sum", self.group)
 
 
 def compile_it(model: Any, **options: Any) -> Any:
@@ -76,7 +77,7 @@ def then_alike(error: BaseException, model: Any = None) -> str:
 
 def differing(rank: int, what: str) -> str:
     one = rank == CULPRIT
-    model = Model(negated if one and what == "graph" else plainly)
+    model = Model(between=averaged if one and what == "graph" else None)
     options: dict[str, Any] = {}
     if one and what == "option":
         options["flashcomm"] = True
@@ -103,27 +104,30 @@ def plainly(x: Tensor) -> Tensor:
     return x
 
 
-def negated(x: Tensor) -> Tensor:
+def averaged(x: Tensor) -> Tensor:
     """One more sum."""
     return functional.all_reduce(x, "sum", dist.group.WORLD.group_name) / dist.get_world_size()
 
 
 def raising(x: Tensor) -> Tensor:
-    raise ValueError("the model does not like \x1b[31mthis")
+    raise ValueError("the model does not like this")
 
 
 def raises_while_tracing(rank: int) -> str:
     try:
-        return check(Model(raising if rank == CULPRIT else plainly))
+        return check(Model(raising if rank == CULPRIT else None))
     except Exception as error:
+        # Until the other one has given up; else it would meet this one's next compilation.
+        while rank == CULPRIT and mailbox.closing((0, 1), 0) is None:
+            time.sleep(0.1)
         return then_alike(error)
 
 
 def raises_then_runs_eagerly(rank: int) -> str:
     """The rank that failed is not compiled again: Dynamo skips its model from there on."""
-    model = Model(raising if rank == CULPRIT else plainly)
+    model = Model(raising if rank == CULPRIT else None)
     step = compile_it(model)
-    x = torch.randn(4, 8, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(4, 8, generator=torch.Generator(DEVICE).manual_seed(1))
     try:
         with torch.no_grad():
             return verdict(step(x), x, model)
@@ -133,12 +137,29 @@ def raises_then_runs_eagerly(rank: int) -> str:
             return f"{type(error).__name__}: {error} THEN {verdict(step(x), x, model)}"
 
 
+def raises_behind_a_collective(rank: int) -> str:
+    """Uncompiled, the others would be inside the second collective by then."""
+    return check(Model(between=raising if rank == CULPRIT else None))
+
+
+def fails_only_in_tracing(rank: int) -> str:
+    """The rank that failed runs eagerly at once: nothing is wrong with its model."""
+    return check(Model(untraceable if rank == CULPRIT else None))
+
+
+def untraceable(x: Tensor) -> Tensor:
+    if torch.compiler.is_compiling():
+        raise ValueError("only a trace comes here")
+    return x
+
+
 def raises_in_aot(rank: int) -> str:
     """A model of DTensors, whose collectives are in no graph of Dynamo's."""
+    from torch._subclasses.functional_tensor import FunctionalTensor
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import DTensor, Replicate, Shard
 
-    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    mesh = init_device_mesh(DEVICE, (dist.get_world_size(),))
     weight = DTensor.from_local(torch.ones(4, 8), mesh, [Shard(0)])
 
     def forward(x: Tensor) -> Tensor:
@@ -147,7 +168,7 @@ def raises_in_aot(rank: int) -> str:
         return torch.ops.fault_cases.picky(total) if rank == CULPRIT else total * 1
 
     def refuse(x: Tensor) -> Tensor:
-        if isinstance(x, torch._subclasses.FunctionalTensor):
+        if isinstance(x, FunctionalTensor):
             raise ValueError("AOTAutograd cannot trace this")
         return x.clone()
 
@@ -205,7 +226,7 @@ def recompiles_alone(rank: int, flashcomm: bool) -> str:
     model = Model()
     chosen = {"flashcomm": True, "passes": "-sequence_parallel.cost"} if flashcomm else {}
     step = compile_it(model, **chosen)
-    x = torch.randn(4, 8, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(4, 8, generator=torch.Generator(DEVICE).manual_seed(1))
     with torch.no_grad(), warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         first = verdict(step(x), x, model)
@@ -222,7 +243,7 @@ def runs_eagerly(rank: int) -> str:
     model = Model()
     if rank != CULPRIT:
         return check(model)
-    x = torch.randn(4, 8, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(4, 8, generator=torch.Generator(DEVICE).manual_seed(1))
     with torch.no_grad():
         return verdict(model(x), x, model)
 
@@ -345,6 +366,10 @@ CASES = {
             f"ValueError: .*{ALIKE}",
         ),
     ),
+    "raises behind a collective": Case(
+        raises_behind_a_collective, (".*Connection closed by peer", "ValueError: ")
+    ),
+    "fails in tracing only": Case(fails_only_in_tracing, both(FINE)),
     "raises in AOTAutograd, with DTensors": Case(
         raises_in_aot,
         (f"{COMES}cannot come to this graph: (it could|its process)", ".*cannot trace this"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import time
@@ -20,6 +21,8 @@ LIMIT = 75.0
 """Seconds for a case on a busy machine; far below `exchange.PATIENCE`."""
 GROUP_TIMEOUT = timedelta(seconds=300)
 """Nothing may run into it either."""
+BACKEND = os.environ.get("RANKS_BACKEND", "gloo")
+DEVICE = "cuda" if BACKEND == "nccl" else "cpu"
 WAITS, DIED = "waits", "died"
 
 
@@ -80,12 +83,17 @@ def serve(
     place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
     os.environ.update(place | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=world, timeout=GROUP_TIMEOUT)
+    if BACKEND == "nccl":
+        torch.cuda.set_device(rank)
+    torch.set_default_device(DEVICE)
+    dist.init_process_group(BACKEND, rank=rank, world_size=world, timeout=GROUP_TIMEOUT)
     dist.barrier()
+    faulthandler.dump_traceback_later(LIMIT - 5)  # where a rank that waits is
     start = time.monotonic()
     try:
         pipe.send((function(rank, *arguments), time.monotonic() - start))
     except BaseException as error:
         pipe.send((f"{type(error).__name__}: {error}", time.monotonic() - start))
         os._exit(1)
+    faulthandler.cancel_dump_traceback_later()
     time.sleep(LIMIT)
