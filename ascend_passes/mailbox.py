@@ -15,8 +15,9 @@ from torch.distributed import distributed_c10d
 Party = tuple[int, ...]
 """The global ranks of one or more groups, ascending."""
 Valid = Callable[[Any], bool]
-LIMIT = 2**24
-"""Bytes of a message that are read; the collectives of a 64-layer model take some 2**15."""
+LIMIT = 2**22
+"""Bytes of a message; the collectives of a 64-layer model take some 2**15, and TCPStore ends the
+connection of who sends more than 2**23 (torch 2.13, `TCPStoreLibUvBackend.cpp`)."""
 SHOWN = 20_000
 """Characters of an error's text."""
 
@@ -68,9 +69,15 @@ def post(party: Party, spot: str, topic: str, told: Sequence[Any]) -> None:
         spot: which exchange of theirs it is.
         topic: what it is about.
         told: anything that JSON holds, one value for each group.
+
+    Raises:
+        AgreementError: it is longer than `LIMIT`, or the store is lost.
     """
+    text = json.dumps([topic, list(told)])
+    if len(text) > LIMIT:
+        raise AgreementError(f"{topic}: {len(text)} bytes are more than the store takes ({LIMIT})")
     with reaching() as store:
-        store.set(f"{address(party, spot)}/{dist.get_rank()}", json.dumps([topic, list(told)]))
+        store.set(f"{address(party, spot)}/{dist.get_rank()}", text)
 
 
 def withdraw(party: Party, spot: str) -> None:

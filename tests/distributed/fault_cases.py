@@ -283,7 +283,7 @@ MESSAGES = (
     b'["the traced graph", ["text"]]',
     b"[" * 100_000,
     b'["\\u001b[31mred", [{}]]',
-    b"0" * 2**25,
+    b"0" * (mailbox.LIMIT + 1),
 )
 
 
