@@ -103,6 +103,34 @@ def differing(rank: int, what: str) -> str:
         return then_alike(error)
 
 
+class Mesh(nn.Module):
+    """A sum over each dimension of a mesh of two by two ranks."""
+
+    def __init__(self) -> None:
+        from torch.distributed.device_mesh import init_device_mesh
+
+        super().__init__()
+        mesh = init_device_mesh(DEVICE, (2, 2), mesh_dim_names=("dp", "tp"))
+        self.groups = [mesh[name].get_group().group_name for name in ("tp", "dp")]
+
+    def forward(self, x: Tensor) -> Tensor:
+        for group in self.groups:
+            x = functional.all_reduce(x * 2, "sum", group)
+        return x
+
+
+def fails_on_a_mesh(rank: int) -> str:
+    """Rank 0 shares no group with the rank that fails."""
+    model, x = Mesh(), torch.ones(2)
+    try:
+        compile_it(model, **({"flashcomm_tokens": -5} if rank == 3 else {}))(x)
+        return "nobody failed"
+    except Exception as error:
+        torch._dynamo.reset()
+        found = FINE if torch.equal(compile_it(model)(x), x * 16) else "WRONG NUMBERS"
+        return f"{type(error).__name__}: {error} THEN {found}"
+
+
 def plainly(x: Tensor) -> Tensor:
     return x
 
@@ -352,6 +380,10 @@ CASES = {
         differing,
         (f".*AgreementError: rank 1 .*OptionError.*at least -1{ALIKE}", f".*OptionError.*{ALIKE}"),
         ("bad option",),
+    ),
+    "a bad option on a mesh": Case(
+        fails_on_a_mesh,
+        [f".*rank [123] of .*OptionError.*at least -1.*{ALIKE}"] * 3 + [f".*Option.*{ALIKE}"],
     ),
     "expects more": Case(differing, both(f".*swiglu{ALIKE}"), ("expect",)),
     "raises while Dynamo traces": Case(

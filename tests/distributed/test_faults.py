@@ -9,7 +9,7 @@ from processes import run
 OFTEN = (
     "another graph",
     "another group of the same ranks",
-    "a bad option",
+    "a bad option on a mesh",
     "raises while Dynamo traces",
     "fails in tracing only",
     "raises in AOTAutograd, with DTensors",
