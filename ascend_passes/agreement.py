@@ -3,36 +3,46 @@
 Before a graph is rewritten, and again before it first runs, each rank compares a digest of it with
 those of the others. Graphs may differ between ranks in other ways: a bias that only rank 0 adds,
 the range of a vocabulary shard. What must agree is who sends what to whom, and what it was decided
-from.
+from. Where digests differ the ranks tell each other what is behind them, so that the error can say
+which collective, option or rule it is.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor, fx
+import torch.distributed as dist
+from torch import fx
 
 from ascend_passes import profiles
-from ascend_passes.cost import COLLECTIVES, tensors
-from ascend_passes.exchange import AgreementError, exchange, shared_groups
-from ascend_passes.graph import Context, arguments_by_name, operator_name, value
-from ascend_passes.groups import Group
+from ascend_passes.exchange import exchange, shared_groups
+from ascend_passes.graph import Context
+from ascend_passes.groups import Group, place_among
+from ascend_passes.mailbox import AgreementError, texts
 from ascend_passes.options import Options
-from ascend_passes.registry import identity
+from ascend_passes.registry import fingerprints, identity, installed
+from ascend_passes.schedule import hashed, schedule, told_apart
 
 PRIVATE_OPTIONS = ("dump", "explain")
 """Options that change no graph, so ranks may differ in them."""
+COLLECTIVES, RULES = "collectives", "sources and rules"
+TABLES = ("options", "profile")
+"""Topics whose text is a JSON object."""
+Facts = Mapping[str, str]
+"""What ranks must agree on: topic -> short text or hash."""
 
 
 def require_agreement(
     graph: fx.Graph, context: Context, groups: Mapping[str, tuple[int, ...]], topic: str
 ) -> None:
     """Compare this rank's graph with those of the other ranks of each of its groups.
+
+    Where the options leave collectives as the model has them, and other ranks are inside of
+    collectives already, this rank goes on without them, as it would uncompiled.
 
     Args:
         graph: as it is traced, or as it will run.
@@ -44,9 +54,31 @@ def require_agreement(
         AgreementError: another rank has other options, rules, versions or collectives, failed, or
             did not come to this point in time.
     """
-    facts = digest(graph, context) if groups else {}
-    for name, ranks in groups.items():
-        compare(name, exchange(name, ranks, topic, facts), topic)
+    if not groups:
+        return
+    mine = digest(graph, context)
+    facts = {name: {**mine, "group": place_among(name, ranks)} for name, ranks in groups.items()}
+    alone = not (context.options.flashcomm or context.options.matmul_all_reduce)
+    answers = exchange(groups, topic, facts, lambda told: all_texts(told, facts), alone)
+    differ = {name: ranks for name, ranks in groups.items() if differences(answers[name])}
+    if not differ:
+        return
+    # All ranks of these groups have read the same facts, so all of them come here.
+    behind = {name: detail(graph, context) if speaks(answers[name]) else {} for name in differ}
+    details = exchange(differ, f"what differs in {topic}", behind, is_detail)
+    told = "\n".join(
+        f"ranks of group {name!r} would run different graphs; {topic} differs\n"
+        f"{explained(answers[name], details[name])}"
+        for name in differ
+    )
+    raise AgreementError(told)
+
+
+def all_texts(told: Any, facts: Mapping[str, Facts]) -> bool:
+    """Whether a value from the store is a digest."""
+    topics = next(iter(facts.values())).keys()
+    good = isinstance(told, dict) and told.keys() == topics
+    return good and texts(list(told.values()))
 
 
 def refused_anywhere(
@@ -64,21 +96,50 @@ def refused_anywhere(
     Raises:
         AgreementError: as for `exchange`, or another rank has another number of sites.
     """
-    shared, found = shared_groups(graph), {}
-    for group, mine in sites.items():
-        found[group] = list(mine)
-        if group.name not in shared:
-            continue
-        answers = exchange(group.name, shared[group.name], topic, list(mine))
+    shared, named = shared_groups(graph), {group.name: group for group in sites}
+    asked = {name: ranks for name, ranks in shared.items() if name in named}
+    told = {name: list(sites[named[name]]) for name in asked}
+    found = {group: list(mine) for group, mine in sites.items()}
+    for name, answers in exchange(asked, topic, told, texts).items():
         counts = {str(len(answer)): rank for rank, answer in answers.items()}
         if len(counts) > 1:
-            told = ", ".join(f"rank {rank} has {count}" for count, rank in counts.items())
-            raise AgreementError(f"{topic}: ranks of group {group.name!r} differ in sites: {told}")
+            sides = ", ".join(f"rank {rank} has {count}" for count, rank in counts.items())
+            raise AgreementError(f"{topic}: ranks of group {name!r} differ in sites: {sides}")
+        mine = found[named[name]]
         for rank, answer in answers.items():
             for index, reason in enumerate(answer):
-                if reason and not found[group][index]:
-                    found[group][index] = f"rank {rank} cannot: {reason}"
+                if reason and not mine[index]:
+                    mine[index] = f"rank {rank} cannot: {reason}"
     return found
+
+
+def agreed(graph: fx.Graph, topic: str, facts: Sequence[str]) -> list[str]:
+    """Those of this rank's facts that hold on all ranks that the graph's collectives join.
+
+    For what a rank finds in its own data, such as parameters that are equal by value: what only
+    some ranks know must not be used where it could make one of them compile again alone. Groups are
+    asked one after the other, so on a mesh a fact has to hold on every rank of the mesh.
+
+    Every rank must call this at the same point of its compilation, with no facts too. A graph
+    without shared groups asks nobody: all its facts are returned.
+
+    Args:
+        graph: names the groups.
+        topic: what the facts are about, in words for an error.
+        facts: texts that mean the same on every rank, such as names of the graph's inputs.
+
+    Returns:
+        The facts that hold everywhere, in the order given; none where this rank compiles alone.
+
+    Raises:
+        AgreementError: as for `exchange`.
+    """
+    kept = list(facts)
+    for name, ranks in shared_groups(graph).items():
+        answers = exchange({name: ranks}, topic, {name: kept}, texts, alone=True)[name]
+        whole = len(answers) == len(ranks)
+        kept = [f for f in kept if whole and all(f in answer for answer in answers.values())]
+    return kept
 
 
 def digest(graph: fx.Graph, context: Context) -> dict[str, str]:
@@ -86,77 +147,75 @@ def digest(graph: fx.Graph, context: Context) -> dict[str, str]:
     options = context.options
     public = {f.name: getattr(options, f.name) for f in dataclasses.fields(options)}
     public = {name: str(given) for name, given in public.items() if name not in PRIVATE_OPTIONS}
-    sources = Options(rules=options.rules, rule_path=options.rule_path)
     return {
-        "versions and rules": f"{torch.__version__} {identity(sources)[:12]}",
+        "versions": f"torch {torch.__version__}, torch-npu {installed('torch-npu')}",
+        RULES: identity(sources_of(options))[:12],
         "options": json.dumps(public, sort_keys=True),
-        "profile": hashed(profiles.read(options.profile).to_json()),
+        "profile": profiles.read(options.profile).to_json(),
         "plan": str(context.plan),
-        "collectives": hashed("\n".join(schedule(graph))),
+        COLLECTIVES: hashed(schedule(graph)),
     }
 
 
-def hashed(text: str) -> str:
-    """Twelve digits that stand for a text."""
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+def sources_of(options: Options) -> Options:
+    """The options with only those that say which rule files there are."""
+    return Options(rules=options.rules, rule_path=options.rule_path)
 
 
-def schedule(graph: fx.Graph) -> list[str]:
-    """The collectives in their order: operator, group, other plain arguments, shapes, types."""
-    lines = []
-    for node in graph.nodes:
-        if operator_name(node) not in COLLECTIVES:
-            continue
-        moved = [
-            f"{t.dtype}{list(t.shape)}" for t in tensors([value(node), *map(value, inputs(node))])
-        ]
-        plain = [
-            f"{name}={a}" for name, a, _ in arguments_by_name(node) if isinstance(a, (str, int))
-        ]
-        lines.append(" ".join([operator_name(node), *plain, *moved]))
-    return renamed(lines)
+def detail(graph: fx.Graph, context: Context) -> dict[str, list[str]]:
+    """What is behind the hashes of a digest."""
+    return {COLLECTIVES: schedule(graph), RULES: fingerprints(sources_of(context.options))}
 
 
-def inputs(node: fx.Node) -> list[fx.Node]:
-    """The tensors that a collective moves: its first argument, or both factors of a matmul."""
-    return [n for n in node.args[:2] if isinstance(n, fx.Node) and isinstance(value(n), Tensor)]
+def is_detail(told: Any) -> bool:
+    """Whether a value from the store is a `detail`, or the nothing of a rank that tells none."""
+    return isinstance(told, dict) and all(texts(lines) for lines in told.values())
 
 
-def renamed(lines: list[str]) -> list[str]:
-    """The same lines with symbols numbered as they appear: names depend on the process."""
-    names: dict[str, str] = {}
-    rename = lambda found: names.setdefault(found[0], f"size{len(names)}")  # noqa: E731
-    return [re.sub(r"\bs\d+\b", rename, line) for line in lines]
+def speaks(answers: Mapping[int, Facts]) -> bool:
+    """Whether this rank tells details: the first of a side does, so that few messages are long."""
+    found = (ranks[0] for topic in differences(answers) for _, ranks in sides(answers, topic))
+    return dist.get_rank() in found
 
 
-def compare(group: str, others: Mapping[int, Mapping[str, str]], topic: str) -> None:
-    """Compare the facts of a group's ranks.
-
-    Raises:
-        AgreementError: they differ.
-    """
-    first = next(iter(others.values()))
-    differences = [fact for fact in first if len(sides(others, fact)) > 1]
-    if differences:
-        told = "\n".join(described(fact, sides(others, fact)) for fact in differences)
-        message = f"ranks of group {group!r} would run different graphs; {topic} differs\n{told}"
-        raise AgreementError(message)
+def differences(answers: Mapping[int, Facts]) -> list[str]:
+    """The topics in which ranks differ."""
+    return [topic for topic in next(iter(answers.values())) if len(sides(answers, topic)) > 1]
 
 
-def described(topic: str, found: list[tuple[str, list[int]]]) -> str:
-    """One difference in a line; of options only those that differ."""
-    if topic == "options":
-        parsed = [json.loads(text) for text, _ in found]
-        names = [name for name in parsed[0] if len({one[name] for one in parsed}) > 1]
-        texts = [", ".join(f"{name}={one[name]}" for name in names) for one in parsed]
-        found = [(text, ranks) for text, (_, ranks) in zip(texts, found, strict=True)]
-    sides_told = "; ".join(f"ranks {ranks} have {text}" for text, ranks in found)
-    return f"{topic}: {sides_told}"
+def explained(
+    answers: Mapping[int, Facts], details: Mapping[int, Mapping[str, Sequence[str]]]
+) -> str:
+    """What differs between the ranks of a group, a line for each topic."""
+    return "\n".join(described(topic, answers, details) for topic in differences(answers))
 
 
-def sides(others: Mapping[int, Mapping[str, str]], topic: str) -> list[tuple[str, list[int]]]:
+def described(
+    topic: str,
+    answers: Mapping[int, Facts],
+    details: Mapping[int, Mapping[str, Sequence[str]]],
+) -> str:
+    """One difference in a line; of options and profiles only the entries that differ."""
+    found = sides(answers, topic)
+    behind = {f"ranks {ranks}": details[ranks[0]].get(topic, ()) for _, ranks in found}
+    apart = told_apart(behind) if all(behind.values()) else ""
+    if apart:
+        return f"{topic}: {apart}"
+    shown = [text for text, _ in found]
+    pairs = zip(found, entries(shown) if topic in TABLES else shown, strict=True)
+    return f"{topic}: " + "; ".join(f"ranks {ranks} have {text}" for (_, ranks), text in pairs)
+
+
+def entries(tables: Sequence[str]) -> list[str]:
+    """Of JSON objects the entries that differ: `flashcomm=True`."""
+    parsed = [json.loads(text) for text in tables]
+    names = [n for n in parsed[0] if len({json.dumps(one.get(n)) for one in parsed}) > 1]
+    return [", ".join(f"{name}={one.get(name)}" for name in names) for one in parsed]
+
+
+def sides(answers: Mapping[int, Facts], topic: str) -> list[tuple[str, list[int]]]:
     """Each text that ranks have for a topic, with those ranks."""
     found: dict[str, list[int]] = {}
-    for rank, facts in others.items():
+    for rank, facts in answers.items():
         found.setdefault(facts[topic], []).append(rank)
     return list(found.items())

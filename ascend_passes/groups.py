@@ -6,7 +6,8 @@ Two families of collectives occur: torch's functional ones, which need a wait, a
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -153,6 +154,32 @@ def members(name: str, family: str) -> tuple[int, ...]:
         return tuple(distributed_c10d.get_process_group_ranks(process_group(name)))
     except (LookupError, RuntimeError, ValueError):
         return ()
+
+
+def place_among(name: str, ranks: Sequence[int]) -> str:
+    """Which of the groups of these ranks a group is, in the order in which they were made.
+
+    Its ranks all made it, so they can compare that; its name is each rank's own.
+    """
+    pairs = distributed_c10d._world.pg_names.items()
+    alike = [
+        str(given)
+        for group, given in pairs
+        if sorted(distributed_c10d.get_process_group_ranks(group)) == sorted(ranks)
+    ]
+    return f"number {alike.index(name) + 1} of ranks {sorted(ranks)}" if name in alike else name
+
+
+def ranks_of(call: fx.Node) -> tuple[int, ...] | str:
+    """The global ranks of a collective, its group's name where this process does not know them."""
+    name = group_name(call)
+    return members(name, family_of(call)) or name
+
+
+def busiest(calls: Iterable[fx.Node]) -> tuple[int, ...] | str:
+    """The ranks with most of these collectives, the first ones of several; nobody without any."""
+    counts = Counter(map(ranks_of, calls))
+    return counts.most_common(1)[0][0] if counts else ()
 
 
 def process_group(name: str) -> dist.ProcessGroup:

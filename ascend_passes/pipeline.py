@@ -10,9 +10,9 @@ from typing import TypeVar
 
 from torch import fx
 
-from ascend_passes.exchange import AgreementError
 from ascend_passes.execute import ExecutorError
 from ascend_passes.graph import Context
+from ascend_passes.mailbox import AgreementError
 from ascend_passes.normalize import normalize
 from ascend_passes.options import OptionError, switched_on
 from ascend_passes.passes.deduplicate import deduplicate

@@ -108,12 +108,24 @@ def identity(options: Options) -> str:
     For compile caches: equal identities rewrite equal graphs equally.
     """
     digest = hashlib.sha256()
-    sources = sorted(PACKAGE.rglob("*.py")) + [Path(rule.source) for rule in rules(options)]
-    for path in sources:
+    for path in sources(options):
         digest.update(path.name.encode() + path.read_bytes())
     digest.update(repr(sorted(dataclasses.asdict(_plain(options)).items())).encode())
     digest.update(torch.__version__.encode() + installed("torch-npu").encode())
     return digest.hexdigest()
+
+
+def fingerprints(options: Options) -> list[str]:
+    """The files of `identity` by name, each with a hash of its content."""
+    return [
+        f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
+        for path in sources(options)
+    ]
+
+
+def sources(options: Options) -> list[Path]:
+    """The package's files and those of the rules that are on."""
+    return sorted(PACKAGE.rglob("*.py")) + [Path(rule.source) for rule in rules(options)]
 
 
 def _plain(options: Options) -> Options:

@@ -21,10 +21,10 @@ class DepartureError(Exception):
 class Line:
     """One exchange."""
 
-    group: str
+    groups: tuple[str, ...]
     topic: str
-    told: Any
-    answers: Mapping[int, Any]
+    told: Mapping[str, Any]
+    answers: Mapping[str, Mapping[int, Any]]
 
 
 @dataclass
@@ -58,8 +58,10 @@ def replaying(script: Script) -> Iterator[None]:
         _replaying.reset(token)
 
 
-def answered(group: str, topic: str, told: Any) -> Mapping[int, Any] | None:
-    """The answers of before; None where the other ranks are to be asked.
+def answered(
+    groups: tuple[str, ...], topic: str, told: Mapping[str, Any]
+) -> dict[str, dict[int, Any]] | None:
+    """The answers of before, group -> rank -> what it told; None where the ranks are to be asked.
 
     Raises:
         DepartureError: the script has another exchange here.
@@ -68,13 +70,18 @@ def answered(group: str, topic: str, told: Any) -> Mapping[int, Any] | None:
     if lines is None:
         return None
     line = next(lines, None)
-    if line is None or (line.group, line.topic, line.told) != (group, topic, told):
-        raise DepartureError(f"{topic} of group {group!r} is not as it was agreed")
-    return line.answers
+    if line is None or (line.groups, line.topic, line.told) != (groups, topic, told):
+        raise DepartureError(f"{topic} of groups {', '.join(groups)} is not as it was agreed")
+    return {group: dict(answers) for group, answers in line.answers.items()}
 
 
-def remember(group: str, topic: str, told: Any, answers: Mapping[int, Any]) -> None:
+def remember(
+    groups: tuple[str, ...],
+    topic: str,
+    told: Mapping[str, Any],
+    answers: Mapping[str, Mapping[int, Any]],
+) -> None:
     """Add an exchange that took place to the script that is being recorded."""
     script = _recording.get()
     if script is not None:
-        script.lines.append(Line(group, topic, told, dict(answers)))
+        script.lines.append(Line(groups, topic, dict(told), dict(answers)))

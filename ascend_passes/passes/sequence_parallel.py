@@ -23,7 +23,7 @@ from torch import Tensor, fx
 
 from ascend_passes import cost, profiles
 from ascend_passes.graph import Context, operator_name, place, same_size, value
-from ascend_passes.groups import Group, family_of, group_name, resolve
+from ascend_passes.groups import Group, busiest, family_of, group_name, ranks_of, resolve
 from ascend_passes.normalize import remove_dead
 from ascend_passes.options import switched_on
 from ascend_passes.passes.padded_rows import Price, computed_padded, padded_value
@@ -61,6 +61,9 @@ ALL_REDUCES = frozenset(
 )
 
 
+OTHER_RANKS = "other ranks sum more often, and what this sum meets may differ between its ranks"
+
+
 @dataclass
 class Findings:
     """What `sinkable` found, in graph order."""
@@ -68,6 +71,12 @@ class Findings:
     shards: dict[fx.Node, Shard] = field(default_factory=dict)
     misses: list[Miss] = field(default_factory=list)
     streams: list[Rows] = field(default_factory=list)
+    ranks: tuple[int, ...] | str = ()
+    """Those whose all_reduces are dealt out: the ones with most of them.
+
+    What a graph reads is taken to be the same on all of these. Of two dimensions of a mesh that
+    holds for the tensor-parallel one alone.
+    """
 
 
 def sequence_parallel(graph: fx.Graph, context: Context) -> Report:
@@ -145,7 +154,7 @@ def on(context: Context, identity: str) -> bool:
 
 def sinkable(graph: fx.Graph, context: Context) -> Findings:
     """Every value that a rank can compute for its rows alone, from the all_reduces downwards."""
-    found = Findings()
+    found = Findings(ranks=busiest(reduce_of(node) for node in graph.nodes if is_source(node)))
     lead_of = lambda node: found.shards[node].lead if node in found.shards else 0  # noqa: E731
     for node in graph.nodes:
         if node.op != "call_function":
@@ -153,8 +162,7 @@ def sinkable(graph: fx.Graph, context: Context) -> Findings:
         if is_source(node):
             start_stream(node, found)
             continue
-        owners = [found.shards[n] for n in node.all_input_nodes if n in found.shards]
-        if not owners:
+        if not any(one in found.shards for one in node.all_input_nodes):
             continue
         if not operator_name(node):
             take_output(node, found)
@@ -166,7 +174,11 @@ def sinkable(graph: fx.Graph, context: Context) -> Findings:
         if reason:
             found.misses.append(Miss(NAME, node.name, place(node), reason))
         elif isinstance(answer, LocalCall):
-            found.shards[node] = Shard(owners[0].rows, answer.lead, answer)
+            # Of what it computes with: a copy's target, whose rows may be another group's, is not.
+            rows = next(
+                found.shards[n.node].rows for n in answer.operands if n.node in found.shards
+            )
+            found.shards[node] = Shard(rows, answer.lead, answer)
     return found
 
 
@@ -182,7 +194,7 @@ def start_stream(node: fx.Node, found: Findings) -> None:
     """Enter an all_reduce as a shard if its rows can be dealt out, else say why not."""
     call = reduce_of(node)
     group = resolve(group_name(call), family_of(call))
-    reason = unfit(call, group)
+    reason = unfit(call, group) or ("" if ranks_of(call) == found.ranks else OTHER_RANKS)
     if reason or group is None:
         found.misses.append(Miss(NAME, node.name, place(node), reason))
         return
