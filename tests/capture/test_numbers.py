@@ -37,6 +37,7 @@ DECIDES = {
     "half precision": ("mul", lambda n: HALF * n),
     "a quotient": ("div", lambda n: LONG / n),
     "a scaled addend": ("add", lambda n: torch.add(LONG, NARROW, alpha=n)),
+    "a scaled number": ("add", lambda n: torch.add(FLOAT, n, alpha=3)),
     "a dtype": ("add", lambda n: NARROW[0] + n),
 }
 
