@@ -1,6 +1,6 @@
 """Draws a program step by step: each is tried on real tensors, and left out where torch refuses it.
 
-Trying gives shapes and dtypes, for two sets of sizes at once, so that symbolic sizes stay symbolic.
+Trying gives shapes and dtypes, for the sizes of every call, so that symbolic sizes stay symbolic.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Nothing(Exception):  # noqa: N818  # an outcome, not an error
 
 
 class Draw:
-    """The program so far, and its values under two sets of sizes."""
+    """The program so far, and its values under the sizes of every call."""
 
     def __init__(self, seed: int, dtype: str, sizes: Sequence[dict[str, int]]) -> None:
         self.random = random.Random(seed)

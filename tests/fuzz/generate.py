@@ -49,7 +49,8 @@ def generate(seed: int) -> Program:
     captured = dict(options).get("cudagraph_mode", "NONE") != "NONE"
     calls = random.choice((3, 4) if captured else (2, 3))
     sizes = sizes_of(random, random.random() < 0.5, calls)
-    draw = Draw(seed, dtype, [sizes[0], next((s for s in sizes if s != sizes[0]), sizes[0])])
+    distinct = {tuple(one.items()): one for one in sizes}
+    draw = Draw(seed, dtype, list(distinct.values()))
     start(draw)
     operators, weights = list(VOCABULARY), list(VOCABULARY.values())
     for operator in draw.random.choices(operators, weights, k=draw.one_of(*STEPS)):
