@@ -141,7 +141,7 @@ class CompiledGraph:
         """
         if instead_of is not None and instead_of.spare is not None:
             return instead_of.spare()
-        agreed, script = self.scripts.get(plan, (plan, None))
+        agreed, script = self.scripts.get(plan, (plan, Script()))
         work = Work(
             self.gm,
             self.options,
@@ -155,7 +155,7 @@ class CompiledGraph:
             self.training,
         )
         trust = instead_of is None
-        for key in dict.fromkeys(numbers) if script is not None else ():
+        for key in dict.fromkeys(numbers) if plan in self.scripts else ():
             with contextlib.suppress(DepartureError), replaying(script):
                 made = compile_variant(replace(work, numbers=values_of(key)), script, trust)
                 self.numbers.keep(key)
