@@ -6,6 +6,7 @@ it is used where the graph that was rewritten without it has the same.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -134,15 +135,22 @@ def compile_variant(work: Work, script: Script, trust: bool = True) -> Variant:
     made = with_facts(work, plain, script) if trust and groups else plain
     if trust and not work.options.off:
         check_expectations(made.report, context)
-    variant = finished(work, made)
+    variant, tell = finished(work, made)
     # Once all of it has been done here, so that no rank runs before another one fails.
     require_agreement(made.gm.graph, context, groups, "the rewritten graph")
+    tell()
     # On what only this rank knows no plan may depend that the others have too.
     decisions = plain.report.decisions
     gain_from = next((choice.gain_from for choice in decisions if choice.gain_from), None)
-    without = replace(work, constants={})
-    spare = (lambda: finished(without, plain)) if made is not plain else None
-    return replace(variant, spare=spare, gain_from=gain_from)
+    spare = functools.partial(told, replace(work, constants={}), plain)
+    return replace(variant, spare=spare if made is not plain else None, gain_from=gain_from)
+
+
+def told(work: Work, made: Rewritten) -> Variant:
+    """The variant that runs a rewritten graph, after its report is kept."""
+    variant, tell = finished(work, made)
+    tell()
+    return variant
 
 
 def with_facts(work: Work, plain: Rewritten, script: Script) -> Rewritten:
@@ -195,8 +203,8 @@ def rewritten(work: Work, trust: bool) -> Rewritten:
     return Rewritten(gm, replace(said, graph_after=gm.code), folded)
 
 
-def finished(work: Work, made: Rewritten) -> Variant:
-    """The variant that runs a rewritten graph; its report is kept."""
+def finished(work: Work, made: Rewritten) -> tuple[Variant, Callable[[], None]]:
+    """The variant that runs a rewritten graph, and what keeps its report."""
     gm, context, report = made.gm, work.context, made.report
     count = len(gm.graph.find_nodes(op="placeholder"))
     added = len(made.folded.outputs) if made.folded is not None else 0
@@ -211,11 +219,16 @@ def finished(work: Work, made: Rewritten) -> Variant:
     plain = function or gm.forward
     captured, uncaptured = guarded("capture", gm, context, lambda: capture(work, plain, gm, static))
     report = report + failed + uncaptured
-    report = dumped(report, work.plan, work.options)
-    work.keep(report, work.options, captured.log.report if isinstance(captured, Runner) else Report)
     positions = {node.name: index for index, node in enumerate(inputs)}
     folded = FoldedValues(made.folded) if made.folded is not None else None
-    return Variant(captured or plain, folded, Facts(facts_of(gm.graph), positions))
+    variant = Variant(captured or plain, folded, Facts(facts_of(gm.graph), positions))
+    later = captured.log.report if isinstance(captured, Runner) else Report
+    return variant, functools.partial(publish, work, report, later)
+
+
+def publish(work: Work, report: Report, later: Later) -> None:
+    """Hand the report to whoever keeps it, and to the folder of dumps."""
+    work.keep(dumped(report, work.plan, work.options), work.options, later)
 
 
 def capture(

@@ -105,11 +105,13 @@ class CompiledGraph:
             instead_of: the variant that rests on parameters that have changed since.
         """
         with self.lock:
-            key = plan, self.numbers.settle(self.numbers.key(inputs))
+            brought = self.numbers.key(inputs)
+            key = plan, self.numbers.settle(brought)
             if self.variants.get(key) is not instead_of or plan not in self.plans:
                 return None  # another thread was here
             with trace.outside_compilation():
-                made = self.build(plan, key[1], inputs, instead_of)
+                made = self.build(plan, (key[1], brought), inputs, instead_of)
+            key = plan, self.numbers.key(inputs)
             kept = {k: v for k, v in self.variants.items() if k[1] in self.numbers.seen}
             if made.gain_from is None or instead_of is not None:
                 self.variants = {**kept, key: made}
@@ -122,29 +124,42 @@ class CompiledGraph:
         return None
 
     def build(
-        self, plan: Plan, numbers: Key, inputs: Sequence[Any], instead_of: Variant | None
+        self,
+        plan: Plan,
+        numbers: tuple[Key, Key],
+        inputs: Sequence[Any],
+        instead_of: Variant | None,
     ) -> Variant:
-        """Compile, without asking other ranks again where they have agreed on the plan before."""
+        """Compile, without asking other ranks again where they have agreed on the plan before.
+
+        Args:
+            plan: of the call.
+            numbers: what to compile for, and what the call brings: all of that where without it the
+                collectives would be others.
+            inputs: of the call.
+            instead_of: the variant that rests on parameters that have changed since.
+        """
         if instead_of is not None and instead_of.spare is not None:
             return instead_of.spare()
-        agreed, script = self.scripts.get(plan, (plan, None))
-        constants = constants_of(self.gm, inputs, self.state)
+        agreed, script = self.scripts.get(plan, (plan, Script()))
         work = Work(
             self.gm,
             self.options,
             agreed,
             self.keep,
             self.device,
-            constants,
-            values_of(numbers),
+            constants_of(self.gm, inputs, self.state),
+            values_of(numbers[0]),
             self.static,
             self.host_reads,
             self.training,
         )
         trust = instead_of is None
-        if script is not None:
+        for key in dict.fromkeys(numbers) if plan in self.scripts else ():
             with contextlib.suppress(DepartureError), replaying(script):
-                return compile_variant(work, script, trust)
+                made = compile_variant(replace(work, numbers=values_of(key)), script, trust)
+                self.numbers.keep(key)
+                return made
         script = Script()
         with failing_together(self.gm.graph), recording(script):
             made = compile_variant(replace(work, plan=plan), script, trust)

@@ -52,6 +52,11 @@ class Numbers:
         self.seen = {shorter}
         return shorter
 
+    def keep(self, key: Key) -> None:
+        """Compile for all numbers of this key on."""
+        if key not in self.seen:
+            self.positions, self.seen = tuple(index for index, _ in key), {key}
+
 
 def values_of(key: Key) -> dict[int, float]:
     """The numbers of a key by position."""
