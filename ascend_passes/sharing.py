@@ -28,6 +28,8 @@ def may_replace(node: fx.Node, other: fx.Node) -> bool:
     here, there = memory(node), memory(other)
     if other in here:
         return True
+    if leaves(here) and base(node) is node and base(other) is not other:
+        return False  # a view would keep all of its memory, and autograd forbids to write to it
     return may_be_read(node, other) and not (leaves(here) and leaves(there))
 
 

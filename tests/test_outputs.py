@@ -296,3 +296,17 @@ def test_slices_of_a_symbolic_size():
         return [x[start:end] * 2 for start, end, step in BOUNDS if step == 1]
 
     assert_seen_alike(parts, torch.arange(10.0), dynamic=True)
+
+
+@torch.no_grad()
+def test_a_copy_of_a_part_lets_the_rest_go():
+    """As the last token's logits are taken, while those of all others are freed."""
+    last = torch.compile(lambda x: x.sin()[-1:].clone(), backend="ascend_dense")(torch.rand(50, 3))
+    assert last.untyped_storage().nbytes() == last.nbytes
+
+
+def test_a_copy_of_a_view_may_be_written_where_gradients_are_asked_for():
+    x = torch.rand(3, 4, requires_grad=True)
+    copied = torch.compile(lambda x: x.tanh().t().contiguous().t().clone(), backend="ascend_dense")
+    copied(x).mul_(2).sum().backward()
+    torch.testing.assert_close(x.grad, 2 * (1 - x.detach().tanh().square()))

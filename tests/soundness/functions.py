@@ -63,23 +63,30 @@ def source(
     function: Callable[..., Any], name: str, module: ModuleType, seed: int, config: Any
 ) -> str:
     """A file with the function and what it uses of its module."""
-    needed = {name: function}
-    pending = [function]
-    while pending:
-        for used in sorted(names_in(pending.pop())):
-            item = vars(module).get(used)
-            if getattr(item, "__module__", "") == module.__name__ and used not in needed:
-                needed[used] = item
-                pending.append(item)
+    needed = needs(function, name, module)
+    constants = [f"{key} = {item!r}" for key, item in needed.items() if isinstance(item, int)]
     settings = [f"torch._dynamo.config.{key} = {value!r}" for key, value in config.items()]
-    parts = [inspect.getsource(item) for item in reversed(needed.values())]
+    parts = [inspect.getsource(i) for i in reversed(needed.values()) if not isinstance(i, int)]
     imports = "\n".join(
         line
         for line in inspect.getsource(module).splitlines()
         if line.startswith(("import ", "from ")) and "tests." not in line
     )
     look = LOOK.format(seed=seed, name=name)
-    return "\n".join([imports, *settings, "", *parts, look])
+    return "\n".join([imports, *settings, *constants, "", *parts, look])
+
+
+def needs(function: Callable[..., Any], name: str, module: ModuleType) -> dict[str, Any]:
+    """A function, and the functions, classes and numbers of its module that it uses."""
+    needed: dict[str, Any] = {name: function}
+    pending: list[Any] = [function]
+    while pending:
+        for used in sorted(names_in(pending.pop()) - set(needed)):
+            item = vars(module).get(used)
+            if isinstance(item, int) or getattr(item, "__module__", "") == module.__name__:
+                needed[used] = item
+                pending.append(item)
+    return needed
 
 
 def names_in(item: Any) -> set[str]:
@@ -87,7 +94,7 @@ def names_in(item: Any) -> set[str]:
     if inspect.isclass(item):
         parts = [v for v in vars(item).values() if inspect.isfunction(v)]
         return set().union(*(names_in(v) for v in parts)) if parts else set()
-    return names_of(item.__code__) if inspect.isfunction(item) else set()
+    return names_of(inspect.unwrap(item).__code__) if inspect.isfunction(item) else set()
 
 
 def names_of(code: Any) -> set[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 
@@ -148,6 +150,19 @@ def test_the_file_of_a_fault_runs(capsys):
     shown = capsys.readouterr().out
     assert shown.count("memory of [0, 1]") == 4 and shown.count("gradients [tensor(") == 2
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("sweep", ["past", "aliasing", "errors", "weights"])
+def test_the_file_of_a_function_has_all_that_it_uses(sweep):
+    from tests.soundness.sweeps import named_cases
+
+    for name, case in named_cases(sweep).items():
+        text = case.build(0).source().split("\nfor backend")[0]
+        space: dict = {}
+        exec(text, space)
+        if name in space and name != "anomaly":  # of which autograd prints
+            with contextlib.suppress(RuntimeError, IndexError, TypeError):
+                space[name](lambda function: function)
 
 
 def test_a_program_becomes_smaller():

@@ -11,12 +11,12 @@ from tests.soundness.today import VARIABLE, seed_of_the_day
 SEED = seed_of_the_day()
 FIXED = ("past", "aliasing", "errors")
 SAMPLES = {
-    "weights": 16,
+    "weights": 12,
     "modules": 12,
     "plain": 12,
-    "composed": 60,
+    "composed": 50,
     "backward": 12,
-    "dynamic": 8,
+    "dynamic": 6,
     "refused": 6,
     "bfloat16": 8,
     "int64": 6,
