@@ -6,8 +6,10 @@ from collections import Counter
 from typing import Any
 
 import pytest
+import torch
+from torch import fx
 
-from ascend_passes import cost, profiles
+from ascend_passes import cost, profiles, trace
 from ascend_passes.dense_layers import GROUP, Sizes, layers_graph, rewritten
 from ascend_passes.graph import Context, operator_name
 from ascend_passes.groups import Group, assuming
@@ -128,3 +130,15 @@ def test_plans_that_are_compared_fuse_the_same_norms() -> None:
 
     assert norms(False) == norms(True)
     assert norms(False)["npu::npu_add_rms_norm_dynamic_quant"] == 3
+
+
+def test_a_symbolic_size_that_became_a_number_is_no_count_of_tokens() -> None:
+    rows = trace.symbolic_inputs([(7, 4)], [torch.float32], "cpu")[0]
+    graph = fx.Graph()
+    left, right = graph.placeholder("left"), graph.placeholder("right")
+    left.meta["val"], right.meta["val"] = rows, torch.ones(4, 4)
+    graph.call_function(torch.ops.aten.mm.default, (left, right))
+    assert cost.token_rows(graph) is not None
+    assert rows.shape[0] == 7  # a guard: from here on it is no symbol
+    assert cost.token_rows(graph) is None
+    assert cost.numbers(graph, 100)(rows.shape[0]) == 7
