@@ -232,7 +232,9 @@ def hints(
 
 def token_rows(graph: fx.Graph) -> torch.SymInt | None:
     """The symbolic number of rows of the first matmul that has one; None where all are static."""
-    return next((rows for rows in left_rows(graph) if isinstance(rows, torch.SymInt)), None)
+    symbolic = (rows for rows in left_rows(graph) if isinstance(rows, torch.SymInt))
+    # A size that was found to be a number, behind the trace of it, has a SymInt without a symbol.
+    return next((rows for rows in symbolic if rows.node.expr.free_symbols), None)
 
 
 def matmul_rows(graph: fx.Graph) -> int | torch.SymInt | None:

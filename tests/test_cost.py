@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import fx
 
-from ascend_passes import cost, profiles
+from ascend_passes import cost, profiles, trace
 from ascend_passes.dense_layers import GROUP, Sizes, layers_graph, rewritten
 from ascend_passes.graph import Context, operator_name
 from ascend_passes.groups import Group, assuming
@@ -203,3 +205,15 @@ def test_a_profile_of_one_process_has_endless_links(tmp_path: Path) -> None:
 def test_a_call_without_tokens_has_a_plan() -> None:
     options = Options(prefetch_mlp=True)
     assert pick(plans(options), 0) == pick(plans(options), 1)
+
+
+def test_a_symbolic_size_that_became_a_number_is_no_count_of_tokens() -> None:
+    rows = trace.symbolic_inputs([(7, 4)], [torch.float32], "cpu")[0]
+    graph = fx.Graph()
+    left, right = graph.placeholder("left"), graph.placeholder("right")
+    left.meta["val"], right.meta["val"] = rows, torch.ones(4, 4)
+    graph.call_function(torch.ops.aten.mm.default, (left, right))
+    assert cost.token_rows(graph) is not None
+    assert rows.shape[0] == 7  # a guard: from here on it is no symbol
+    assert cost.token_rows(graph) is None
+    assert cost.numbers(graph, 100)(rows.shape[0]) == 7
