@@ -23,6 +23,7 @@ from ascend_passes.graph import (
     is_call,
     operator_name,
     place,
+    same_size,
     same_sizes,
     same_strides,
     value,
@@ -163,6 +164,9 @@ def require_one_row(node: fx.Node, given: dict[str, Any], keys: Repeat, values: 
     if len(node.users) != 1:
         raise Refused("the result is read more than once")
     for repeated in (keys, values):
+        if not same_size(value(repeated.source).stride()[-1], 1):
+            # The copy was dense; the kernels take that of the last dim for granted.
+            raise Refused("the elements of a head do not lie side by side")
         if written_between(repeated, node):
             raise Refused("the heads are written between their copy and the attention")
 

@@ -15,7 +15,7 @@ import torch
 from torch import fx
 
 from ascend_passes.content import all_zero, comparable
-from ascend_passes.graph import Context, is_call, operator_name, value, written
+from ascend_passes.graph import Context, is_call, operator_name, same_strides, value, written
 from ascend_passes.passes.eliminate_zeros import filled_with
 from ascend_passes.passes.facts import Fact, record, untouched
 from ascend_passes.passes.in_place import named_arguments
@@ -113,6 +113,7 @@ def quantized(
         axis=axis,
         div_mode=True,
     )
+    refuse_layout(site.node, new)
     new.meta[QUANTIZED] = origin
     return new
 
@@ -192,6 +193,7 @@ def quantize_per_token(site: Site, given: Arguments) -> Mapping[str, fx.Node]:
         refuse_result(read.get("output_dtype", torch.float32))
     both = site.npu("npu_dynamic_quant", input=x)
     row = site.item(both, 0)
+    refuse_layout(site.node, row)
     row.meta[QUANTIZED] = (scales, points)
     return {"0": row}
 
@@ -218,6 +220,12 @@ def refuse_range(given: Arguments) -> None:
     refuse_unless(
         bounds == FULL_RANGE, f"it clamps to {list(bounds)}, npu_quantize to {list(FULL_RANGE)}"
     )
+
+
+def refuse_layout(node: fx.Node, row: fx.Node) -> None:
+    """Raise `Refused` unless the operator's row lies in memory as the model's does."""
+    alike = same_strides(value(node), value(row))
+    refuse_unless(alike, "the row is not dense, and the NPU's operators give dense rows")
 
 
 def refuse_result(dtype: torch.dtype) -> None:

@@ -40,8 +40,8 @@ def tokens(x: Tokens, factor: OfTokens):
 
 
 def replacement(x: Tensor, factor: Tensor):
-    whole, tables = x.reshape(-1, *x.shape[-3:]), torch.view_as_real(factor)
-    tables = tables.reshape(-1, *factor.shape[-3:], 2)
+    whole, tables = (t if t.dim() == 4 else t.unsqueeze(0) for t in (x, factor))
+    tables = torch.view_as_real(tables)
     cos, sin = (tables[..., part].repeat_interleave(2, -1).to(x.dtype) for part in (0, 1))
     return npu.npu_rotary_mul(whole, cos, sin, "interleave").reshape(x.shape)
 

@@ -131,6 +131,10 @@ def other_groups(q, k, v):
     return attention(q, repeated(k), repeated(v[:, :2], 6))
 
 
+def across(q, k, v):
+    return attention(q, repeated(k.transpose(2, 3).contiguous().transpose(2, 3)), repeated(v))
+
+
 def written(q, k, v):
     keys = repeated(k)
     k.zero_()
@@ -145,6 +149,7 @@ def written(q, k, v):
         (log_sums, 1, "more than the result"),
         (other_groups, 1, "keys are repeated 4 times but values 6 times"),
         (written, 1, "written between"),
+        (across, 1, "do not lie side by side"),
     ],
 )
 def test_refusals(function, rows, reason):

@@ -232,3 +232,24 @@ def test_codes_that_somebody_else_reads_stay():
     assert "read otherwise than by dequantize_per_token" in reasons(report)
     assert torch.equal(row, model(x)[1])
     assert torch.equal(result, model(x)[0])
+
+
+@pytest.mark.parametrize("per_token", [False, True])
+def test_a_row_that_is_not_dense_keeps_its_layout(per_token):
+    decomposed = torch.ops.quantized_decomposed
+
+    def read_back(x):
+        scale, zero = 0.03125, 3
+        kind = "per_token" if per_token else "per_tensor"
+        if per_token:
+            scale, zero = decomposed.choose_qparams_per_token(x, torch.int8)
+        row = getattr(decomposed, f"quantize_{kind}")(x, scale, zero, -128, 127, torch.int8)
+        given = (row, scale, zero, -128, 127, torch.int8)
+        if per_token:
+            return decomposed.dequantize_per_token(*given, torch.bfloat16)
+        return decomposed.dequantize_per_tensor(*given, out_dtype=torch.bfloat16)
+
+    x = torch.randn(8, 16).bfloat16().t()
+    report, result = compiled(read_back, x)
+    assert result.stride() == read_back(x).stride() == (1, 16)
+    assert any("not dense" in miss.reason for miss in report.misses)
