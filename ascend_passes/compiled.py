@@ -116,13 +116,14 @@ def optimized(gm: fx.GraphModule, context: Context) -> Report:
     return replace(run_stages(gm, context), graph_before=before, graph_after=gm.code)
 
 
-def compile_variant(work: Work, script: Script, trust: bool = True) -> Variant:
+def compile_variant(work: Work, script: Script, trust: bool, first: bool) -> Variant:
     """A variant for the calls that `work` describes.
 
     Args:
         work: what it is made from.
         script: what other ranks have told so far, see `rehearsal`; empty at first.
         trust: whether equal content of parameters may be used.
+        first: whether the options' expectations count: it is no one's fault if weights change.
 
     Raises:
         AgreementError: ranks of a group would run different graphs.
@@ -133,7 +134,7 @@ def compile_variant(work: Work, script: Script, trust: bool = True) -> Variant:
     require_agreement(work.gm.graph, context, groups, "the traced graph")
     plain = rewritten(work, trust=trust and not groups)
     made = with_facts(work, plain, script) if trust and groups else plain
-    if trust and not work.options.off:
+    if first and not work.options.off:
         check_expectations(made.report, context)
     variant, tell = finished(work, made)
     # Once all of it has been done here, so that no rank runs before another one fails.

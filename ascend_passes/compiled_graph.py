@@ -30,6 +30,8 @@ from ascend_passes.tokens import token_counter
 
 GRAPHS: weakref.WeakSet[CompiledGraph] = weakref.WeakSet()
 """Every compiled graph that is alive."""
+MOST_PARTED = 3
+"""How often a graph is compiled on what parameters hold then, after some ceased to be equal."""
 
 
 class CompiledGraph:
@@ -70,6 +72,7 @@ class CompiledGraph:
         self.variants: dict[tuple[Plan, Key], Variant] = {}
         self.scripts: dict[Plan, tuple[Plan, Script]] = {}
         self.stale: set[int] | None = set()
+        self.parted = 0
         self.lock = threading.Lock()
         GRAPHS.add(self)
         if len(self.plans) == 1 and not self.numbers.positions and not options.flashcomm:
@@ -154,15 +157,16 @@ class CompiledGraph:
             self.host_reads,
             self.training,
         )
-        trust = instead_of is None
+        self.parted += instead_of is not None
+        how = {"trust": self.parted <= MOST_PARTED, "first": instead_of is None}
         for key in dict.fromkeys(numbers) if plan in self.scripts else ():
             with contextlib.suppress(DepartureError), replaying(script):
-                made = compile_variant(replace(work, numbers=values_of(key)), script, trust)
+                made = compile_variant(replace(work, numbers=values_of(key)), script, **how)
                 self.numbers.keep(key)
                 return made
         script = Script()
         with failing_together(self.gm.graph), recording(script):
-            made = compile_variant(replace(work, plan=plan), script, trust)
+            made = compile_variant(replace(work, plan=plan), script, **how)
         self.scripts[plan] = plan, script
         return made
 

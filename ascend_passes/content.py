@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from ascend_passes.trace import not_faking, unobserved
+from ascend_passes.trace import unobserved
 
 JOINED_LIMIT = 16384
 """Elements up to which tensors are compared together: one call for many costs less than their
@@ -97,7 +97,7 @@ def same_bits(one: Tensor, other: Tensor) -> bool:
 
     The host waits for tensors on another device.
     """
-    with not_faking():
+    with unobserved():
         a, b = words(one), words(other)
         if a.dtype != b.dtype:  # one begins at an odd address
             a, b = a.view(torch.uint8), b.view(torch.uint8)
@@ -106,7 +106,7 @@ def same_bits(one: Tensor, other: Tensor) -> bool:
 
 def all_zero(tensor: Tensor) -> bool:
     """Whether no bit of a tensor is set; -0.0 has one."""
-    with not_faking():
+    with unobserved():
         return not bool(words(tensor).any())
 
 

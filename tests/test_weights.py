@@ -359,6 +359,30 @@ def test_it_can_be_switched_off(off: str) -> None:
     assert not {"merge_equal", "fold_constants"} & set(report.fired)
 
 
+class Pairs(nn.Module):
+    """Many pairs of equal scales, each for one input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scales = nn.ParameterList([torch.full((1,), 0.25) for _ in range(8)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for one, other in zip(self.scales[::2], self.scales[1::2], strict=True):
+            x = quantized(x, one) + quantized(x, other) * 0.75
+        return x
+
+
+@torch.no_grad()
+def test_a_pair_that_parts_leaves_the_others_merged_and_in_the_end_none_is() -> None:
+    model, x = Pairs(), torch.randn(5, WIDTH)
+    step = torch.compile(model, backend="ascend_dense")
+    for index in range(8):
+        assert equal(step(x), model(x))
+        model.scales[(2 * index) % 8].data.fill_(0.5 + index)
+    merged = [report.fired.get("merge_equal", 0) for report in ascend_passes.reports()]
+    assert merged == [4, 3, 2, 1, 0]
+
+
 class Norms(nn.Module):
     """Two norms of equal gains that see different rows."""
 

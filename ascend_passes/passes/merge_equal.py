@@ -18,7 +18,7 @@ from ascend_passes.graph import Context, base, written
 from ascend_passes.passes.deduplicate import frozen, is_pure
 from ascend_passes.passes.facts import EQUAL_LIMIT, Fact, record, untouched
 from ascend_passes.report import Report
-from ascend_passes.trace import not_faking
+from ascend_passes.trace import unobserved
 
 Pair = tuple[fx.Node, fx.Node]
 
@@ -48,7 +48,7 @@ def layout(tensor: Tensor) -> tuple[Any, ...]:
 
 def content(tensor: Tensor) -> bytes:
     """The bits of a tensor."""
-    with not_faking():
+    with unobserved():
         return bytes(words(tensor).cpu().numpy().tobytes())
 
 

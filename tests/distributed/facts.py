@@ -35,10 +35,10 @@ def written(case: str) -> tuple[list[bool], int, int]:
     with torch.no_grad():
         for turn in range(7):
             if turn == 2 and case in ("equal on one rank", "all write alike"):
-                model.one.data.fill_(0.125)
-                model.other.data.fill_(0.125)
+                model.one.fill_(0.125)
+                model.other.fill_(0.125)
             if turn == 3 and (first or case != "one rank writes"):
-                model.other.data.fill_(0.75)
+                model.other.fill_(0.75)
             if case == "one rank's number":
                 factor = 2.0 + (turn if first else 0)
             seen.append(torch.allclose(step(x, factor), model(x, factor), atol=1e-6))
