@@ -121,7 +121,7 @@ class Decoder:
 
     def advance(self) -> Tensor:
         """One step; returns the tokens' memory."""
-        with growing(self.counts):
+        with growing(self.counts) if self.counts else contextlib.nullcontext():
             self.step(self.model, self.tokens, self.cache)
         return self.tokens
 

@@ -4,7 +4,8 @@ from ascend_passes.capture.device import Device, device_for
 from ascend_passes.capture.fault import CaptureError, Fault
 from ascend_passes.capture.layout import Layout
 from ascend_passes.capture.log import Counters, Log
-from ascend_passes.capture.runner import Runner, prepare, wrap
+from ascend_passes.capture.runner import Runner
+from ascend_passes.capture.wrapping import prepare, wrap
 
 __all__ = [
     "CaptureError",
