@@ -32,9 +32,8 @@ def main() -> int:
     cases = chosen(options)
     earlier = dict(read(options.json, options.seed)) if options.resume else {}
     found: Found = {sweep: [] for sweep in SWEEPS}
-    for case in cases:
-        if str(case) in earlier:
-            found[case.sweep].append(earlier[str(case)])
+    for name, verdict in earlier.items():
+        found[name.partition("/")[0]].append(verdict)
     run([case for case in cases if str(case) not in earlier], options, found)
     print(table.text(table.rows(found)))
     print("\n".join(f"skipped: {reason}" for reason in table.reasons(found)))
@@ -58,7 +57,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--shard", default="1/1", help="the i-th of n parts, written i/n")
     made.add_argument("--jobs", type=int, default=1, help="worker processes")
     made.add_argument("--json", type=Path, help="append a JSON line for each case to this file")
-    made.add_argument("--resume", action="store_true", help="do not repeat what is in --json")
+    made.add_argument(
+        "--resume", action="store_true", help="count and do not repeat what is in --json"
+    )
     made.add_argument("--write-docs", action="store_true", help="write docs/soundness.md")
     return made
 
@@ -71,7 +72,7 @@ def chosen(options: argparse.Namespace) -> list[Case]:
         listed = list(named_cases(sweep).values())
         if options.op:
             listed = [case for case in listed if case.name.split(" ")[0] == options.op]
-        if options.limit and len(listed) > options.limit:
+        if options.limit is not None and len(listed) > options.limit:
             listed = generator(options.seed, sweep).sample(listed, options.limit)
         cases += listed
     return cases[part - 1 :: parts]
