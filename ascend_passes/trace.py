@@ -134,10 +134,14 @@ def not_faking() -> Iterator[None]:
 
 
 def trace(function: Callable[..., Any], values: Sequence[Tensor]) -> fx.GraphModule:
-    """The functional graph of `function` on fake values, as AOTAutograd would give it."""
+    """The functional graph of `function` on fake values, as AOTAutograd would give it.
+
+    Symbolic sizes of the values stay as they are: tracing asks whether a tensor is contiguous, and
+    what holds for the sizes of now must not become a fact of the model's graph: it serves others.
+    """
     mode = fake_mode_of(values)
     context: Any = torch._guards.TracingContext(mode)
-    with tracing(context), mode, torch.no_grad():
+    with tracing(context), faking(mode):
         functional = dispatch_functionalize(function, FunctionalTensorMode())
         return make_fx(functional, record_module_stack=False)(*values)
 
