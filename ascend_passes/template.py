@@ -269,7 +269,7 @@ def size_use(size: torch.SymInt, symbols: dict[Any, tuple[str, int]]) -> SizeUse
     expression = size.node.expr
     free = sorted(expression.free_symbols, key=str)
     sources = tuple(symbols[symbol] for symbol in free)
-    return SizeUse(str(expression), trace.size_function(expression, free), sources)
+    return SizeUse(str(expression), size_function(expression, free), sources)
 
 
 def outlines(

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ascend_passes import trace
 from ascend_passes.cost import matmul_rows
 from ascend_passes.graph import is_call, value
+from ascend_passes.traced_sizes import size_of_inputs
 
 
 def token_counter(graph: fx.Graph) -> Callable[[Sequence[Any]], int]:
@@ -25,7 +25,7 @@ def token_counter(graph: fx.Graph) -> Callable[[Sequence[Any]], int]:
         if isinstance(count, int):
             return functools.partial(fixed, count)
         with contextlib.suppress(KeyError):  # the rows are not read off an input
-            return trace.size_of_inputs(count, graph)
+            return size_of_inputs(count, graph)
     return functools.partial(fixed, 1)
 
 

@@ -7,7 +7,6 @@ inference path gives without decompositions, plus custom operators; `meta["val"]
 from __future__ import annotations
 
 import contextlib
-import functools
 import traceback
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
@@ -158,10 +157,13 @@ def trace(function: Callable[..., Any], values: Sequence[Tensor]) -> fx.GraphMod
     """The functional graph of `function` on fake values, as AOTAutograd would give it.
 
     Each value is an input of its own, also where one tensor is given twice.
+
+    Symbolic sizes of the values stay as they are: tracing asks whether a tensor is contiguous, and
+    what holds for the sizes of now must not become a fact of the model's graph: it serves others.
     """
     mode = fake_mode_of(values)
     context: Any = torch._guards.TracingContext(mode)
-    with tracing(context), mode, torch.no_grad():
+    with tracing(context), faking(mode):
         functional = dispatch_functionalize(function, FunctionalTensorMode())
         apart = [value.detach() for value in values]
         return make_fx(functional, record_module_stack=False)(*apart)
@@ -235,29 +237,6 @@ def aot_graph(
     return graphs[0]
 
 
-@functools.cache
-def _python_functions() -> dict[str, Callable[..., Any]]:
-    return {
-        "FloorDiv": lambda a, b: a // b,
-        "Mod": lambda a, b: a % b,
-        "PythonMod": lambda a, b: a % b,
-    }
-
-
-def size_function(expression: Any, symbols: Sequence[Any]) -> Callable[..., Any]:
-    """A Python function for a size expression: integers give integers, SymInts give SymInts.
-
-    Args:
-        expression: sympy expression of a traced size.
-        symbols: the sympy symbols in the order of the function's arguments.
-    """
-    import sympy
-
-    return sympy.lambdify(  # type: ignore[no-any-return]
-        list(symbols), expression, modules=[_python_functions(), "math"]
-    )
-
-
 def static_positions() -> tuple[int, ...]:
     """Positions of the inputs, in the graph being compiled, that keep their memory between calls.
 
@@ -298,37 +277,6 @@ def graph_break(gm: fx.GraphModule) -> tuple[str, str] | None:
         return None
     frames = "".join(traceback.format_list(reason.user_stack))
     return str(reason.reason).strip().splitlines()[0], frames
-
-
-def size_of_inputs(expression: torch.SymInt, graph: fx.Graph) -> Callable[[Sequence[Any]], int]:
-    """A function from a call's flat inputs to the number behind a size expression."""
-    symbols = sorted(expression.node.expr.free_symbols, key=str)
-    sources = [symbol_source(symbol, graph) for symbol in symbols]
-    function = size_function(expression.node.expr, symbols)
-
-    def count(inputs: Sequence[Any]) -> int:
-        numbers = (
-            inputs[index] if dim is None else inputs[index].shape[dim] for index, dim in sources
-        )
-        return int(function(*numbers))
-
-    return count
-
-
-def symbol_source(symbol: Any, graph: fx.Graph) -> tuple[int, int | None]:
-    """The input, and its dim unless the input is the number itself, that a symbol stands for.
-
-    Raises:
-        KeyError: no input has the symbol as its size.
-    """
-    for index, node in enumerate(graph.find_nodes(op="placeholder")):
-        fake = node.meta.get("val")
-        if isinstance(fake, torch.SymInt) and fake.node.expr == symbol:
-            return index, None
-        for dim, size in enumerate(fake.shape if isinstance(fake, Tensor) else ()):
-            if isinstance(size, torch.SymInt) and size.node.expr == symbol:
-                return index, dim
-    raise KeyError(f"no input of the graph has {symbol} as a size")
 
 
 def example_results(gm: fx.GraphModule) -> list[tuple[Any, torch.dtype | None, Any]]:

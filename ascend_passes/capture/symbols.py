@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from ascend_passes.graph import value
-from ascend_passes.trace import size_of_inputs
+from ascend_passes.traced_sizes import size_of_inputs
 
 Number = Callable[[Sequence[Any]], int]
 """From a call's flat inputs to a number of the graph."""
