@@ -224,9 +224,9 @@ def hints(
 ) -> Mapping[sympy.Symbol, sympy.Integer]:
     """The numbers that symbols had when the graph was traced; 1 for a symbol without."""
     environment = size.node.shape_env
-    known = getattr(environment, "backed_var_to_val", None) or getattr(
-        environment, "var_to_val", {}
-    )
+    # torch 2.13 warns where it is asked for the name of earlier versions.
+    name = "backed_var_to_val" if hasattr(environment, "backed_var_to_val") else "var_to_val"
+    known = getattr(environment, name, {})
     return {symbol: sympy.Integer(int(known.get(symbol, 1))) for symbol in symbols}
 
 

@@ -286,6 +286,6 @@ FORMS: Mapping[Any, Form] = MappingProxyType(
         aten.mul.Tensor: square,
         aten.square.default: lambda node: call(node, aten.pow.Tensor_Scalar, (node.args[0], 2)),
         aten._assert_tensor_metadata.default: drop_check,
-        npu.npu_quantize.default: plain_int8,
+        npu.packet("npu_quantize").default: plain_int8,
     }
 )

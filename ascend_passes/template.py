@@ -21,6 +21,7 @@ from ascend_passes.arguments import arguments
 from ascend_passes.graph import is_call, value
 from ascend_passes.normalize import normalize
 from ascend_passes.rule import Input, Rule, RuleError, Spelling
+from ascend_passes.traced_sizes import size_function
 
 PRIMES = (11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71)
 """Example numbers of named sizes: far from 0 and 1, which would be specialised, and no literal of a
