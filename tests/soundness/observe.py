@@ -25,6 +25,14 @@ class Bits:
     shown: Any = field(compare=False, repr=False)
     """What people are shown of it."""
 
+    def near(self, other: Bits) -> bool:
+        """Whether the values are the same to rounding."""
+        try:
+            torch.testing.assert_close(self.shown, other.shown, equal_nan=True)
+        except AssertionError:
+            return False
+        return True
+
     def __str__(self) -> str:
         return " ".join(str(self.shown).split())[:200]
 

@@ -42,7 +42,10 @@ the originals do: in eager, under `aot_eager` and under `ascend_dense`. Compared
 Uninitialized memory is filled with NaN or the largest integer, so that who reads it shows. A fact
 is a fault where `ascend_dense` differs from both eager and `aot_eager`. *Shared* are cases where
 both backends differ from eager in the same way. A fact that `aot_eager` does not give twice is not
-compared.
+compared. Two kinds have no reference. Where `aot_eager` raises and eager does not, values are held
+against eager's to rounding, since a graph adds gradients up in another order. Where eager refuses a
+write that both backends allow, and `aot_eager` lets results share memory that eager and
+`ascend_dense` keep apart, what it computes after that write is not compared.
 
 ## How to run it
 

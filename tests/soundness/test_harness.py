@@ -12,7 +12,7 @@ from tests.soundness.call import Call
 from tests.soundness.case import Scenario
 from tests.soundness.copies import copied
 from tests.soundness.judge import differences, stable
-from tests.soundness.observe import Record
+from tests.soundness.observe import Record, bits
 from tests.soundness.programs import Program
 
 
@@ -131,6 +131,16 @@ def test_what_eager_gives_is_no_fault():
     assert not differences(eager, theirs, {"a | values": 2})
     assert differences(eager, theirs, {"a | values": 3})
     assert differences(eager, theirs, {})
+
+
+def test_what_has_no_reference_is_compared_as_far_as_it_goes():
+    one, near, far = (bits(torch.tensor(n)) for n in (1.0, 1.0 + 1e-7, 1.1))
+    assert not differences({"a | values": one}, {}, {"a | values": near})
+    assert differences({"a | values": one}, {}, {"a | values": far})
+    apart, shared = {"a | shared memory": ()}, {"a | shared memory": (("x", "y"),)}
+    ours, theirs = {"a | values": one}, {"a | values": far}
+    assert not differences(apart, {**shared, **theirs}, {**apart, **ours})
+    assert differences(apart, {**apart, **theirs}, {**apart, **ours})
 
 
 def test_copies_share_memory_as_the_originals():
