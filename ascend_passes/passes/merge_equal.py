@@ -34,6 +34,8 @@ def merge_equal(graph: fx.Graph, context: Context) -> Report:
         if comparable(tensor) and tensor.numel() <= EQUAL_LIMIT
     }
     alike = {node: layout(tensor) for node, tensor in candidates.items()}
+    if len(set(alike.values())) == len(alike):
+        return Report()
     possible = {node for pair in differing_pairs(graph, alike) for node in pair}
     if not possible:
         return Report()
