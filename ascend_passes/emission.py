@@ -41,6 +41,7 @@ def emit(context: Context, found: Match) -> Emission | str:
     graph = trace.trace(
         lambda *values: rule.replacement(**dict(zip(tensors, values, strict=True)), **scalars),
         list(tensors.values()),
+        guards=False,
     ).graph
     for node, item in zip(list(graph.nodes), tensors, strict=False):
         node.meta["input"] = item

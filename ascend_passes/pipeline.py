@@ -32,6 +32,7 @@ from ascend_passes.rehearsal import DepartureError
 from ascend_passes.report import Report
 from ascend_passes.rewrite import Accept, rewrite
 from ascend_passes.rule import Rule, RuleError
+from ascend_passes.sharing import keep_results_apart
 from ascend_passes.verify.validate import Baseline, notes_of, refuse_difference
 
 Result = TypeVar("Result")
@@ -122,6 +123,7 @@ def run_stages(gm: fx.GraphModule, context: Context) -> Report:
             raise error
         skipped[name] = left_out(name, error)
         gm.graph = copied(original)
+    keep_results_apart(gm.graph, original)
     gm.graph.lint()
     gm.recompile()
     return report + Report(errors=tuple(skipped.values()), notes=notes_of(baseline))

@@ -87,11 +87,22 @@ def specialize_scalars(graph: fx.Graph, numbers: Mapping[int, float]) -> None:
     placeholders = graph.find_nodes(op="placeholder")
     for index, number in numbers.items():
         for node in cast_chain(placeholders[index]):
-            for user in list(node.users):
-                if user.target in TAKES_NUMBER and len(user.args) == 2 and user.args[1] is node:
+            for user in [one for one in node.users if len(one.args) == 2]:
+                left, right = user.args
+                if user.target in TAKES_NUMBER and right is node and decides(left, user):
                     user.update_arg(1, number)
-                elif user.target in COMMUTES and user.args[0] is node and user.args[1] is not node:
-                    user.args = (user.args[1], number)
+                elif user.target in COMMUTES and left is node and decides(right, user):
+                    user.args = (right, number)
+
+
+def decides(operand: Any, user: fx.Node) -> bool:
+    """Whether the other operand alone gives the result its dtype, as it does beside a number.
+
+    A tensor of float64 without dims may be the user's own, and counts for more beside integers and
+    beside another tensor without dims.
+    """
+    fake = value(operand) if isinstance(operand, fx.Node) else None
+    return isinstance(fake, Tensor) and fake.is_floating_point() and fake.dtype == value(user).dtype
 
 
 def cast_chain(node: fx.Node) -> list[fx.Node]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -111,4 +112,30 @@ def reads_absolute_offset(node: fx.Node) -> bool:
         return True
     return node.target is torch.ops.higher_order.auto_functionalized_v2 and any(
         name.endswith("_storage_offset") for name in node.kwargs
+    )
+
+
+def keep_results_apart(graph: fx.Graph, original: fx.Graph) -> None:
+    """Let a result that was no view for autograd be none, though it lies in another's memory.
+
+    `_unsafe_view` is normalized to `view`; as a result the two differ: autograd forbids to write to
+    a view that was made inside a compiled function.
+    """
+    for old, new in zip(results(original), results(graph), strict=True):
+        if is_viewed(new) and isinstance(old, fx.Node) and not is_viewed(old):
+            new.target = aten._unsafe_view.default
+
+
+def results(graph: fx.Graph) -> list[Any]:
+    """What a graph returns."""
+    returned: Any = graph.output_node().args[0]
+    return list(returned) if isinstance(returned, (list, tuple)) else [returned]
+
+
+def is_viewed(node: Any) -> bool:
+    """Whether a value is a `view` of something that the graph computes."""
+    return (
+        isinstance(node, fx.Node)
+        and node.target is aten.view.default
+        and base(node).op == "call_function"
     )

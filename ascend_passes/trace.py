@@ -153,17 +153,23 @@ def not_faking() -> Iterator[None]:
         yield
 
 
-def trace(function: Callable[..., Any], values: Sequence[Tensor]) -> fx.GraphModule:
+def trace(
+    function: Callable[..., Any], values: Sequence[Tensor], guards: bool = True
+) -> fx.GraphModule:
     """The functional graph of `function` on fake values, as AOTAutograd would give it.
 
     Each value is an input of its own, also where one tensor is given twice.
 
-    Symbolic sizes of the values stay as they are: tracing asks whether a tensor is contiguous, and
-    what holds for the sizes of now must not become a fact of the model's graph: it serves others.
+    Args:
+        function: of the values.
+        values: fakes of one mode.
+        guards: whether what the trace asks of symbolic sizes becomes a fact about them. Not for a
+            part of a model's graph, which serves other sizes than those of now: tracing asks
+            whether tensors are contiguous.
     """
     mode = fake_mode_of(values)
     context: Any = torch._guards.TracingContext(mode)
-    with tracing(context), faking(mode):
+    with tracing(context), mode if guards else faking(mode), torch.no_grad():
         functional = dispatch_functionalize(function, FunctionalTensorMode())
         apart = [value.detach() for value in values]
         return make_fx(functional, record_module_stack=False)(*apart)
