@@ -26,6 +26,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         terminal.write_line(f"today's seed of tests/soundness: {VARIABLE}={seed_of_the_day()}")
 
 
+@pytest.hookimpl(tryfirst=True)  # the groups are read by a hook of xdist
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.name not in SINGLE_TESTS:
