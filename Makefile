@@ -24,7 +24,7 @@ demo: venv ## compile and run small Qwen3 models on this machine, and compare th
 	$(BIN)/python -m ascend_passes demo
 
 test: venv ## run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
 lint: venv ## ruff, formatting, mypy, and whether the generated pages are up to date
 	$(BIN)/ruff check .

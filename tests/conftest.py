@@ -6,17 +6,15 @@ minutes is one as well, and comes first, so that nobody waits for it in the end.
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import PurePosixPath
+from typing import Any
 
 import pytest
 
 from tests.soundness.today import VARIABLE, seed_of_the_day
 
-HERE = Path(__file__).parent
 WHOLE_FOLDERS = ("vllm", "conformance")
 """They install an environment each, and start engines that several files look at."""
-SINGLE_TESTS = ("test_rules.py",)
-"""Files whose tests share nothing and take minutes together."""
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -26,15 +24,24 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         terminal.write_line(f"today's seed of tests/soundness: {VARIABLE}={seed_of_the_day()}")
 
 
-@pytest.hookimpl(tryfirst=True)  # the groups are read by a hook of xdist
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.path.name not in SINGLE_TESTS:
-            item.add_marker(pytest.mark.xdist_group(group(item.path)))
-    items.sort(key=lambda item: group(item.path) not in WHOLE_FOLDERS)
+    items.sort(key=lambda item: group(item.nodeid) not in WHOLE_FOLDERS)
 
 
-def group(file: Path) -> str:
-    """What a file is run together with: the folder, or itself alone."""
-    folder = file.relative_to(HERE).parts[0]
-    return folder if folder in WHOLE_FOLDERS else str(file.relative_to(HERE))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Gives a process one group of tests after the other; only where pytest-xdist is there."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group(nodeid)
+
+    return Groups(config, log)
+
+
+def group(nodeid: str) -> str:
+    """What a test is run together with: its folder, or the tests of its file."""
+    file = nodeid.partition("::")[0]
+    folder = PurePosixPath(file).relative_to("tests").parts[0]
+    return folder if folder in WHOLE_FOLDERS else file

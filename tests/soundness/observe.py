@@ -108,9 +108,15 @@ def facts_of(leaf: Any) -> Iterator[tuple[str, Any]]:
     yield "gradient", (leaf.requires_grad, leaf.is_leaf)
     yield "values", bits(leaf)
     if is_plain(leaf):
-        yield "strides", leaf.stride()
+        yield "strides", strides_of(leaf)
         yield "conjugate, negative", (leaf.is_conj(), leaf.is_neg())
         yield "bytes of memory, offset", (leaf.untyped_storage().nbytes(), leaf.storage_offset())
+
+
+def strides_of(tensor: Tensor) -> tuple[int, ...]:
+    """The strides that lead to another element: none where there is one element along a dim."""
+    sizes = zip(tensor.shape, tensor.stride(), strict=True)
+    return tuple(stride if size > 1 and tensor.numel() else 0 for size, stride in sizes)
 
 
 @torch.no_grad()
