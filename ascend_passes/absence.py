@@ -32,7 +32,8 @@ class Verdict:
 class Watch:
     """Asks the ranks that are waited for, each in turn."""
 
-    next_at: float = 0.0
+    next_at: float = field(default_factory=lambda: time.monotonic() + EVERY)
+    """Most ranks come before they are asked at all."""
     seen: dict[int, list[Verdict]] = field(default_factory=dict)
     places: dict[int, str] = field(default_factory=dict)
     """Rank -> where it was when it was asked last."""
@@ -91,7 +92,7 @@ def judged(party: Party, rank: int, mine: Whereabouts, places: dict[int, str]) -
         return None
     places[rank] = f"it is at {answer.place}"
     if answer.compiling:
-        places[rank] = f"it is compiling {answer.compiling[-1]}"
+        places[rank] = f"it is compiling, for {answer.place}"
         return None
     if ahead(party, mine, answer):
         why = f"it is inside a collective that this rank has not entered, at {answer.place}"

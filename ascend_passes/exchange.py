@@ -273,14 +273,15 @@ def failing_together(graph: fx.Graph) -> Iterator[None]:
 
 def tell(graph: fx.Graph, error: BaseException) -> None:
     """Close the epochs of a graph's parties with an error, those that know it left out."""
-    own = isinstance(error, AgreementError)
-    why = str(error) if own else f"{type(error).__name__}: {error}"
-    known = error.closed if isinstance(error, AgreementError) else frozenset()
-    for party in parties_of(shared_groups(graph)):
+    known: frozenset[Party] = getattr(error, "closed", frozenset())
+    why = str(error) if isinstance(error, AgreementError) else f"{type(error).__name__}: {error}"
+    parties = parties_of(shared_groups(graph))
+    for party in parties:
         if party not in known:
             with contextlib.suppress(AgreementError):  # the store is lost, which they see too
                 close(party, why)
-        error.add_note(TOLD) if TOLD not in getattr(error, "__notes__", ()) else None
+    if parties:
+        error.add_note(TOLD)
 
 
 def shared_groups(graph: fx.Graph) -> Mapping[str, tuple[int, ...]]:

@@ -95,12 +95,16 @@ def described(name: str | None, file: str | None, line: int | None) -> str:
 
 
 def compiling() -> Iterator[str]:
-    """The functions on the threads' stacks that Dynamo or this package compiles."""
-    for top in sys._current_frames().values():
+    """The functions on the threads' stacks that Dynamo or this package compiles.
+
+    Those of other threads are not named: their variables are not to be read while they run.
+    """
+    own = threading.get_ident()
+    for thread, top in sys._current_frames().items():
         for frame in reversed(list(outwards(top))):
             if any(called_in(frame, *one) for one in COMPILERS):
-                code = frame.f_locals.get("code")
-                yield name_of(code) if isinstance(code, CodeType) else "a variant of a graph"
+                code = frame.f_locals.get("code") if thread == own else None
+                yield name_of(code) if isinstance(code, CodeType) else "a graph"
 
 
 def called_in(frame: FrameType, file: str, function: str) -> bool:

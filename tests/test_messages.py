@@ -52,7 +52,7 @@ def test_what_was_posted_is_read(store: dist.Store) -> None:
         b'["topic", ["text"]]',
         b'["topic", [[1]]]',
         b"[" * 100_000,
-        b"0" * (mailbox.LIMIT + 1),
+        b'["topic", [["' + b"a" * mailbox.LIMIT + b'"]]]',
     ],
     ids=range(15),
 )
