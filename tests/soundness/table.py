@@ -28,8 +28,8 @@ Each case runs three times with equal copies of its inputs, which share memory a
 the originals do: in eager, under `aot_eager` and under `ascend_dense`. Compared are
 
 * values, bit for bit: NaN is NaN, -0.0 is not 0.0;
-* type, dtype, layout, shape, strides of dims with several elements, conjugate and negative bits, whether a result needs a
-  gradient and whether it is a leaf;
+* type, dtype, layout, shape, strides of dims with several elements, conjugate and negative bits,
+  whether a result needs a gradient and whether it is a leaf, how large its memory is;
 * which results share memory with each other and with arguments and parameters, and which are the
   same object;
 * arguments, parameters and buffers after the call;
