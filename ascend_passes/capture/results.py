@@ -129,18 +129,22 @@ def cut(own: Mapping[int, Tensor], layouts: Sequence[Strided] | None) -> dict[in
 def copies(own: Mapping[int, Tensor], layouts: Sequence[Strided] | None) -> dict[int, Tensor]:
     """New memory with the content of the outputs, which lie in it as `layouts` says.
 
-    Outputs that share memory share the new one; no others do.
+    Outputs that share memory share the new one, and one that is returned twice is one tensor again;
+    no others do.
     """
-    places = {i: layouts[i] if layouts else strided(tensor) for i, tensor in own.items()}
+    first: dict[int, int] = {}
+    same = {index: first.setdefault(id(tensor), index) for index, tensor in own.items()}
+    distinct = {index: own[index] for index in first.values()}
+    places = {i: layouts[i] if layouts else strided(tensor) for i, tensor in distinct.items()}
     groups: dict[int, list[int]] = {}
-    for index, tensor in own.items():
+    for index, tensor in distinct.items():
         groups.setdefault(storage(tensor) or -1 - index, []).append(index)
     made: dict[int, Tensor] = {}
     for group in groups.values():
         made |= room({i: places[i] for i in group}, own)
     for index, tensor in made.items():
         fill(tensor, narrowed(own[index], tensor.shape))
-    return made
+    return {index: made[one] for index, one in same.items()}
 
 
 def room(places: Mapping[int, Strided], like: Mapping[int, Tensor]) -> dict[int, Tensor]:

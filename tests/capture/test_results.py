@@ -126,3 +126,19 @@ def test_a_runner_gives_views_of_the_callers_tensors():
 
 def inputs_of(gm):
     return gm.graph.find_nodes(op="placeholder")
+
+
+@torch.no_grad()
+def test_a_tensor_that_is_returned_twice_is_one_tensor():
+    torch._dynamo.reset()
+    ascend_passes.reset()
+    compiled = torch.compile(
+        lambda ids: ((y := ids * 2), y.type_as(y)),
+        backend="ascend_dense",
+        options={"cudagraph_mode": "FULL"},
+    )
+    for _ in range(4):
+        one, other = compiled(torch.ones(2, 1, dtype=torch.int64))
+        assert one is other
+    (report,) = ascend_passes.reports()
+    assert "captured graphs: 1, of 4 calls 3 replayed one" in " ".join(report.notes)
