@@ -15,8 +15,9 @@ from tests.conformance.inside import attention, kernels
 STEPS = 5
 RELATIVE_BOUND = 1 / 16
 """Of the largest logit. A sum that rounds the other way in bfloat16 moves an int8 activation by one
-step, 1/127 of its range; through two layers that came to 1/36 at most over 12 prompts.
-Tokens are compared where the two best logits are further apart than that can explain."""
+step, 1/127 of its range; through two layers that came to 1/36 at most over 12 prompts. Tokens are
+not compared beside: where the two best logits are further apart than twice the bound, the bound
+itself makes them equal, and random weights need not give such a pair."""
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,3 @@ def test_a_captured_decode_gives_what_the_cpu_gives(model, recorder, executor):
 
     bound = expected.abs().max() * RELATIVE_BOUND
     assert (captured - expected).abs().max() <= bound, words
-    best, second = expected.topk(2, dim=-1).values.unbind(-1)
-    decided = best - second > 2 * bound
-    assert decided.any(), "no logit stands out, so that no token would be compared"
-    assert torch.equal(captured.argmax(-1)[decided], expected.argmax(-1)[decided]), words
