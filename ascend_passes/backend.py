@@ -16,6 +16,7 @@ from ascend_passes.compiled import Keep, Later, device_type, optimize_module
 from ascend_passes.compiled_graph import CompiledGraph
 from ascend_passes.exchange import failing_together
 from ascend_passes.graph import Context
+from ascend_passes.option_values import checked_options
 from ascend_passes.options import Options
 from ascend_passes.plan import plans
 from ascend_passes.report import Report
@@ -44,7 +45,7 @@ def ascend_dense(
         ExpectationError: fewer fusions than `expect` asks for.
     """
     with failing_together(gm.graph):
-        chosen = Options.read(options)
+        chosen = checked_options(options)
         if mode is not None:
             raise ValueError(
                 f"ascend_dense has no modes, got {mode!r}; use options, see docs/options.md"
@@ -127,7 +128,7 @@ def optimize(
     Raises:
         OptionError, ExpectationError: as for `ascend_dense`.
     """
-    chosen = Options.read(options)
+    chosen = checked_options(options)
     context = Context(chosen, plans(chosen)[0], device=device_type(gm.graph))
     with trace.outside_compilation():  # a compiler of AOTAutograd's calls this in its fake mode
         report = optimize_module(gm, context)
@@ -143,7 +144,7 @@ def explain(
     Raises:
         OptionError, ExpectationError: as for `ascend_dense`.
     """
-    chosen = Options.read(options)
+    chosen = checked_options(options)
     found: list[Report] = []
 
     def compiler(gm: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:

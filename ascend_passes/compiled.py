@@ -19,18 +19,14 @@ from ascend_passes.dump import dumped
 from ascend_passes.exchange import shared_groups
 from ascend_passes.execute import execute
 from ascend_passes.graph import Context, value
-from ascend_passes.normalize import normalize
 from ascend_passes.options import Options
-from ascend_passes.passes.constants import Folded, FoldedValues, fold_constants
+from ascend_passes.passes.constants import Folded, FoldedValues, folded_of
 from ascend_passes.passes.facts import Facts, facts_of
-from ascend_passes.passes.hoist_rope import share_tables
-from ascend_passes.passes.merge_equal import merge_equal
-from ascend_passes.passes.quantized_decomposed import find_zero_points
 from ascend_passes.pipeline import check_expectations, copied, guarded, run_stages
 from ascend_passes.plan import Plan
 from ascend_passes.rehearsal import DepartureError, Script, replaying
 from ascend_passes.report import Report
-from ascend_passes.scalars import specialize_scalars
+from ascend_passes.stages import NORMALIZE, STAGES
 
 Later = Callable[[], Report]
 """What the runs of a compiled graph add to its report: captures, and what runs uncaptured."""
@@ -62,7 +58,14 @@ class Work:
     @property
     def context(self) -> Context:
         """What the passes know."""
-        return Context(self.options, self.plan, self.constants, self.device)
+        return Context(
+            self.options,
+            self.plan,
+            self.constants,
+            self.device,
+            self.numbers,
+            folds=not self.training,
+        )
 
 
 @dataclass(frozen=True)
@@ -181,27 +184,16 @@ def promising(work: Work) -> bool:
     if not work.constants or work.options.off:
         return False
     graph, context = copied(work.gm.graph), work.context
-    for stage in (lambda graph, _: normalize(graph), *FACT_FINDERS):
-        stage(graph, context)
+    for stage in (NORMALIZE, *(stage for stage in STAGES if stage.reads_content)):
+        stage.run(graph, context)
     return bool(facts_of(graph))
-
-
-FACT_FINDERS = (share_tables, find_zero_points, merge_equal)
 
 
 def rewritten(work: Work, trust: bool) -> Rewritten:
     """A copy of the graph after all passes."""
     gm, context = fx.GraphModule(work.gm, copied(work.gm.graph)), work.context
-    if work.options.off:
-        return Rewritten(gm, optimized(gm, context), None)
-    put_in = lambda: specialize_scalars(gm.graph, work.numbers)  # noqa: E731
-    _, said = guarded("specialize_scalars", gm, context, put_in)
-    said = said + optimized(gm, context if trust else replace(context, constants={}))
-    if work.training:
-        return Rewritten(gm, said, None)
-    folded, failed = guarded("fold_constants", gm, context, lambda: fold_constants(gm, context))
-    said = said + failed + (folded.report if folded is not None else Report())
-    return Rewritten(gm, replace(said, graph_after=gm.code), folded)
+    report = optimized(gm, replace(context, trust=trust))
+    return Rewritten(gm, report, folded_of(gm.graph))
 
 
 def finished(work: Work, made: Rewritten) -> tuple[Variant, Callable[[], None]]:

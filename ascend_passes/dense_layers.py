@@ -14,8 +14,8 @@ from ascend_passes.normalize import normalize
 from ascend_passes.options import Options
 from ascend_passes.passes.matmul_collective import matmul_collective
 from ascend_passes.passes.sequence_parallel import sequence_parallel
-from ascend_passes.pipeline import fuse
 from ascend_passes.plan import UNBOUNDED, Plan
+from ascend_passes.stages import fuse
 
 GROUP = "tp"
 EPSILON = 1e-6

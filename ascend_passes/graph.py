@@ -62,6 +62,12 @@ class Context:
     """
     device: str = "cpu"
     """Type of the device that runs the graph: npu, cuda or cpu."""
+    numbers: Mapping[int, float] = field(default_factory=dict)
+    """Position -> the value of a float input that the graph is compiled for."""
+    trust: bool = True
+    """Whether the graph may rest on what constants hold now, see `passes/facts.py`."""
+    folds: bool = False
+    """Whether who asks runs the graph too, so that it can take inputs that hold computed values."""
 
 
 def value(node: fx.Node) -> Any:

@@ -6,8 +6,9 @@ One check for every entrance: backend, `optimize`, `explain`, the commands and v
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from ascend_passes import pass_names, profiles, registry
 from ascend_passes.npu.operator import A2, A3, A5, is_soc
@@ -18,6 +19,18 @@ from ascend_passes.plan import capture_sizes
 CHIPS = (A2, A3, A5)
 """Families whose limits are known; a chip's name goes on behind, as in `Ascend910B1`."""
 MAKER = "Ascend"
+
+
+def checked_options(given: Mapping[str, Any] | Options | None = None) -> Options:
+    """Defaults, then environment variables, then `given`, which wins; every name in them exists.
+
+    Raises:
+        OptionError: an unknown name, a wrong type, or a value that the option cannot have.
+        RuleError: a folder in `rule_path` that holds no rules, or a file that is none.
+    """
+    options = Options.read(given)
+    check_values(options)
+    return options
 
 
 def check_values(options: Options) -> None:

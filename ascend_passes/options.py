@@ -168,6 +168,12 @@ class Options:
         "Compute each rewrite before and after on sampled inputs in float64 while compiling, and "
         "leave out what differs.",
     )
+    verify_each_stage: bool = option(
+        False,
+        "ASCEND_PASSES_VERIFY_EACH_STAGE",
+        "Check the graph behind each stage: order, the values noted at its nodes, its results' "
+        "form; a stage that breaks one is left out.",
+    )
     explain: bool = option(
         False, "ASCEND_PASSES_EXPLAIN", "Print the report after each compilation."
     )
@@ -180,19 +186,14 @@ class Options:
     def read(cls, given: Mapping[str, Any] | Options | None = None) -> Options:
         """Defaults, then environment variables, then `given`, which wins.
 
+        Names of rules, passes and profiles are looked up by `option_values.checked_options`.
+
         Raises:
             OptionError: an unknown name, a wrong type, or a value that the option cannot have.
-            RuleError: a folder in `rule_path` that holds no rules, or a file that is none.
         """
-        # Rules, passes and profiles stand above the options, which only here ask for their names.
-        from ascend_passes.option_values import check_values
-
         if isinstance(given, Options):
-            check_values(given)
             return given
-        options = cls(**{**from_environment(), **checked(given or {})})
-        check_values(options)
-        return options
+        return cls(**{**from_environment(), **checked(given or {})})
 
     @property
     def prefetch(self) -> bool:

@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from ascend_passes.passes import quantized_decomposed, vllm_translations
-from ascend_passes.pipeline import STAGES
+from ascend_passes.stages import STAGES
 
-AROUND = ("merge_equal", "share_tables", "find_zero_points", "fold_constants")
-"""Passes that rest on what parameters hold; they stand around the stages of the pipeline."""
 PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "sequence_parallel": (
@@ -36,12 +34,11 @@ WITHOUT_COUNT = ("recognize", "fuse")
 def switchable() -> tuple[str, ...]:
     """What `passes` may name: every pass, and every part as `pass.part`."""
     parts = (f"{name}.{part}" for name, found in PARTS.items() for part in found)
-    return (*dict.fromkeys(stage.name for stage in STAGES), *AROUND, *parts)
+    return (*dict.fromkeys(stage.name for stage in STAGES), *parts)
 
 
 def counted() -> tuple[str, ...]:
     """What `expect` may name beside rules: passes, and the operators that two of them translate."""
-    passes = (*(stage.name for stage in STAGES), *AROUND)
     tables = (quantized_decomposed.TRANSLATIONS, vllm_translations.TRANSLATIONS)
     translated = (name.replace("::", "_").lstrip("_") for table in tables for name in table)
-    return (*(name for name in passes if name not in WITHOUT_COUNT), *translated)
+    return (*(stage.name for stage in STAGES if stage.name not in WITHOUT_COUNT), *translated)

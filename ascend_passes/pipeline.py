@@ -1,11 +1,10 @@
-"""The stages in their order, over one graph; a stage that fails is left out and said."""
+"""Runs the stages over one graph; a stage that fails is left out and said."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import TypeVar
 
 from torch import fx
@@ -13,27 +12,14 @@ from torch import fx
 from ascend_passes.execute import ExecutorError
 from ascend_passes.graph import Context
 from ascend_passes.mailbox import AgreementError
-from ascend_passes.normalize import normalize
 from ascend_passes.options import OptionError, switched_on
-from ascend_passes.passes.deduplicate import deduplicate
-from ascend_passes.passes.eliminate_zeros import eliminate_zeros
-from ascend_passes.passes.grouped_attention import grouped_attention
-from ascend_passes.passes.hoist_rope import hoist_rope, share_tables
-from ascend_passes.passes.matmul_collective import matmul_collective
-from ascend_passes.passes.merge_equal import merge_equal
-from ascend_passes.passes.prefetch import prefetch
-from ascend_passes.passes.quantized_decomposed import quantized_decomposed
-from ascend_passes.passes.reinplace import reinplace
-from ascend_passes.passes.sequence_parallel import sequence_parallel
-from ascend_passes.passes.unrounded_gain import unrounded_gain
-from ascend_passes.passes.vllm_operators import vllm_operators
-from ascend_passes.registry import rules
 from ascend_passes.rehearsal import DepartureError
 from ascend_passes.report import Report
-from ascend_passes.rewrite import Accept, rewrite
-from ascend_passes.rule import Rule, RuleError
+from ascend_passes.rule import RuleError
 from ascend_passes.sharing import keep_results_apart
-from ascend_passes.verify.validate import Baseline, notes_of, refuse_difference
+from ascend_passes.stages import INTERMEDIATE, STAGES
+from ascend_passes.verify.structure import Structure
+from ascend_passes.verify.validate import Baseline, notes_of
 
 Result = TypeVar("Result")
 
@@ -42,61 +28,8 @@ class ExpectationError(RuntimeError):
     """A rule fired less often than `expect` says, or `strict` met a refusal; the text says why."""
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One step of the path of a graph."""
-
-    name: str
-    run: Callable[[fx.Graph, Context], Report]
-
-
-def recognize(graph: fx.Graph, context: Context) -> Report:
-    """Bring every spelling to its NPU operator."""
-    chosen = [rule for rule in rules(context.options) if recognizes(rule)]
-    return rewrite(graph, chosen, context, acceptance(context))
-
-
-def fuse(graph: fx.Graph, context: Context) -> Report:
-    """Join operators; the recognize rules take part, since a fused graph can show new spellings."""
-    return rewrite(graph, rules(context.options), context, acceptance(context))
-
-
-def acceptance(context: Context) -> Accept | None:
-    """What has to agree with a replacement: nothing, or a comparison under `validate`."""
-    if not context.options.validate:
-        return None
-    return lambda found, emission: refuse_difference(found, emission, context)
-
-
-def recognizes(rule: Rule) -> bool:
-    """Whether a rule lies in the folder of the recognize rules."""
-    return Path(rule.source).parent.name == "recognize"
-
-
-STAGES = (
-    Stage("normalize", lambda graph, context: normalize(graph, context.options.strict)),
-    Stage("share_tables", share_tables),
-    Stage("vllm_operators", vllm_operators),
-    Stage("quantized_decomposed", quantized_decomposed),
-    Stage("hoist_rope", hoist_rope),
-    Stage("merge_equal", merge_equal),
-    Stage("deduplicate", deduplicate),
-    Stage("recognize", recognize),
-    Stage("merge_equal", merge_equal),
-    Stage("deduplicate", deduplicate),
-    Stage("sequence_parallel", sequence_parallel),
-    Stage("fuse", fuse),
-    Stage("unrounded_gain", unrounded_gain),
-    Stage("matmul_collective", matmul_collective),
-    Stage("grouped_attention", grouped_attention),
-    Stage("eliminate_zeros", eliminate_zeros),
-    Stage("prefetch", prefetch),
-    Stage("reinplace", reinplace),
-)
 PASSED_ON = (AgreementError, DepartureError, ExecutorError, OptionError, RuleError)
 """Errors that are no fault of a pass."""
-INTERMEDIATE = ("recognize",)
-"""Stages whose misses a later stage tries again, so that only the later ones count."""
 
 
 def run_stages(gm: fx.GraphModule, context: Context) -> Report:
@@ -115,7 +48,8 @@ def run_stages(gm: fx.GraphModule, context: Context) -> Report:
     skipped: dict[str, str] = {}
     baseline = Baseline.of(gm, context) if context.options.validate else None
     while True:
-        report, failed = attempt(gm, context, skipped, baseline)
+        structure = Structure(gm.graph) if context.options.verify_each_stage else None
+        report, failed = attempt(gm, context, skipped, baseline, structure)
         if failed is None:
             break
         name, error = failed
@@ -134,9 +68,10 @@ def attempt(
     context: Context,
     skipped: Mapping[str, str],
     baseline: Baseline | str | None,
+    structure: Structure | None,
 ) -> tuple[Report, tuple[str, Exception] | None]:
-    """Run the stages once, each compared with `baseline` where there is one; the report, or the
-    stage that failed and its error."""
+    """Run the stages once, each held against `baseline` and `structure` where there is one; the
+    report, or the stage that failed and its error."""
     report = Report()
     for stage in STAGES:
         if stage.name in skipped or not switched_on(stage.name, context.options.passes):
@@ -144,6 +79,8 @@ def attempt(
         start = time.perf_counter()
         try:
             found = stage.run(gm.graph, context)
+            if structure is not None:
+                structure.require(gm.graph)
             if isinstance(baseline, Baseline):
                 baseline.require_same(gm)
         except Exception as error:  # a failing pass never breaks the user's model

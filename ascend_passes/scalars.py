@@ -8,13 +8,14 @@ which each call checks. A float that keeps changing, such as a temperature, stay
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from ascend_passes.graph import is_call, value
+from ascend_passes.graph import Context, is_call, value
+from ascend_passes.report import Report
 
 aten = torch.ops.aten
 CASTS = (torch.ops.prims.convert_element_type.default, aten._to_copy.default)
@@ -82,17 +83,21 @@ def is_scalar(fake: object) -> bool:
     )
 
 
-def specialize_scalars(graph: fx.Graph, numbers: Mapping[int, float]) -> None:
+def specialize_scalars(graph: fx.Graph, context: Context) -> Report:
     """Put the numbers in where arithmetic takes one; what remains still reads the input."""
+    found = 0
     placeholders = graph.find_nodes(op="placeholder")
-    for index, number in numbers.items():
+    for index, number in context.numbers.items():
         for node in cast_chain(placeholders[index]):
             for user in [one for one in node.users if len(one.args) == 2]:
                 left, right = user.args
                 if user.target in TAKES_NUMBER and right is node and decides(left, user):
                     user.update_arg(1, number)
+                    found += 1
                 elif user.target in COMMUTES and left is node and decides(right, user):
                     user.args = (right, number)
+                    found += 1
+    return Report(fired={"specialize_scalars": found})
 
 
 def decides(operand: Any, user: fx.Node) -> bool:

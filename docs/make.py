@@ -1,4 +1,5 @@
-"""Write the generated pages: the options, the accuracy, and one page for each rule.
+"""Write the generated pages: the options, the accuracy, one page for each rule, and the table of
+stages in `architecture.md`.
 
 With --check, write nothing and fail where a page is not what it should be.
 """
@@ -18,9 +19,11 @@ from ascend_passes.models.limits import EXACT, FLOAT, NO_WORSE, W8A8
 from ascend_passes.npu.accuracy import AS_EXACT_AS, BOUNDS
 from ascend_passes.options import Options
 from ascend_passes.rule_page import RulePage, page
+from ascend_passes.stages import STAGES
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
+BEGIN, END = "<!-- stages: written by `make docs` -->", "<!-- end of stages -->"
 GENERATED = "<!-- Written by `make docs`; do not edit. -->"
 
 
@@ -53,10 +56,20 @@ def pages() -> Iterator[tuple[Path, str]]:
     """Each generated file and what it must hold."""
     yield DOCS / "options.md", options_page()
     yield DOCS / "accuracy.md", accuracy_page()
+    yield DOCS / "architecture.md", architecture_page(DOCS / "architecture.md")
     found = [page(rule) for rule in every_rule(Options())]
     yield DOCS / "rules" / "index.md", index_page(found)
     for one in found:
         yield DOCS / "rules" / f"{one.name}.md", rule_page(one)
+
+
+def architecture_page(path: Path) -> str:
+    """The page as it is, with today's stages between its two marks."""
+    before, _, rest = path.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    rows = [f"| {i} | `{one.name}` | {one.does} |" for i, one in enumerate(STAGES, 1)]
+    table = ["| | stage | what it does |", "|---|---|---|", *rows]
+    return "\n".join([before + BEGIN, "", *table, "", END + after])
 
 
 def options_page() -> str:

@@ -6,6 +6,7 @@ minutes is one as well, and comes first, so that nobody waits for it in the end.
 
 from __future__ import annotations
 
+import os
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from tests.soundness.today import VARIABLE, seed_of_the_day
 
+os.environ.setdefault("ASCEND_PASSES_VERIFY_EACH_STAGE", "1")  # here and in what tests start
 WHOLE_FOLDERS = ("vllm", "conformance")
 """They install an environment each, and start engines that several files look at."""
 

@@ -14,10 +14,11 @@ from torch import Tensor, fx, nn
 
 import ascend_passes
 from ascend_passes import OptionError, Options, pipeline
-from ascend_passes.pipeline import ExpectationError, Stage
+from ascend_passes.pipeline import ExpectationError
 from ascend_passes.registry import find, rules
 from ascend_passes.rule import RuleError
 from ascend_passes.scalars import MOST_VALUES
+from ascend_passes.stages import Stage
 from ascend_passes.template import outline, template
 
 H = 64

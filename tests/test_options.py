@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from ascend_passes import explain, pass_names, passes
 from ascend_passes.commands.new import TEMPLATE
+from ascend_passes.option_values import checked_options
 from ascend_passes.options import OptionError, Options, switched_on
 from ascend_passes.passes.matmul_collective import STEPS
 from ascend_passes.registry import rules
@@ -33,7 +34,7 @@ def test_environment_variables_are_unique():
 
 def test_an_unknown_option_names_the_nearest_and_all():
     with pytest.raises(OptionError, match="Did you mean 'flashcomm'") as caught:
-        Options.read({"flashcom": True})
+        checked_options({"flashcom": True})
     assert all(field.name in str(caught.value) for field in dataclasses.fields(Options))
 
 
@@ -68,15 +69,15 @@ def test_an_unknown_option_names_the_nearest_and_all():
 )
 def test_a_wrong_value_says_what_is_right(given, reason):
     with pytest.raises(OptionError, match=reason):
-        Options.read(given)
+        checked_options(given)
 
 
 def test_the_environment_is_read_and_arguments_win(monkeypatch):
     monkeypatch.setenv("VLLM_ASCEND_ENABLE_FLASHCOMM1", "1")
     monkeypatch.setenv("ASCEND_PASSES_EXPECT", "swiglu=2, rms_norm=5")
-    assert Options.read().flashcomm
-    assert dict(Options.read().expect) == {"swiglu": 2, "rms_norm": 5}
-    assert not Options.read({"flashcomm": False}).flashcomm
+    assert checked_options().flashcomm
+    assert dict(checked_options().expect) == {"swiglu": 2, "rms_norm": 5}
+    assert not checked_options({"flashcomm": False}).flashcomm
 
 
 @pytest.mark.parametrize(
@@ -91,39 +92,39 @@ def test_the_environment_is_read_and_arguments_win(monkeypatch):
 def test_a_wrong_environment_names_the_variable(monkeypatch, variable, text, reason):
     monkeypatch.setenv(variable, text)
     with pytest.raises(OptionError, match=f"{variable}.*{reason}"):
-        Options.read()
+        checked_options()
 
 
 @pytest.mark.parametrize("soc", ["Ascend910B", "Ascend910B1", "Ascend910_9391", "Ascend950PR"])
 def test_every_chip_of_the_tables_is_known(soc):
-    assert Options.read({"soc": soc}).soc == soc
+    assert checked_options({"soc": soc}).soc == soc
 
 
 def test_options_made_by_hand_are_checked_as_well():
     with pytest.raises(OptionError, match="Did you mean 'swiglu'"):
-        Options.read(Options(rules="-swiglo"))
+        checked_options(Options(rules="-swiglo"))
 
 
 def test_a_folder_without_rules_is_an_error_and_its_rules_are_known(tmp_path):
     with pytest.raises(RuleError, match="no rule files"):
-        Options.read({"rule_path": str(tmp_path)})
+        checked_options({"rule_path": str(tmp_path)})
     (tmp_path / "mine.py").write_text(TEMPLATE)
     given = {"rule_path": str(tmp_path), "rules": "-mine", "expect": {"mine": 0}}
-    assert Options.read(given).rules == "-mine"
+    assert checked_options(given).rules == "-mine"
 
 
 def test_a_rule_that_is_off_by_default_can_be_named(tmp_path):
     (tmp_path / "mine.py").write_text(TEMPLATE.replace("examples=", "default=False, examples="))
     on = [rule.name for rule in rules(Options(rule_path=str(tmp_path)))]
     assert "swiglu" in on and "mine" not in on
-    assert Options.read({"rule_path": str(tmp_path), "rules": "+mine", "expect": {"mine": 1}})
+    assert checked_options({"rule_path": str(tmp_path), "rules": "+mine", "expect": {"mine": 1}})
 
 
 @pytest.mark.parametrize("name", pass_names.switchable())
 def test_every_pass_can_be_switched_and_the_other_names_not(name):
-    assert Options.read({"passes": f"-{name}"})
+    assert checked_options({"passes": f"-{name}"})
     with pytest.raises(OptionError, match=f"switches '{name}x'"):
-        Options.read({"passes": f"-{name}x"})
+        checked_options({"passes": f"-{name}x"})
 
 
 def test_the_names_of_parts_are_those_that_the_passes_ask_for():
@@ -141,7 +142,7 @@ def test_what_a_report_counts_can_be_expected():
     model = lambda x, w: functional.rms_norm(x + x, (64,), w, 1e-6)  # noqa: E731
     report = explain(model, torch.randn(4, 64), torch.ones(64))
     assert report.fired
-    assert Options.read({"expect": dict(report.fired)})
+    assert checked_options({"expect": dict(report.fired)})
 
 
 def test_the_last_switch_that_fits_wins():

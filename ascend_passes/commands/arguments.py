@@ -14,6 +14,7 @@ import torch
 from ascend_passes.commands.limit import LOAD_SECONDS, limited
 from ascend_passes.commands.output import shortened
 from ascend_passes.option_types import OptionError, nearest, parse, shown, unknown
+from ascend_passes.option_values import checked_options
 from ascend_passes.options import Options
 
 SHAPES = {"auto": None, "static": False, "dynamic": True}
@@ -213,7 +214,7 @@ def options_of(given: Mapping[str, Any]) -> Options:
     """The options of a command, the environment's among them.
 
     Raises:
-        OptionError, RuleError: as `Options.read`; also where a rule file does not end.
+        OptionError, RuleError: as `checked_options`; also where a rule file does not end.
     """
     with limited(LOAD_SECONDS, "loading the rule files of `rule_path`"):
-        return Options.read(given)
+        return checked_options(given)

@@ -15,7 +15,7 @@ import torch
 from ascend_passes.commands.arguments import add_input, add_json, add_options, read_options
 from ascend_passes.commands.output import print_json, progress
 from ascend_passes.commands.run import random_prompt
-from ascend_passes.options import Options
+from ascend_passes.option_values import checked_options
 from ascend_passes.verify.bisect import BisectError, Switch, culprits, without
 
 HELP = "find the rule or pass behind a difference between a model and what is compiled of it"
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         ModelError, OptionError: as in `commands.run.run`.
     """
     options = read_options(arguments.option)
-    Options.read(options)
+    checked_options(options)
     with progress("bisect") as stage, torch.no_grad():
         stage("load", 0, 1)
         model, call = target(arguments)

@@ -18,7 +18,7 @@ from ascend_passes.compiled import device_type, optimize_module
 from ascend_passes.compiled_graph import constants_of
 from ascend_passes.graph import Context
 from ascend_passes.models.generate import Forward
-from ascend_passes.options import Options
+from ascend_passes.option_values import checked_options
 from ascend_passes.plan import plans
 from ascend_passes.verify.exact import Exact, wide
 
@@ -57,7 +57,7 @@ def exact_forward(model: Forward, options: Mapping[str, Any]) -> Forward:
         OptionError, ExpectationError: as for `ascend_dense`.
         RuntimeError: a pass failed.
     """
-    chosen, shadow = Options.read(options), Shadows()
+    chosen, shadow = checked_options(options), Shadows()
 
     def backend(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Forward:
         def compiler(graph_module: fx.GraphModule, _: Sequence[Any]) -> Forward:

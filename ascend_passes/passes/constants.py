@@ -25,9 +25,11 @@ from ascend_passes.graph import (
     written,
 )
 from ascend_passes.normalize import remove_dead
-from ascend_passes.options import MEBIBYTE, switched_on
+from ascend_passes.options import MEBIBYTE
 from ascend_passes.report import Miss, Report
 
+FOLDED = "ascend_folded"
+"""Key of the output node's meta entry that holds what was folded."""
 VALUE_LIMIT = MEBIBYTE
 """Bytes of one folded value, and of the sources that a CPU compares for it at each call."""
 TOTAL_LIMIT = 64 * MEBIBYTE
@@ -46,7 +48,12 @@ class Folded:
     """Indices of the sources among the graph's inputs."""
     outputs: tuple[str, ...]
     """Names of the new placeholders, in the order of the prologue's results."""
-    report: Report
+
+
+def folded_of(graph: fx.Graph) -> Folded | None:
+    """What `fold_constants` moved out of a graph."""
+    folded: Folded | None = graph.output_node().meta.get(FOLDED)
+    return folded
 
 
 @dataclass
@@ -85,17 +92,16 @@ class FoldedValues:
         self.snapshot = None
 
 
-def fold_constants(gm: fx.GraphModule, context: Context, layouts: bool = False) -> Folded | None:
-    """Move work on parameters alone out of `gm`, in place; None where there is none.
+def fold_constants(graph: fx.Graph, context: Context) -> Report:
+    """Move work on parameters alone out of a graph, in place; `folded_of` has it from there on.
 
     Args:
-        gm: a graph whose inputs are tensors; it gets one more input for each folded value.
-        context: `constants` names the inputs that are parameters or buffers.
-        layouts: also fold copies of whole weights in another layout; they double the memory.
+        graph: its inputs are tensors; it gets one more input for each folded value.
+        context: `constants` names the inputs that are parameters or buffers; without `folds`
+            nothing is done, since nobody would give those further inputs.
     """
-    if not switched_on("fold_constants", context.options.passes):
-        return None
-    graph = gm.graph
+    if not context.folds:
+        return Report()
     inputs = graph.find_nodes(op="placeholder")
     sources = constant_nodes(graph, context)
     chosen: list[fx.Node] = []
@@ -103,8 +109,8 @@ def fold_constants(gm: fx.GraphModule, context: Context, layouts: bool = False) 
     used, compared = 0, Compared(context)
     for node in candidates(sources):
         size = value(node).nbytes
-        reason = None if layouts else compared.refusal(sources[node])
-        if not layouts and (size > VALUE_LIMIT or used + size > TOTAL_LIMIT):
+        reason = compared.refusal(sources[node])
+        if size > VALUE_LIMIT or used + size > TOTAL_LIMIT:
             reason = "it would stay in memory beside its source: over 1 MiB, or 64 MiB in all"
         if reason is not None:
             misses.append(Miss("fold_constants", node.name, place(node), reason))
@@ -113,13 +119,13 @@ def fold_constants(gm: fx.GraphModule, context: Context, layouts: bool = False) 
         used += size
         chosen.append(node)
     if not chosen:
-        return None
-    prologue, read = extract(gm, chosen, inputs)
+        return Report(misses=tuple(misses))
+    prologue, read = extract(graph, chosen, inputs)
     names = tuple(new_inputs(graph, chosen, inputs))
-    gm.recompile()
+    positions = tuple(inputs.index(node) for node in read)
+    graph.output_node().meta[FOLDED] = Folded(prologue, positions, names)
     note = f"{len(chosen)} values of {used} bytes are computed once, not in each step"
-    report = Report({"fold_constants": len(chosen)}, tuple(misses), notes=(note,))
-    return Folded(prologue, tuple(inputs.index(node) for node in read), names, report)
+    return Report({"fold_constants": len(chosen)}, tuple(misses), notes=(note,))
 
 
 class Compared:
@@ -212,7 +218,7 @@ def fixed_size(tensor: Tensor) -> bool:
 
 
 def extract(
-    gm: fx.GraphModule, chosen: Sequence[fx.Node], inputs: Sequence[fx.Node]
+    whole: fx.Graph, chosen: Sequence[fx.Node], inputs: Sequence[fx.Node]
 ) -> tuple[fx.GraphModule, list[fx.Node]]:
     """A graph that computes the chosen nodes, and the inputs that it reads."""
     needed: set[fx.Node] = set()
@@ -224,11 +230,12 @@ def extract(
             stack += node.all_input_nodes
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
-    for node in gm.graph.nodes:
+    for node in whole.nodes:
         if node in needed:
             copies[node] = graph.node_copy(node, copies.__getitem__)
     graph.output(tuple(copies[node] for node in chosen))
-    return fx.GraphModule(gm, graph), [node for node in inputs if node in needed]
+    prologue = fx.GraphModule(whole.owning_module or {}, graph)
+    return prologue, [node for node in inputs if node in needed]
 
 
 def new_inputs(

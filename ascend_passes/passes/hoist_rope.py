@@ -19,6 +19,7 @@ from ascend_passes.arguments import arguments
 from ascend_passes.content import comparable, same_bits
 from ascend_passes.graph import Context, place
 from ascend_passes.normalize import remove_dead
+from ascend_passes.passes.cached_rotation import rotary_embedding
 from ascend_passes.passes.facts import untouched
 from ascend_passes.passes.in_place import (
     AUTO_FUNCTIONALIZED,
@@ -27,7 +28,6 @@ from ascend_passes.passes.in_place import (
 )
 from ascend_passes.passes.merge_equal import Pair, layout, share
 from ascend_passes.passes.site import Refused, Site
-from ascend_passes.passes.vllm_translations import rotary_embedding
 from ascend_passes.report import Miss, Report
 
 aten = torch.ops.aten

@@ -37,11 +37,10 @@ ZERO = "ascend_zero"
 
 def quantized_decomposed(graph: fx.Graph, context: Context) -> Report:
     """Translate the operators in place; `fired` counts each by its name."""
-    find_zero_points(graph, context)
     return translate(graph, context, TRANSLATIONS, "quantized_decomposed")
 
 
-def find_zero_points(graph: fx.Graph, context: Context) -> None:
+def find_zero_points(graph: fx.Graph, context: Context) -> Report:
     """Mark the parameters that are zero points of zero, and record that the graph rests on it.
 
     The NPU's matmul takes symmetric weights, and only the content of a parameter says whether a
@@ -49,10 +48,13 @@ def find_zero_points(graph: fx.Graph, context: Context) -> None:
     """
     calls = [named_arguments(n) for n in graph.nodes if operator_name(n) in TRANSLATIONS]
     points = {given.get("zero_points", given.get("zero_point")) for given in calls}
+    found = 0
     for node, tensor in untouched(graph, context).items() if points else ():
         if node in points and comparable(tensor) and all_zero(tensor):
             record(node, Fact(str(node.target)))
             node.meta[ZERO] = True
+            found += 1
+    return Report(fired={"find_zero_points": found})
 
 
 def is_zero(argument: Any) -> bool:

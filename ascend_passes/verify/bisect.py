@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ascend_passes.option_values import checked_options
 from ascend_passes.options import Options, switched_on
-from ascend_passes.pipeline import STAGES, recognizes
 from ascend_passes.registry import rules
+from ascend_passes.stages import STAGES, recognizes
 
 Differs = Callable[[Mapping[str, Any]], bool]
 """Whether a model compiled with these options gives other results than one left as it is."""
@@ -70,7 +71,7 @@ def culprits(given: Mapping[str, Any], differs: Differs) -> Iterator[Switch]:
     """
     if not differs(without(given, [])):
         return
-    remaining = switches(Options.read(given))
+    remaining = switches(checked_options(given))
     if differs(without(given, remaining)):
         raise BisectError(
             "results differ with every rule and pass switched off too: look at the executor, at "

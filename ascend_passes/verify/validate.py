@@ -20,6 +20,7 @@ from torch import Tensor, fx
 from ascend_passes.emission import Emission
 from ascend_passes.graph import Context, value
 from ascend_passes.match import Match
+from ascend_passes.passes.constants import folded_of
 from ascend_passes.trace import not_faking
 from ascend_passes.verify.exact import Exact
 from ascend_passes.verify.sample import number, sample
@@ -67,7 +68,8 @@ class Baseline:
         Raises:
             ValidationError: a result or an input that the graph writes differs.
         """
-        sentence = apart(self.results, everything(gm, self.inputs))
+        results, left = run(gm, (*self.inputs, *folded_values(gm.graph, self.inputs)))
+        sentence = apart(self.results, results + left[: len(self.inputs)])
         if sentence is not None:
             raise ValidationError(f"validate: {sentence}")
 
@@ -143,6 +145,14 @@ def unfit(graph: fx.Graph) -> str | None:
     if elements > MOST_ELEMENTS:
         return f"its values have {elements} elements, more than {MOST_ELEMENTS}"
     return None
+
+
+def folded_values(graph: fx.Graph, inputs: Sequence[Any]) -> tuple[Any, ...]:
+    """What a graph takes behind its own inputs: values that were folded out of it."""
+    folded = folded_of(graph)
+    if folded is None:
+        return ()
+    return run(folded.prologue, [inputs[index] for index in folded.positions])[0]
 
 
 def everything(gm: fx.GraphModule, inputs: Sequence[Any]) -> tuple[Any, ...]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ascend_passes.option_values import checked_options
 from ascend_passes.options import OptionError, Options
 from ascend_passes.registry import identity
 from ascend_passes.rule import RuleError
@@ -51,7 +52,7 @@ def read_options(section: Any) -> Options:
 
 
 def read_as_given(section: Any) -> Options:
-    """`read_options`, with what is said of capture.
+    """`checked_options`, with what is said of capture.
 
     Raises:
         OptionError: see `Request.read`.
@@ -61,7 +62,7 @@ def read_as_given(section: Any) -> Options:
             f"additional_config[{SECTION!r}] must be a dictionary of options, not {section!r}."
         )
     try:
-        return Options.read(section)
+        return checked_options(section)
     except (OptionError, RuleError) as error:
         raise OptionError(f"additional_config[{SECTION!r}]: {error}") from None
 

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from ascend_passes import cost, profiles, trace
 from ascend_passes.graph import Context
 from ascend_passes.groups import Group, assuming
-from ascend_passes.options import Options
+from ascend_passes.option_values import checked_options
 from ascend_passes.pipeline import copied, run_stages
 from ascend_passes.plan import pick, plans
 
@@ -58,7 +58,7 @@ def finished_milliseconds(
     with assuming(Group(GROUP, world, 0)):
         graph = prefill_graph(shape, layers, world, tokens)
         for name, given in variants.items():
-            options = Options.read({"profile": profile, **given})
+            options = checked_options({"profile": profile, **given})
             gm = fx.GraphModule(torch.nn.Module(), copied(graph))
             run_stages(gm, Context(options, pick(plans(options), tokens)))
             estimate = cost.estimate(gm.graph, profiles.read(profile))

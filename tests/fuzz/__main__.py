@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ascend_passes.options import Options, parse
-from ascend_passes.pipeline import STAGES
+from ascend_passes.stages import STAGES
 from tests.fuzz.check import GENERATOR, REFUSED, RIGHT, TORCH, WRONG, check
 from tests.fuzz.generate import generate
 from tests.fuzz.minimize import minimize

@@ -6,8 +6,8 @@ from random import Random
 from typing import Any
 
 from ascend_passes.options import Options
-from ascend_passes.pipeline import STAGES
 from ascend_passes.registry import rules
+from ascend_passes.stages import STAGES
 
 SOCS = ("Ascend910B", "Ascend910_93", "Ascend910_95")
 PLAIN = 0.45

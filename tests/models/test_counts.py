@@ -17,7 +17,14 @@ from ascend_passes.models.merged import trace_merged
 from ascend_passes.models.quantize import quantize_model, quantized_layers
 
 LAYERS = 2
-PASSES = ("normalize", "deduplicate", "merge_equal", "fold_constants", "eliminate_zeros")
+PASSES = (
+    "specialize_scalars",
+    "normalize",
+    "deduplicate",
+    "merge_equal",
+    "fold_constants",
+    "eliminate_zeros",
+)
 """Names in a report that count nodes and values, not fusions."""
 NORM = ("aten.pow", "aten.mean", "aten.rsqrt")
 ROPE = ("aten.neg", "aten.cat")
