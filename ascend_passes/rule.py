@@ -71,6 +71,8 @@ class Spelling:
     """Other parameters of the pattern -> their values: None for an absent input, or a choice."""
     labels: tuple[str, ...] = ()
     """The choices in words."""
+    alone: bool = True
+    """Whether its function is no other spelling."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,9 +141,8 @@ class Rule:
     def spellings(self) -> tuple[Spelling, ...]:
         """The pattern's spellings, in the order of their declaration, but those left out."""
         functions = [self.pattern] if callable(self.pattern) else list(self.pattern)
-        every = (read_spelling(one, variant) for one in functions for variant in variants(one))
-        named = (spelling for spelling in every if spelling.name not in self.without)
-        return tuple(spelling for spelling in named if exists(spelling))
+        every = (spelling for function in functions for spelling in read_spellings(function))
+        return tuple(spelling for spelling in every if spelling.name not in self.without)
 
     def name_of(self, spelling: Spelling) -> str:
         """`rule.spelling`, or the rule's name in the place of a function's called `pattern`."""
@@ -161,7 +162,17 @@ def size_names(spelling: Spelling) -> Iterator[str]:
         yield from (size.name for size in item.sizes if size.name)
 
 
-def read_spelling(function: Callable[..., Any], variant: Variant) -> Spelling:
+def read_spellings(function: Callable[..., Any]) -> list[Spelling]:
+    """The spellings that a function stands for; errors as in `Rule`."""
+    every = list(variants(function))
+    found = [read_spelling(function, variant, alone=len(every) == 1) for variant in every]
+    existing = [spelling for spelling in found if exists(spelling)]
+    if not existing:
+        raise RuleError(f"{function.__name__} returns None whatever its choices are")
+    return existing
+
+
+def read_spelling(function: Callable[..., Any], variant: Variant, alone: bool) -> Spelling:
     """A spelling from a function's signature; errors as in `Rule`."""
     parameters = inspect.signature(function).parameters
     inputs, scalars = [], {}
@@ -180,6 +191,7 @@ def read_spelling(function: Callable[..., Any], variant: Variant) -> Spelling:
         MappingProxyType(scalars),
         MappingProxyType(dict(variant.constants)),
         variant.labels,
+        alone,
     )
 
 
@@ -188,7 +200,7 @@ def exists(spelling: Spelling) -> bool:
 
     Asked without tensors: one that computes has it.
     """
-    if not spelling.labels:
+    if spelling.alone:
         return True
     declared = [SimpleNamespace(dtype=item.dtype) for item in spelling.inputs]
     try:

@@ -194,7 +194,7 @@ def build(
     position = {node: index for index, node in enumerate(calls)}
     results = output_nodes(graph)
     refuse_constants(graph, f"{rule.name}.{spelling.name}")
-    if spelling.labels and not results:
+    if not spelling.alone and not results:
         raise NoFormError(f"{rule.name}.{spelling.name} returns None")
     unknown = [node for node in results if node not in position]
     if not calls or unknown:

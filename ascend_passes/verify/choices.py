@@ -16,10 +16,10 @@ from ascend_passes.verify.trial import Trial, trials
 def is_form(rule: Rule, spelling: Spelling) -> bool:
     """Whether a spelling has to fire; always where its function has no choices.
 
-    No form is a combination whose operators, of the pattern or of the replacement, refuse it at
-    every dtype.
+    No form is a combination for which the pattern returns None, or whose operators, of the pattern
+    or of the replacement, refuse it, at every dtype.
     """
-    if not spelling.labels:
+    if spelling.alone:
         return True
     dtypes = (dtype for dtype in rule.dtypes if outline(rule, spelling, dtype, "cpu") is not None)
     return any(is_allowed(next(trials(rule, spelling, dtype, seed=0))) for dtype in dtypes)
@@ -39,7 +39,7 @@ def choices_without_form(rule: Rule) -> Iterator[str]:
     every = (choice for spelling in rule.spellings for choice in choices_of(spelling))
     for choice in dict.fromkeys(every):
         if choice not in known:
-            yield f"the operators allow {choice} with none of the other choices"
+            yield f"{choice} has no form: the pattern returns None, or an operator allows it never"
 
 
 def choices_of(spelling: Spelling) -> list[str]:
