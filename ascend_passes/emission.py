@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from ascend_passes import npu, trace
 from ascend_passes.graph import Context, arguments_by_name, same_sizes, same_strides, value
 from ascend_passes.match import Match
 from ascend_passes.normalize import remove_dead
-from ascend_passes.rule import conditions, refusal, replacement_arguments
+from ascend_passes.rule import Rule, conditions, refusal, replacement_arguments
 from ascend_passes.template import output_nodes, refuse_constants
 from ascend_passes.wording import short
 
@@ -31,15 +31,32 @@ def emit(context: Context, found: Match) -> Emission | str:
     results."""
     rule = found.template.rule
     fakes = {item: value(node) for item, node in found.inputs.items()}
-    for condition in conditions(rule, fakes, found.sizes, found.scalars):
+    scalars = {**found.template.spelling.constants, **found.scalars}
+    for condition in conditions(rule, fakes, found.sizes, scalars):
         reason = refusal(condition)
         if reason is not None:
             return reason
-    given = replacement_arguments(rule, fakes, found.scalars)
+    graph = traced_replacement(rule, fakes, scalars)
+    reason = refuse_limits(context, graph)
+    if reason is not None:
+        return reason
+    outputs = tuple(output_nodes(graph))
+    return refuse_results(found, outputs) or Emission(graph, outputs)
+
+
+def traced_replacement(
+    rule: Rule, fakes: Mapping[str, Any], scalars: Mapping[str, Any]
+) -> fx.Graph:
+    """The replacement's graph; each placeholder's `meta["input"]` is the name of its input.
+
+    Raises:
+        RuleError: it makes a tensor of numbers.
+    """
+    given = replacement_arguments(rule, fakes, scalars)
     tensors = {item: fake for item, fake in given.items() if isinstance(fake, Tensor)}
-    scalars = {item: number for item, number in given.items() if item not in tensors}
+    others = {item: number for item, number in given.items() if item not in tensors}
     graph = trace.trace(
-        lambda *values: rule.replacement(**dict(zip(tensors, values, strict=True)), **scalars),
+        lambda *values: rule.replacement(**dict(zip(tensors, values, strict=True)), **others),
         list(tensors.values()),
         guards=False,
     ).graph
@@ -47,11 +64,7 @@ def emit(context: Context, found: Match) -> Emission | str:
         node.meta["input"] = item
     remove_dead(graph)
     refuse_constants(graph, f"{rule.name}.replacement")
-    reason = refuse_limits(context, graph)
-    if reason is not None:
-        return reason
-    outputs = tuple(output_nodes(graph))
-    return refuse_results(found, outputs) or Emission(graph, outputs)
+    return graph
 
 
 def kind_of(fake: Any) -> Any:

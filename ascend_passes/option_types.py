@@ -4,6 +4,7 @@ for."""
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import Field
 from types import MappingProxyType
@@ -11,6 +12,7 @@ from typing import Any
 
 HIGHEST = 2**31 - 1
 """Of every count: the operators take theirs as int32."""
+COMMA = re.compile(r",(?![^\[]*\])")
 SHOWN = 80
 """Characters of a wrong value that an error repeats."""
 
@@ -30,6 +32,12 @@ def nearest(name: Any, known: Iterable[str]) -> str:
     """` Did you mean 'swiglu'?` for a name that is almost one of the known; else nothing."""
     near = difflib.get_close_matches(name, known, n=1) if isinstance(name, str) else ()
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def split_words(text: str) -> list[str]:
+    """The parts between commas; those in brackets, as in `rms_norm_quant[zero,bias]`, part
+    nothing."""
+    return COMMA.split(text)
 
 
 def shown(value: Any) -> str:
@@ -102,7 +110,7 @@ def parse(f: Field[Any], text: str, origin: str) -> Any:
         if wanted is int:
             return check(f, int(text), origin)
         if wanted is Mapping:
-            pairs = (part.split("=") for part in text.split(","))
+            pairs = (part.rsplit("=", 1) for part in split_words(text))
             return check_counts({name.strip(): int(count) for name, count in pairs}, origin)
     except ValueError as error:
         if isinstance(error, OptionError):

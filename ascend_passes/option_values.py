@@ -53,9 +53,11 @@ def check_values(options: Options) -> None:
 
 
 def rule_names(options: Options) -> tuple[str, ...]:
-    """The names of all rules, the user's own among them; errors as in `registry.rules`."""
+    """The names of all rules and their spellings, the user's own among them; errors as in
+    `registry.rules`."""
     every = registry.rules(dataclasses.replace(options, rules="+*"))
-    return tuple(rule.name for rule in every)
+    spellings = (rule.name_of(spelling) for rule in every for spelling in rule.spellings)
+    return tuple(dict.fromkeys((*(rule.name for rule in every), *spellings)))
 
 
 def check_switches(option: str, switches: str, known: Callable[[], Iterable[str]]) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
 
-from ascend_passes.option_types import HIGHEST, check, parse, shown, unknown
+from ascend_passes.option_types import HIGHEST, check, parse, shown, split_words, unknown
 from ascend_passes.option_types import OptionError as OptionError
 
 CUDAGRAPH_MODES = ("NONE", "FULL_DECODE_ONLY", "FULL")
@@ -222,19 +222,19 @@ def checked(given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: check(known[name], value, f"option {name!r}") for name, value in given.items()}
 
 
-def switched_on(name: str, switches: str, default: bool = True) -> bool:
-    """Whether `name` is on under switches such as `-swiglu,+rms_norm`; the last one that fits
-    wins."""
+def switched_on(name: str, switches: str, default: bool = True, family: str = "") -> bool:
+    """Whether `name` is on under switches such as `-swiglu,+rms_norm`; the last one that fits it,
+    or the family that it belongs to, wins."""
     on = default
     for sign, switched in switch_words(switches):
-        if switched in (name, "*"):
+        if switched in (name, family or name, "*"):
             on = sign == "+"
     return on
 
 
 def switch_words(switches: str) -> Iterator[tuple[str, str]]:
     """Sign and name of each switch; a word without its sign is an OptionError."""
-    for word in filter(None, (part.strip() for part in switches.split(","))):
+    for word in filter(None, (part.strip() for part in split_words(switches))):
         if word[0] not in "+-":
             raise OptionError(f"{shown(word)} must start with + or -, as in `-swiglu,+rms_norm`.")
         yield word[0], word[1:]

@@ -16,7 +16,7 @@ from types import ModuleType
 import torch
 
 from ascend_passes.options import Options, switched_on
-from ascend_passes.rule import Rule, RuleError
+from ascend_passes.rule import Rule, RuleError, Spelling
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -35,9 +35,8 @@ def load(path: Path) -> Rule:
     Raises:
         RuleError: the file cannot be run, or has no `rule`.
     """
-    # Named by the whole path: a user's file may be called as one of ours, in the same process.
-    folder = hashlib.sha256(str(path.parent).encode()).hexdigest()[:8]
-    spec = importlib.util.spec_from_file_location(f"ascend_passes_rules.{folder}.{path.stem}", path)
+    package = package_of(path.parent)
+    spec = importlib.util.spec_from_file_location(f"{package}.{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     try:
@@ -48,7 +47,33 @@ def load(path: Path) -> Rule:
     rule = getattr(module, "rule", None)
     if not isinstance(rule, Rule):
         raise RuleError(f"{path} must end in `rule = Rule(pattern, replacement, ...)`")
-    return dataclasses.replace(rule, name=path.stem, source=str(path))
+    kind = rule.kind or path.parent.name
+    return dataclasses.replace(rule, name=path.stem, source=str(path), kind=kind)
+
+
+def package_of(folder: Path) -> str:
+    """The package that the files of a folder are in, so that they may share helpers: a `_sizes.py`
+    beside them is `from ._sizes import Rows`.
+    """
+    # Named by the whole path: a user's file may be called as one of ours, in the same process.
+    name = f"ascend_passes_rules.{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}"
+    if name not in sys.modules:
+        package = ModuleType(name)
+        package.__path__ = [str(folder)]
+        sys_modules_insert(name, package)
+    return name
+
+
+def helpers(folder: Path) -> list[Path]:
+    """The files of a folder that its rules may share: those that start with `_`."""
+    return sorted(path for path in folder.glob("_*.py") if path.is_file())
+
+
+def forget_helpers(folder: Path) -> None:
+    """Read the helpers of a folder anew when its rules are loaded next."""
+    package = package_of(folder)
+    for path in helpers(folder):
+        sys.modules.pop(f"{package}.{path.stem}", None)
 
 
 def sys_modules_insert(name: str, module: ModuleType) -> None:
@@ -71,11 +96,13 @@ def find(folder: Path) -> tuple[Rule, ...]:
             f"{folder} holds no rule files, as `rule_path` needs; "
             f"`ascend-passes new NAME --folder {folder}` writes one"
         )
+    forget_helpers(folder)
     return tuple(load(path) for path in found)
 
 
 def rules(options: Options) -> tuple[Rule, ...]:
-    """The rules that are on under these options: the package's, then the user's own.
+    """The rules that are on under these options, without spellings that are off: the package's,
+    then the user's own.
 
     Raises:
         RuleError: a rule file that does not load, or two rules of one name.
@@ -83,14 +110,34 @@ def rules(options: Options) -> tuple[Rule, ...]:
     folders = [*pattern_folders(), *(Path(part) for part in options.rule_path.split(":") if part)]
     every = [rule for folder in folders for rule in find(folder)]
     refuse_twins(every)
-    return tuple(rule for rule in every if is_on(rule, options))
+    return tuple(
+        without(rule, spellings_off(rule, options)) for rule in every if is_on(rule, options)
+    )
 
 
 def is_on(rule: Rule, options: Options) -> bool:
-    """Whether a rule takes part: by its default and the switches, unless `keep_nan` forbids it."""
+    """Whether a rule takes part: by its default and the switches of it or of one of its spellings,
+    unless `keep_nan` forbids it."""
     if rule.hides_nan and options.keep_nan:
         return False
-    return switched_on(rule.name, options.rules, rule.default)
+    return len(spellings_off(rule, options)) < len(rule.spellings)
+
+
+def spellings_off(rule: Rule, options: Options) -> frozenset[str]:
+    """The names of a rule's spellings that the switches turn off."""
+
+    def is_off(spelling: Spelling) -> bool:
+        name = rule.name_of(spelling)
+        return not switched_on(name, options.rules, rule.default, family=rule.name)
+
+    return frozenset(spelling.name for spelling in rule.spellings if is_off(spelling))
+
+
+@functools.cache
+def without(rule: Rule, names: frozenset[str]) -> Rule:
+    """The rule without some spellings; one rule for equal names, since templates are kept by
+    rule."""
+    return dataclasses.replace(rule, without=names) if names else rule
 
 
 def refuse_twins(every: Iterable[Rule]) -> None:
@@ -124,8 +171,11 @@ def fingerprints(options: Options) -> list[str]:
 
 
 def sources(options: Options) -> list[Path]:
-    """The package's files and those of the rules that are on."""
-    return sorted(PACKAGE.rglob("*.py")) + [Path(rule.source) for rule in rules(options)]
+    """The package's files, those of the rules that are on, and the helpers beside them."""
+    on = [Path(rule.source) for rule in rules(options)]
+    folders = dict.fromkeys(path.parent for path in on)
+    shared = [path for folder in folders for path in helpers(folder)]
+    return sorted(PACKAGE.rglob("*.py")) + on + shared
 
 
 def _plain(options: Options) -> Options:

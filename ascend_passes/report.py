@@ -69,6 +69,8 @@ class Report:
     """Stage -> seconds it took."""
     graph_before: str = ""
     graph_after: str = ""
+    spellings: Mapping[str, int] = field(default_factory=dict)
+    """`rule.spelling` or `rule[choices]` -> how often it fired, for rules that have several."""
 
     def __add__(self, other: Report) -> Report:
         return Report(
@@ -80,6 +82,7 @@ class Report:
             seconds=dict(Counter(self.seconds) + Counter(other.seconds)),
             graph_before=self.graph_before or other.graph_before,
             graph_after=other.graph_after or self.graph_after,
+            spellings=dict(Counter(self.spellings) + Counter(other.spellings)),
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -84,32 +84,44 @@ def rewrite(
     early = [rule for rule in rules if not rule.after]
     report = to_fixpoint(work, early)
     if len(early) != len(rules):
-        report = Report(fired=report.fired) + to_fixpoint(work, rules)
+        before = Report(fired=report.fired, spellings=report.spellings)
+        report = before + to_fixpoint(work, rules)
     return replace(report, errors=tuple(work.failed.values()))
 
 
 def to_fixpoint(work: Work, rules: Sequence[Rule]) -> Report:
     """Sweep until nothing changes; the misses are those of the last sweep."""
-    fired: Counter[str] = Counter()
+    fired: Counter[Template] = Counter()
     for _ in range(SWEEPS):
         count, misses = sweep(work, rules)
         fired.update(count)
         if not count:
-            return Report(fired=dict(fired), misses=tuple(misses))
+            return replace(counted(fired), misses=tuple(misses))
         for error in normalize(work.graph, work.context.options.strict).errors:
             work.failed[error] = error
-    chasing = ", ".join(sorted(count))
+    chasing = ", ".join(sorted(counted(count).fired))
     raise RewriteLoopError(
         f"rules undo each other after {SWEEPS} sweeps: {chasing}; drop one of them"
     )
 
 
-def sweep(work: Work, rules: Sequence[Rule]) -> tuple[Counter[str], list[Miss]]:
+def counted(fired: Counter[Template]) -> Report:
+    """How often each rule fired, and each spelling of those that have several."""
+    families: Counter[str] = Counter()
+    spellings: Counter[str] = Counter()
+    for outline, count in fired.items():
+        families[outline.rule.name] += count
+        if len(outline.rule.spellings) > 1:
+            spellings[outline.name] += count
+    return Report(fired=dict(families), spellings=dict(spellings))
+
+
+def sweep(work: Work, rules: Sequence[Rule]) -> tuple[Counter[Template], list[Miss]]:
     """Try every rule at every node once; what fired, and what was refused."""
     work.read.clear()
     work.effects = [node for node in work.graph.nodes if is_boundary(node)]
     index = by_anchor(work, rules)
-    fired: Counter[str] = Counter()
+    fired: Counter[Template] = Counter()
     misses: list[Miss] = []
     for node in reversed(list(work.graph.nodes)):
         if node.op != "call_function" or node.target not in index or node._erased:
@@ -120,7 +132,7 @@ def sweep(work: Work, rules: Sequence[Rule]) -> tuple[Counter[str], list[Miss]]:
             outcome = attempt_softly(work, candidate, node)
             if isinstance(outcome, tuple):
                 apply(work, *outcome)
-                fired[candidate.rule.name] += 1
+                fired[candidate] += 1
                 break
             if outcome is not None:
                 refused.append(outcome)
@@ -139,9 +151,13 @@ def dtypes_at(node: fx.Node) -> set[torch.dtype]:
 
 
 def worth_telling(refused: Sequence[Miss]) -> list[Miss]:
-    """Of the misses at one node: those of whole matches, one for each rule, else the one that came
-    furthest; those of templates for another dtype come last."""
-    whole = {miss.rule: miss for miss in refused if miss.complete}
+    """Of the misses at one node, the widest spelling's first: those of whole matches, for each rule
+    the one that came furthest, else the one of all that did; those of templates for another dtype
+    come last."""
+    whole: dict[str, Miss] = {}
+    for miss in refused:
+        if miss.complete and (miss.rule not in whole or miss.depth > whole[miss.rule].depth):
+            whole[miss.rule] = miss
     if whole or not refused:
         return list(whole.values())
 

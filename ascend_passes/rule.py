@@ -5,7 +5,8 @@ The functions declare everything. A parameter `x: Annotated[Tensor, "N H"]` is a
 have names; equal names are equal sizes, `"... H"` is any rank, `"N 2*H"` a multiple, `"1"` a fixed
 size. A dtype after the sizes fixes it (`Annotated[Tensor, "H", torch.float32]`); tensors without
 one share the dtype that the rule is tried for. A keyword-only parameter is a scalar that a match
-binds.
+binds. `A | None`, `A | B` and `Literal` are choices, and a function is a spelling for each
+combination of them (see `variants`).
 """
 
 from __future__ import annotations
@@ -16,16 +17,20 @@ import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from types import MappingProxyType
+from pathlib import Path
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ascend_passes.variants import Variant, bound, variants
+
 SIZE = re.compile(r"^(?:(?P<factor>\d+)\*)?(?P<name>[A-Za-z_]\w*)$|^(?P<fixed>\d+)$")
 ELLIPSIS = "..."
 ACTIVATION_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 Condition = tuple[Any, str]
+KINDS = ("recognize", "fuse")
 
 
 class RuleError(ValueError):
@@ -57,9 +62,17 @@ class Spelling:
     """One way to write the pattern."""
 
     name: str
+    """The function's, with its choices: `pattern[zero,bias]`."""
     function: Callable[..., Any]
+    """Of the inputs, in order, and the scalars."""
     inputs: tuple[Input, ...]
     scalars: Mapping[str, type]
+    constants: Mapping[str, Any] = field(default_factory=dict)
+    """Other parameters of the pattern -> their values: None for an absent input, or a choice."""
+    labels: tuple[str, ...] = ()
+    """The choices in words."""
+    alone: bool = True
+    """Whether its function is no other spelling."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,8 +81,10 @@ class Rule:
 
     Args:
         pattern: a function, or several with the same meaning; each may leave out parameters that
-            the replacement gives a default.
-        replacement: a function of the same parameters that returns as many values.
+            the replacement gives a default. It returns None for a combination of its choices that
+            does not exist.
+        replacement: a function of the same parameters that returns as many values. An absent input
+            is None, and it may ask for each `Literal` of the pattern; so may `where`.
         where: yields `(condition, reason)` over any of the inputs (fake tensors), the named sizes
             and the scalars. Every condition must hold; one over symbolic sizes must be provable.
         examples: named sizes for tests, documentation and benchmarks; at least one.
@@ -84,6 +99,9 @@ class Rule:
         hides_nan: whether a NaN that the pattern would hand on ends in a number; off under the
             option `keep_nan`.
         shares: whether values inside the pattern may have other users, for which they then stay.
+        kind: "recognize" for a rule that brings a spelling to an operator, before rows are sharded,
+            else "fuse"; filled in by the registry, from the folder's name, where it is empty.
+        without: names of spellings that are switched off; filled in by the registry.
         name: the file's name; filled in by the registry.
         source: the file's path; filled in by the registry.
 
@@ -102,6 +120,8 @@ class Rule:
     hides_nan: bool = False
     limit: str = ""
     after: tuple[str, ...] = ()
+    kind: str = ""
+    without: frozenset[str] = frozenset()
     name: str = ""
     source: str = ""
     values: Mapping[str, Sequence[Any]] = field(default_factory=dict)
@@ -114,12 +134,20 @@ class Rule:
         missing -= set(self.examples[0])
         if missing:
             raise RuleError(f"examples[0] has no number for {', '.join(sorted(missing))}")
+        if self.kind not in (*KINDS, "", Path(self.source).parent.name):
+            raise RuleError(f"kind is {self.kind!r}; it is one of {', '.join(map(repr, KINDS))}")
 
     @cached_property
     def spellings(self) -> tuple[Spelling, ...]:
-        """The pattern's spellings, in the order of their declaration."""
+        """The pattern's spellings, in the order of their declaration, but those left out."""
         functions = [self.pattern] if callable(self.pattern) else list(self.pattern)
-        return tuple(read_spelling(function) for function in functions)
+        every = (spelling for function in functions for spelling in read_spellings(function))
+        return tuple(spelling for spelling in every if spelling.name not in self.without)
+
+    def name_of(self, spelling: Spelling) -> str:
+        """`rule.spelling`, or the rule's name in the place of a function's called `pattern`."""
+        short = spelling.name.removeprefix("pattern")
+        return self.name + (short if short[:1] in ("", "[") else f".{spelling.name}")
 
     @cached_property
     def summary(self) -> str:
@@ -134,20 +162,51 @@ def size_names(spelling: Spelling) -> Iterator[str]:
         yield from (size.name for size in item.sizes if size.name)
 
 
-def read_spelling(function: Callable[..., Any]) -> Spelling:
+def read_spellings(function: Callable[..., Any]) -> list[Spelling]:
+    """The spellings that a function stands for; errors as in `Rule`."""
+    every = list(variants(function))
+    found = [read_spelling(function, variant, alone=len(every) == 1) for variant in every]
+    existing = [spelling for spelling in found if exists(spelling)]
+    if not existing:
+        raise RuleError(f"{function.__name__} returns None whatever its choices are")
+    return existing
+
+
+def read_spelling(function: Callable[..., Any], variant: Variant, alone: bool) -> Spelling:
     """A spelling from a function's signature; errors as in `Rule`."""
-    hints = typing.get_type_hints(function, include_extras=True)
+    parameters = inspect.signature(function).parameters
     inputs, scalars = [], {}
-    for parameter in inspect.signature(function).parameters.values():
-        hint = hints.get(parameter.name)
-        where = f"parameter {parameter.name!r} of {function.__name__}"
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+    for name, hint in variant.hints.items():
+        where = f"parameter {name!r} of {function.__name__}"
+        if parameters[name].kind is inspect.Parameter.KEYWORD_ONLY:
             if hint not in (int, float):
-                raise RuleError(f"{where} is a scalar; declare it as int or float")
-            scalars[parameter.name] = hint
+                raise RuleError(f"{where} is a scalar; declare it as int, float or Literal")
+            scalars[name] = hint
         else:
-            inputs.append(read_input(parameter.name, hint, where))
-    return Spelling(function.__name__, function, tuple(inputs), MappingProxyType(scalars))
+            inputs.append(read_input(name, hint, where))
+    return Spelling(
+        variant.name,
+        bound(function, tuple(item.name for item in inputs), variant.constants),
+        tuple(inputs),
+        MappingProxyType(scalars),
+        MappingProxyType(dict(variant.constants)),
+        variant.labels,
+        alone,
+    )
+
+
+def exists(spelling: Spelling) -> bool:
+    """Whether the pattern has this combination of choices; it returns None for one that it has not.
+
+    Asked without tensors: one that computes has it.
+    """
+    if spelling.alone:
+        return True
+    declared = [SimpleNamespace(dtype=item.dtype) for item in spelling.inputs]
+    try:
+        return spelling.function(*declared, **dict.fromkeys(spelling.scalars, 1)) is not None
+    except Exception:  # whatever an operator says of what is no tensor
+        return True
 
 
 def read_input(name: str, hint: Any, where: str) -> Input:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from types import CodeType, FunctionType
 from typing import Any
 
 from torch import fx
@@ -16,6 +16,7 @@ from ascend_passes import trace
 from ascend_passes.rule import Rule
 from ascend_passes.template import example_scalars
 from ascend_passes.verify.checks import firing, rewritten
+from ascend_passes.verify.choices import is_form
 from ascend_passes.verify.mutate import another_use, pattern_calls
 
 LEADING = (4,)
@@ -30,8 +31,12 @@ class RulePage:
     kind: str
     """`recognize`, `fuse`, or the name of the user's folder."""
     documentation: str
+    spellings: tuple[str, ...]
+    """The names by which each can be switched; empty where there is one."""
     patterns: tuple[str, ...]
     replacement: str
+    helpers: tuple[str, ...]
+    """What pattern and replacement call of the rule's file and the helpers beside it."""
     conditions: tuple[str, ...]
     """The reasons that `where` may give, as the file writes them."""
     examples: tuple[str, ...]
@@ -46,13 +51,16 @@ class RulePage:
 
 def page(rule: Rule) -> RulePage:
     """The page of a rule; the graphs are traced at its first example."""
-    folder = Path(rule.source).parent.name
+    functions = list(dict.fromkeys(inspect.unwrap(one.function) for one in rule.spellings))
+    names = tuple(rule.name_of(spelling) for spelling in rule.spellings if is_form(rule, spelling))
     return RulePage(
         name=rule.name,
-        kind=folder,
+        kind=rule.kind,
         documentation=inspect.cleandoc(inspect.getmodule(rule.replacement).__doc__ or ""),
-        patterns=tuple(source_of(spelling.function) for spelling in rule.spellings),
+        spellings=names if len(names) > 1 else (),
+        patterns=tuple(source_of(function) for function in functions),
         replacement=source_of(rule.replacement),
+        helpers=tuple(source_of(one) for one in helpers([*functions, rule.replacement])),
         conditions=tuple(reasons(rule.where)),
         examples=tuple(
             ", ".join(f"{name}={size}" for name, size in sizes.items()) for sizes in rule.examples
@@ -86,7 +94,7 @@ def traced(rule: Rule, function: Callable[..., Any]) -> str:
     wanted = inspect.signature(function).parameters
 
     def call(*tensors: Any) -> Any:
-        given = {**dict(zip(names, tensors, strict=True)), **scalars}
+        given = {**spelling.constants, **dict(zip(names, tensors, strict=True)), **scalars}
         return function(**{name: value for name, value in given.items() if name in wanted})
 
     graph = trace.trace(call, trace.fake_inputs(shapes, dtypes, "cpu")).graph
@@ -119,6 +127,25 @@ def explained(rule: Rule, shared: bool) -> str:
 def output(gm: fx.GraphModule) -> fx.Node:
     """The node that holds a graph's results."""
     return gm.graph.output_node()
+
+
+def helpers(functions: Sequence[Callable[..., Any]]) -> list[Callable[..., Any]]:
+    """The functions of the rule's own files that these call, and those that they call in turn."""
+    package = functions[0].__module__.rpartition(".")[0]
+    found = list(functions)
+    for function in found:
+        called = (function.__globals__.get(name) for name in names_in(function.__code__))
+        own = (one for one in called if isinstance(one, FunctionType) and one not in found)
+        found += dict.fromkeys(one for one in own if one.__module__.startswith(f"{package}."))
+    return found[len(functions) :]
+
+
+def names_in(code: CodeType) -> Iterator[str]:
+    """The names that a function reads, inside its comprehensions too."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from names_in(constant)
 
 
 def source_of(function: Callable[..., Any]) -> str:

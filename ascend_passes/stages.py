@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from torch import fx
 
@@ -64,8 +63,8 @@ def acceptance(context: Context) -> Accept | None:
 
 
 def recognizes(rule: Rule) -> bool:
-    """Whether a rule lies in the folder of the recognize rules."""
-    return Path(rule.source).parent.name == "recognize"
+    """Whether a rule brings a spelling to an operator."""
+    return rule.kind == "recognize"
 
 
 MERGE_EQUAL = Stage(

@@ -35,6 +35,10 @@ INTEGERS = tuple(100_003 + 2 * index for index in range(16))
 COMMUTATIVE = frozenset({torch.ops.aten.add.Tensor, torch.ops.aten.mul.Tensor})
 
 
+class NoFormError(RuleError):
+    """A combination of choices for which the pattern returns None, maybe for one dtype alone."""
+
+
 @dataclass(frozen=True)
 class Term:
     """A use of another term's value."""
@@ -93,9 +97,8 @@ class Template:
 
     @property
     def name(self) -> str:
-        """`rule.spelling`, or `rule` alone where there is one spelling called `pattern`."""
-        alone = self.spelling.name == "pattern"
-        return self.rule.name if alone else f"{self.rule.name}.{self.spelling.name}"
+        """See `Rule.name_of`."""
+        return self.rule.name_of(self.spelling)
 
     @functools.cached_property
     def targets(self) -> frozenset[Any]:
@@ -146,13 +149,17 @@ def traced(
 
 
 @functools.cache
-def outline(rule: Rule, spelling: Spelling, dtype: torch.dtype, device: str) -> Template:
+def outline(rule: Rule, spelling: Spelling, dtype: torch.dtype, device: str) -> Template | None:
     """A template at fixed sizes: its operators are right, its numbers only for those sizes.
 
     It takes a fifth of a template's time, and a loose match with it tells whether that is worth
-    making.
+    making. None for a spelling that is no form; other errors as in `build`.
     """
-    return build(rule, spelling, dtype, int(has_any_rank(spelling)), device, trace.fake_inputs)
+    leading = int(has_any_rank(spelling))
+    try:
+        return build(rule, spelling, dtype, leading, device, trace.fake_inputs)
+    except NoFormError:
+        return None
 
 
 @functools.cache
@@ -187,6 +194,8 @@ def build(
     position = {node: index for index, node in enumerate(calls)}
     results = output_nodes(graph)
     refuse_constants(graph, f"{rule.name}.{spelling.name}")
+    if not spelling.alone and not results:
+        raise NoFormError(f"{rule.name}.{spelling.name} returns None")
     unknown = [node for node in results if node not in position]
     if not calls or unknown:
         raise RuleError(f"{rule.name}.{spelling.name} must return values that it computes")
@@ -281,7 +290,7 @@ def outlines(
         if dtype not in rule.dtypes:
             continue
         found = outline(rule, spelling, dtype, device)
-        if found.targets <= present:
+        if found is not None and found.targets <= present:
             yield found
 
 

@@ -195,6 +195,8 @@ def rule_page(one: RulePage) -> str:
             "",
             *code("Pattern", "\n\n\n".join(one.patterns)),
             *code("Replacement", one.replacement),
+            *(code("Helpers", "\n\n\n".join(one.helpers)) if one.helpers else []),
+            *spellings(one),
             "## Refused where",
             "",
             *(refusals or ["Only the documented limits of the operator refuse it."]),
@@ -209,6 +211,12 @@ def rule_page(one: RulePage) -> str:
             ),
         ]
     )
+
+
+def spellings(one: RulePage) -> list[str]:
+    """The section with the names of a rule's spellings, where there are several."""
+    names = [f"* `{name}`" for name in one.spellings]
+    return ["## Spellings", "", *names, ""] if names else []
 
 
 def code(title: str, text: str, language: str = "python") -> list[str]:

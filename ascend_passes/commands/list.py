@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from rich.table import Table
 
@@ -27,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
     rows = [
         {
             "name": rule.name,
-            "kind": Path(rule.source).parent.name,
+            "kind": rule.kind,
             "on": is_on(rule, options),
             "summary": rule.summary,
         }

@@ -45,9 +45,13 @@ def print_page(found: RulePage) -> None:
     for title, code in (
         ("pattern", "\n\n".join(found.patterns)),
         ("replacement", found.replacement),
+        ("helpers", "\n\n".join(found.helpers)),
+        ("spellings", "\n".join(found.spellings)),
         ("graph before", found.graph_before),
         ("graph after", found.graph_after),
     ):
+        if not code:
+            continue
         out.rule(title, align="left")
         out.print(Syntax(code, "python", theme="ansi_dark", background_color="default"))
     out.rule("refused where", align="left")

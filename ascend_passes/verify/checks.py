@@ -23,6 +23,7 @@ from ascend_passes.report import Report
 from ascend_passes.rewrite import rewrite
 from ascend_passes.rule import Condition, Rule, Spelling, conditions, refusal
 from ascend_passes.template import COMMUTATIVE
+from ascend_passes.verify.choices import choices_without_form
 from ascend_passes.verify.difference import differences
 from ascend_passes.verify.exact import run_exactly
 from ascend_passes.verify.mutate import (
@@ -114,10 +115,11 @@ def operands_commute(rule: Rule, spelling: Spelling, seed: int) -> Iterator[str]
 
 
 def literals_count(rule: Rule, spelling: Spelling, seed: int) -> Iterator[str]:
-    """It does not fire where a literal of the pattern is another."""
+    """It does not fire where a literal of the pattern is another; another spelling may, rightly."""
     trial = firing(rule, spelling, seed)
     if trial is None:
         return
+    alone = only(trial.rule, spelling)
     original = trial.graph()
     written, kept = structure(original.graph), set(trial.scalars.values())
     for node in pattern_calls(original.graph):
@@ -131,15 +133,23 @@ def literals_count(rule: Rule, spelling: Spelling, seed: int) -> Iterator[str]:
             normalize(gm.graph)
             if structure(gm.graph) == written:
                 continue  # another way to write the same
-            if rewritten(gm, trial.rule)[1].fired:
+            if rewritten(gm, alone)[1].fired:
                 yield f"fires although {node} is {call} ({trial})"
+                continue
+            after, report = rewritten(gm, trial.rule)
+            if report.fired:
+                gm.recompile()
+                for sentence in differences(trial, gm, after):
+                    yield f"where {node} is {call}, another spelling fires: {sentence}"
 
 
 def shared_values_stay(rule: Rule, spelling: Spelling, seed: int) -> Iterator[str]:
-    """It does not fire where a value inside has another user, or that user still gets the value."""
+    """It does not fire where a value inside has another user, or that user still gets the value;
+    another spelling may, rightly."""
     trial = firing(rule, spelling, seed)
     if trial is None:
         return
+    alone = only(trial.rule, spelling)
     for gm, node in each_call(trial):
         results = gm.graph.output_node().args[0]
         results = list(results) if isinstance(results, (list, tuple)) else [results]
@@ -148,10 +158,11 @@ def shared_values_stay(rule: Rule, spelling: Spelling, seed: int) -> Iterator[st
             continue
         gm.graph.output_node().args = ([*results, shared],)
         gm.recompile()
-        after, report = rewritten(gm, trial.rule)
-        if report.fired and not rule.shares:
+        if not rule.shares and rewritten(gm, alone)[1].fired:
             yield f"fires although {node} has a user outside the pattern ({trial})"
-        elif report.fired:
+            continue
+        after, report = rewritten(gm, trial.rule)
+        if report.fired:
             yield from differences(trial, gm, after)
 
 
@@ -201,7 +212,7 @@ def conditions_refuse(rule: Rule, spelling: Spelling, seed: int) -> Iterator[str
     seen: set[int] = set()
     lines = 0
     for trial in wrong_trials(rule, spelling, seed):
-        given = list(conditions(rule, trial.fakes(), trial.sizes, trial.scalars))
+        given = list(conditions(rule, trial.fakes(), trial.sizes, trial.given))
         lines = max(lines, len(given))
         for index, condition in enumerate(given):
             reason = refusal(condition)
@@ -217,6 +228,19 @@ def conditions_refuse(rule: Rule, spelling: Spelling, seed: int) -> Iterator[str
         yield f"no dtype and no size that is tried falsifies line {index + 1} of where"
 
 
+def only(rule: Rule, spelling: Spelling) -> Rule:
+    """The rule with one of its spellings."""
+    others = frozenset(other.name for other in rule.spellings) - {spelling.name}
+    return replace(rule, without=rule.without | others)
+
+
+@functools.cache
+def at_dtype(rule: Rule, dtype: torch.dtype) -> Rule:
+    """The rule for one dtype; the same one each time, since templates are kept by rule."""
+    return replace(rule, dtypes=(dtype,))
+
+
+@functools.cache
 def with_line(rule: Rule, index: int) -> Rule:
     """The rule with one line of its `where`."""
     where = rule.where
@@ -230,8 +254,9 @@ def with_line(rule: Rule, index: int) -> Rule:
 
 
 def is_documented(rule: Rule, spelling: Spelling, seed: int) -> Iterator[str]:
-    """The file has a docstring and stays short; each of several spellings says what it is."""
-    if len(rule.spellings) > 1 and not inspect.getdoc(spelling.function):
+    """The file has a docstring and stays short; each of several functions says what it is, and
+    each choice is a form with some of the others."""
+    if several(rule) and not inspect.getdoc(spelling.function):
         yield f"{spelling.name} has no docstring; say in a line whose spelling it is"
     if spelling is not rule.spellings[0]:
         return
@@ -240,6 +265,12 @@ def is_documented(rule: Rule, spelling: Spelling, seed: int) -> Iterator[str]:
     lines = len(Path(rule.source).read_text().splitlines()) if rule.source else 0
     if lines >= MOST_LINES:
         yield f"the file has {lines} lines, a rule has less than {MOST_LINES}"
+    yield from choices_without_form(rule)
+
+
+def several(rule: Rule) -> bool:
+    """Whether a rule's pattern is several functions."""
+    return len({inspect.unwrap(spelling.function) for spelling in rule.spellings}) > 1
 
 
 CHECKS: tuple[Check, ...] = (
@@ -277,7 +308,7 @@ def firing(rule: Rule, spelling: Spelling, seed: int) -> Trial | None:
     float32 may rightly fire on what a rule for half precision must leave.
     """
     for dtype in rule.dtypes:
-        alone = replace(rule, dtypes=(dtype,))
+        alone = at_dtype(rule, dtype)
         trial = next(trials(alone, spelling, dtype, seed))
         if rewritten(trial.graph(), alone)[1].fired:
             return trial

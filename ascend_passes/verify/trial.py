@@ -46,6 +46,11 @@ class Trial:
         return f"{str(self.dtype).removeprefix('torch.')}, {sizes}{rows}, seed {self.seed}"
 
     @property
+    def given(self) -> dict[str, Any]:
+        """What `where` and the replacement get beside inputs and sizes."""
+        return {**self.spelling.constants, **self.scalars}
+
+    @property
     def shapes(self) -> list[tuple[int, ...]]:
         """Shape of each input."""
         return [

@@ -6,14 +6,9 @@ a quantize behind it does not notice; where none follows, the pass `unrounded_ga
 out again.
 """
 
-from typing import Annotated
-
-from torch import Tensor
-
 from ascend_passes import Rule, npu
 
-Rows = Annotated[Tensor, "... H"]
-Gain = Annotated[Tensor, "H"]
+from ._quantized import Gain, Rows
 
 
 def pattern(x: Rows, residual: Rows, gamma: Gain, *, eps: float):
@@ -22,7 +17,7 @@ def pattern(x: Rows, residual: Rows, gamma: Gain, *, eps: float):
     return y, total
 
 
-def replacement(x: Tensor, residual: Tensor, gamma: Tensor, *, eps: float):
+def replacement(x, residual, gamma, *, eps: float):
     y, _, total = npu.npu_add_rms_norm(x, residual, gamma + 1, eps)
     return y, total
 

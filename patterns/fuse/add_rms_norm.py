@@ -12,21 +12,15 @@ from torch import Tensor
 
 from ascend_passes import Rule, npu
 
-Rows = Annotated[Tensor, "... H"]
-Gain = Annotated[Tensor, "H"]
+from ._quantized import Gain, Rows
+
 FloatGain = Annotated[Tensor, "H", torch.float32]
 
 
-def pattern(x: Rows, residual: Rows, gamma: Gain, *, eps: float):
-    """A gain of the rows' dtype."""
+def pattern(x: Rows, residual: Rows, gamma: Gain | FloatGain, *, eps: float):
     total = x + residual
     y, _ = npu.npu_rms_norm(total, gamma, eps)
     return y, total
-
-
-def float_gain(x: Rows, residual: Rows, gamma: FloatGain, *, eps: float):
-    """A float32 gain."""
-    return pattern(x, residual, gamma, eps=eps)
 
 
 def replacement(x: Tensor, residual: Tensor, gamma: Tensor, *, eps: float):
@@ -34,4 +28,4 @@ def replacement(x: Tensor, residual: Tensor, gamma: Tensor, *, eps: float):
     return y, total
 
 
-rule = Rule([pattern, float_gain], replacement, examples=[{"H": 64}, {"H": 5120}])
+rule = Rule(pattern, replacement, examples=[{"H": 64}, {"H": 5120}])

@@ -1,40 +1,31 @@
 """Residual add, RMSNorm and a quantize by each row's largest value become one operator.
 
 `npu_add_rms_norm_dynamic_quant` hands back the int8 rows, a float32 scale for each and the sum. A
-smoothing scale multiplies the rows first.
+smoothing scale multiplies the rows first; a bias behind the norm is the operator's `beta`.
 """
-
-from typing import Annotated
-
-from torch import Tensor
 
 from ascend_passes import Rule, npu
 
-Rows = Annotated[Tensor, "... H"]
-Gain = Annotated[Tensor, "H"]
+from ._quantized import HALVES, Gain, Rows, normed
 
 
-def plain(x: Rows, residual: Rows, gamma: Gain, *, eps: float):
-    """Without a smoothing scale."""
-    y, _, total = npu.npu_add_rms_norm(x, residual, gamma, eps)
-    return *npu.npu_dynamic_quant(y), total
+def pattern(
+    x: Rows, residual: Rows, gamma: Gain, bias: Gain | None, smooth: Gain | None, *, eps: float
+):
+    y, total = normed(x, residual, gamma, bias, eps)
+    return *npu.npu_dynamic_quant(y, smooth_scales=smooth), total
 
 
-def smooth(x: Rows, residual: Rows, gamma: Gain, smooth_scale: Gain, *, eps: float):
-    """With a smoothing scale."""
-    y, _, total = npu.npu_add_rms_norm(x, residual, gamma, eps)
-    return *npu.npu_dynamic_quant(y, smooth_scales=smooth_scale), total
-
-
-def replacement(x: Tensor, residual: Tensor, gamma: Tensor, smooth_scale=None, *, eps: float):
-    given = {"smooth_scale1": smooth_scale, "epsilon": eps, "output_mask": [True, False]}
+def replacement(x, residual, gamma, bias, smooth, *, eps: float):
+    given = {"smooth_scale1": smooth, "beta": bias, "epsilon": eps, "output_mask": [True, False]}
     rows, _, total, scale, _ = npu.npu_add_rms_norm_dynamic_quant(x, residual, gamma, **given)
     return rows, scale, total
 
 
 rule = Rule(
-    [plain, smooth],
+    pattern,
     replacement,
     examples=[{"H": 64}, {"H": 5120}],
+    dtypes=HALVES,
     limit="npu_add_rms_norm_dynamic_quant gives no plain row",
 )

@@ -1,49 +1,47 @@
 """Residual add, RMSNorm and a quantize with a stored scale become one `npu_add_rms_norm_quant`.
 
-The operator takes a scale of the gain's shape, so a single one is spread over the row, once. This
-form divides by the scale, as checkpoints store it. On A2 and A3 float16 rows want a float32 scale
-and an int32 zero point, bfloat16 rows want both in bfloat16.
+A bias is the operator's `beta`; projections with scales of their own take its second result. The
+scale divides or multiplies (`reciprocal`, as vllm-ascend keeps it); a single one is spread, once.
 """
 
-from typing import Annotated
+from typing import Literal
 
 import torch
-from torch import Tensor
 
 from ascend_passes import Rule, npu
 
-Rows = Annotated[Tensor, "... H"]
-Gain = Annotated[Tensor, "H"]
-Scale = Annotated[Tensor, "S"]
-WideScale = Annotated[Tensor, "S", torch.float32]
-INT8 = 1  # torch's number for the dtype, which the operator takes
+from ._quantized import HALVES, INT8, AnyScale, AnyZero, Gain, Rows, normed, spread
 
 
-def quantized(x: Tensor, residual: Tensor, gamma: Tensor, scale: Tensor, zero, eps: float):
-    """The rows and the sum."""
-    y, _, total = npu.npu_add_rms_norm(x, residual, gamma, eps)
-    return npu.npu_quantize(y, scale, zero, INT8, -1, True), total
+def pattern(
+    x: Rows,
+    residual: Rows,
+    gamma: Gain,
+    scale: AnyScale,
+    zero: AnyZero | None,
+    bias: Gain | None,
+    scale2: AnyScale | None,
+    zero2: AnyZero | None,
+    *,
+    eps: float,
+    reciprocal: Literal[False, True],
+):
+    lone = zero2 is not None and (zero is None or scale2 is None)
+    if lone or (reciprocal and scale.dtype == torch.float32):
+        return None  # no such second point; what multiplies has the rows' dtype
+    y, total = normed(x, residual, gamma, bias, eps)
+    pairs = [(scale, zero), (scale2, zero2)][: 1 if scale2 is None else 2]
+    return *(npu.npu_quantize(y, *pair, INT8, -1, not reciprocal) for pair in pairs), total
 
 
-def plain(x: Rows, residual: Rows, gamma: Gain, scale: Scale, *, eps: float):
-    """A scale of the rows' dtype."""
-    return quantized(x, residual, gamma, scale, None, eps)
-
-
-def wide(x: Rows, residual: Rows, gamma: Gain, scale: WideScale, *, eps: float):
-    """A float32 scale."""
-    return quantized(x, residual, gamma, scale, None, eps)
-
-
-def offset(x: Rows, residual: Rows, gamma: Gain, scale: Scale, zero: Scale, *, eps: float):
-    """A zero point of the rows' dtype."""
-    return quantized(x, residual, gamma, scale, zero, eps)
-
-
-def replacement(x: Tensor, residual: Tensor, gamma: Tensor, scale: Tensor, zero=None, *, eps):
-    whole, zeros = (t if t is None else t.expand(gamma.shape).contiguous() for t in (scale, zero))
-    y, _, total = npu.npu_add_rms_norm_quant(x, residual, gamma, whole, zeros, epsilon=eps)
-    return y, total
+def replacement(x, residual, gamma, scale, zero, bias, scale2, zero2, *, eps: float, reciprocal):
+    wide = (torch.float32, torch.int32) if reciprocal and x.dtype == torch.float16 else (None, None)
+    one, two = spread(gamma, (scale, scale2), wide[0])
+    zeros, zeros2 = spread(gamma, (zero, zero2), wide[1])
+    y, y2, total = npu.npu_add_rms_norm_quant(
+        x, residual, gamma, one, zeros, bias, two, zeros2, epsilon=eps, div_mode=not reciprocal
+    )
+    return (y, total) if scale2 is None else (y, y2, total)
 
 
 def where(S, H):
@@ -51,9 +49,10 @@ def where(S, H):
 
 
 rule = Rule(
-    [plain, wide, offset],
+    pattern,
     replacement,
     where,
     examples=[{"H": 64, "S": 1}, {"H": 256, "S": 256}],
+    dtypes=HALVES,
     limit="npu_add_rms_norm_quant gives two quantized rows at most and no plain one",
 )

@@ -1,52 +1,48 @@
 """A matmul of int8 rows with a scale each and an int8 weight becomes `npu_quant_matmul`.
 
-Both scales factor out of the sum, so the product is taken in integers, exactly, and scaled once.
+Both scales factor out of the sum, so the product is taken in integers, exactly, and scaled once;
+the bias is added behind it, in float32.
 """
-
-from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from ascend_passes import Rule, npu
 
-Rows = Annotated[Tensor, "N K", torch.int8]
-RowScale = Annotated[Tensor, "N", torch.float32]
-Sequences = Annotated[Tensor, "B S K", torch.int8]
-SequenceScale = Annotated[Tensor, "B S", torch.float32]
-Weight = Annotated[Tensor, "O K", torch.int8]
-ChannelScale = Annotated[Tensor, "O 1"]
-CODES = {torch.float16: 5, torch.bfloat16: 15}  # torch's numbers for the result's dtype
+from ._int8 import CODES, AnyRows, AnyRowScale, Bias, Channels, Weight, WideChannels, product
 
 
-def rows(x: Rows, row_scale: RowScale, weight: Weight, channel_scale: ChannelScale):
-    """Rows in two dims."""
-    read = (x.to(torch.float32) * row_scale.unsqueeze(-1)).to(channel_scale.dtype)
-    factor = (weight.to(channel_scale.dtype) * channel_scale).permute(1, 0)
-    return torch.mm(read.reshape(-1, x.shape[-1]), factor)
+def read(x: Tensor, row_scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """The rows, read back in float32 and rounded once."""
+    return (x.to(torch.float32) * row_scale.unsqueeze(-1)).to(dtype)
 
 
-def sequences(x: Sequences, row_scale: SequenceScale, weight: Weight, channel_scale: ChannelScale):
-    """Rows in three dims."""
-    return rows(x, row_scale, weight, channel_scale)
+def pattern(
+    x: AnyRows, row_scale: AnyRowScale, weight: Weight, channels: Channels, bias: Bias | None
+):
+    """compressed-tensors: the weight's scales in the dtype of the result."""
+    return product(read(x, row_scale, channels.dtype), weight, channels, bias)
 
 
-def replacement(x: Tensor, weight: Tensor, row_scale: Tensor, channel_scale: Tensor):
-    factor, code = channel_scale.to(torch.float32).reshape(-1), CODES.get(channel_scale.dtype)
-    read, scale = x.reshape(-1, x.shape[-1]), row_scale.reshape(-1)
-    given = {"pertoken_scale": scale, "output_dtype": code}
-    return npu.npu_quant_matmul(read, weight.permute(1, 0), factor, **given)
+def wide(
+    x: AnyRows, row_scale: AnyRowScale, weight: Weight, channels: WideChannels, bias: Bias | None
+):
+    """torch.ao: in float32; without a bias, the result is bfloat16."""
+    dtype = torch.bfloat16 if bias is None else bias.dtype
+    return product(read(x, row_scale, dtype), weight, channels, bias)
 
 
-def where(channel_scale):
-    dtype = channel_scale.dtype
-    yield dtype in CODES, f"npu_quant_matmul gives float16 or bfloat16, not {dtype}"
+def replacement(x, row_scale, weight, channels, bias):
+    dtypes = [t.dtype for t in (channels, bias) if t is not None and t.dtype in CODES]
+    factor, code = channels.to(torch.float32).reshape(-1), CODES[(*dtypes, torch.bfloat16)[0]]
+    given = {"pertoken_scale": row_scale.reshape(-1), "bias": bias, "output_dtype": code}
+    return npu.npu_quant_matmul(x.reshape(-1, x.shape[-1]), weight.permute(1, 0), factor, **given)
 
 
 rule = Rule(
-    [rows, sequences],
+    [pattern, wide],
     replacement,
-    where,
     examples=[{"N": 5, "B": 2, "S": 3, "K": 64, "O": 96}],
+    dtypes=tuple(CODES),
     shares=True,
 )

@@ -1,8 +1,9 @@
 """A matmul of an int8 row and an int8 weight, both read back first, becomes `npu_quant_matmul`.
 
-The scales factor out of the sum, so the product is taken in integers, exactly, and scaled once.
-The operator's scale is the product of both, in float32; it depends on parameters alone and is
-computed once.
+The scales factor out of the sum, so the product is taken in integers, exactly, and scaled once, by
+the product of both in float32; the bias is added behind it, in float32. torch.ao reads the weight
+back in float32. A row's zero point adds itself times the sum of a channel's weights: an int32 bias,
+or in float32 a part of the model's own. What depends on parameters alone is computed once.
 """
 
 from typing import Annotated
@@ -12,29 +13,32 @@ from torch import Tensor
 
 from ascend_passes import Rule, npu
 
-Rows = Annotated[Tensor, "N K", torch.int8]
-Sequences = Annotated[Tensor, "B S K", torch.int8]
-Weight = Annotated[Tensor, "O K", torch.int8]
+from ._int8 import CODES, Bias, Channels, Rows, Sequences, Weight, WideChannels, product
+
 Scale = Annotated[Tensor, "1"]
-ChannelScale = Annotated[Tensor, "O 1"]
-CODES = {torch.float16: 5, torch.bfloat16: 15}  # torch's numbers for the result's dtype
+Zero = Annotated[Tensor, "1", torch.int8]
 
 
-def rows(x: Rows, weight: Weight, scale: Scale, channel_scale: ChannelScale):
-    """Rows in two dims."""
-    read = (x.to(scale.dtype) * scale).reshape(-1, x.shape[-1])
-    return torch.mm(read, (weight.to(scale.dtype) * channel_scale).permute(1, 0))
+def pattern(
+    x: Rows | Sequences,
+    weight: Weight,
+    scale: Scale,
+    channels: Channels | WideChannels,
+    zero: Zero | None,
+    bias: Bias | None,
+):
+    row = x.to(scale.dtype)
+    return product((row if zero is None else row - zero) * scale, weight, channels, bias)
 
 
-def sequences(x: Sequences, weight: Weight, scale: Scale, channel_scale: ChannelScale):
-    """Rows in three dims."""
-    return rows(x, weight, scale, channel_scale)
-
-
-def replacement(x: Tensor, weight: Tensor, scale: Tensor, channel_scale: Tensor):
-    factor = channel_scale.to(torch.float32).reshape(-1) * scale.to(torch.float32)
-    read, code = x.reshape(-1, x.shape[-1]), CODES.get(scale.dtype)
-    return npu.npu_quant_matmul(read, weight.permute(1, 0), factor, output_dtype=code)
+def replacement(x, weight, scale, channels, zero, bias):
+    factor = channels.to(torch.float32).reshape(-1) * scale.to(torch.float32)
+    if zero is not None:
+        sums = weight.sum(1, dtype=torch.int32)
+        own = None if bias is None else bias.to(torch.float32) - sums * zero * factor
+        bias = sums * -zero.to(torch.int32) if own is None else own
+    given = {"bias": bias, "output_dtype": CODES.get(scale.dtype)}
+    return npu.npu_quant_matmul(x.reshape(-1, x.shape[-1]), weight.permute(1, 0), factor, **given)
 
 
 def where(scale):
@@ -42,7 +46,7 @@ def where(scale):
 
 
 rule = Rule(
-    [rows, sequences],
+    pattern,
     replacement,
     where,
     examples=[{"N": 5, "B": 2, "S": 3, "K": 64, "O": 96}],

@@ -5,14 +5,12 @@ A row of zeros has scale 1 in the spelled-out form and 0 from the operator; read
 both.
 """
 
-from typing import Annotated
-
 import torch
 from torch import Tensor
 
 from ascend_passes import Rule, npu
 
-Rows = Annotated[Tensor, "... H"]
+from ._rows import Rows
 
 
 def pattern(x: Rows):

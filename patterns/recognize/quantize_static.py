@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ascend_passes import Rule, npu
 
-Rows = Annotated[Tensor, "... H"]
+from ._rows import Rows
+
 Scale = Annotated[Tensor, "1"]
 INT8 = 1  # torch's number for the dtype, which the operator takes
 

@@ -5,22 +5,12 @@ activation's dtype and in the dtype of the gain. The operator's documentation al
 beside half-precision activations.
 """
 
-from typing import Annotated
-
 import torch
 from torch import Tensor
 
 from ascend_passes import Rule, npu
 
-Rows = Annotated[Tensor, "... H"]
-Gain = Annotated[Tensor, "H"]
-FloatGain = Annotated[Tensor, "H", torch.float32]
-
-
-def normalized(x: Tensor, eps: float) -> Tensor:
-    """x over its root mean square, in float32."""
-    wide = x.to(torch.float32)
-    return wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
+from ._rows import FloatGain, Gain, Rows, normalized
 
 
 def llama(x: Rows, gamma: Gain, *, eps: float):
@@ -28,13 +18,8 @@ def llama(x: Rows, gamma: Gain, *, eps: float):
     return gamma * normalized(x, eps).to(x.dtype)
 
 
-def gpt_oss(x: Rows, gamma: Gain, *, eps: float):
+def gpt_oss(x: Rows, gamma: Gain | FloatGain, *, eps: float):
     """GPT-OSS and `torch.nn.RMSNorm`: rounded once, after the gain."""
-    return (gamma * normalized(x, eps)).to(x.dtype)
-
-
-def float_gain(x: Rows, gamma: FloatGain, *, eps: float):
-    """A float32 gain beside half-precision activations."""
     return (gamma * normalized(x, eps)).to(x.dtype)
 
 
@@ -50,7 +35,7 @@ def replacement(x: Tensor, gamma: Tensor, *, eps: float):
 
 
 rule = Rule(
-    [llama, gpt_oss, float_gain, fused],
+    [llama, gpt_oss, fused],
     replacement,
     examples=[{"H": 64}, {"H": 5120}],
     tolerance=2,  # the operator rounds before the gain and after it, gpt_oss only after it

@@ -3,20 +3,17 @@
 Llama 4 normalises queries and keys so, and `torch.nn.RMSNorm` with `elementwise_affine=False`.
 """
 
-from typing import Annotated
-
 import torch
 from torch import Tensor
 
 from ascend_passes import Rule, npu
 
-Rows = Annotated[Tensor, "... H"]
+from ._rows import Rows, normalized
 
 
 def spelled(x: Rows, *, eps: float):
     """In plain operators."""
-    wide = x.to(torch.float32)
-    return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)).to(x.dtype)
+    return normalized(x, eps).to(x.dtype)
 
 
 def fused(x: Rows, *, eps: float):
@@ -35,6 +32,6 @@ rule = Rule(
     [spelled, fused],
     replacement,
     examples=[{"H": 64}, {"H": 5120}],
-    after=("rms_norm", "gemma_rms_norm", "gemma_rms_norm_heads"),  # it is a part of each of them
+    after=("rms_norm", "gemma_rms_norm"),  # it is a part of each of them
     tolerance=1,
 )

@@ -3,7 +3,7 @@
 Limits of the operator: four dims, an even head size below 896.
 """
 
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,38 +11,16 @@ from torch import Tensor
 from ascend_passes import Rule, npu
 
 Heads = Annotated[Tensor, "B A C D"]
+Last = Annotated[Tensor, "B A 1 D"]  # tokens, then heads; tables of each sequence
+LastShared = Annotated[Tensor, "1 A 1 D"]  # one table for all sequences
+First = Annotated[Tensor, "B 1 C D"]  # heads, then tokens
+FirstShared = Annotated[Tensor, "1 1 C D"]
+Table = TypeVar("Table", Last, LastShared, First, FirstShared)
 
 
-def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x times cos, plus x with swapped and signed halves times sin."""
+def pattern(x: Heads, cos: Table, sin: Table):
     half = x.shape[-1] // 2
     return x * cos + torch.cat([-x[..., half:], x[..., :half]], -1) * sin
-
-
-HeadsLast = Annotated[Tensor, "B A 1 D"]
-HeadsLastShared = Annotated[Tensor, "1 A 1 D"]
-HeadsFirst = Annotated[Tensor, "B 1 C D"]
-HeadsFirstShared = Annotated[Tensor, "1 1 C D"]
-
-
-def heads_last(x: Heads, cos: HeadsLast, sin: HeadsLast):
-    """Tokens, then heads; tables of each sequence."""
-    return rotated(x, cos, sin)
-
-
-def heads_last_shared(x: Heads, cos: HeadsLastShared, sin: HeadsLastShared):
-    """Tokens, then heads; one table for all sequences."""
-    return rotated(x, cos, sin)
-
-
-def heads_first(x: Heads, cos: HeadsFirst, sin: HeadsFirst):
-    """Heads, then tokens; tables of each sequence."""
-    return rotated(x, cos, sin)
-
-
-def heads_first_shared(x: Heads, cos: HeadsFirstShared, sin: HeadsFirstShared):
-    """Heads, then tokens; one table for all sequences."""
-    return rotated(x, cos, sin)
 
 
 def replacement(x: Tensor, cos: Tensor, sin: Tensor):
@@ -50,7 +28,7 @@ def replacement(x: Tensor, cos: Tensor, sin: Tensor):
 
 
 rule = Rule(
-    [heads_last, heads_last_shared, heads_first, heads_first_shared],
+    pattern,
     replacement,
     examples=[{"B": 2, "A": 5, "C": 4, "D": 64}],
     tolerance=2,  # in units of the largest term: the two products may cancel

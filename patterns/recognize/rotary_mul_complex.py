@@ -4,7 +4,7 @@ The real and imaginary parts of the factor are the cosine and the sine; each ser
 The operator takes four dims; tokens of no sequence get a first one.
 """
 
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,31 +12,17 @@ from torch import Tensor
 from ascend_passes import Rule, npu
 
 Heads = Annotated[Tensor, "B S N 2*P"]
+Tokens = Annotated[Tensor, "S N 2*P"]  # without a dim for sequences
 Shared = Annotated[Tensor, "1 S 1 P", torch.complex64]
-Own = Annotated[Tensor, "B S 1 P", torch.complex64]
-Tokens = Annotated[Tensor, "S N 2*P"]
+Own = Annotated[Tensor, "B S 1 P", torch.complex64]  # Llama 4: a table of each sequence
 OfTokens = Annotated[Tensor, "S 1 P", torch.complex64]
+Rotated = TypeVar("Table", Heads, Heads, Tokens)
+Table = TypeVar("Table", Shared, Own, OfTokens)
 
 
-def turned(x: Tensor, factor: Tensor) -> Tensor:
-    """x with its neighbours as complex numbers, times the factor."""
+def pattern(factor: Table, x: Rotated):
     pairs = x.float().reshape(*x.shape[:-1], x.shape[-1] // 2, 2)
     return torch.view_as_real(torch.view_as_complex(pairs) * factor).flatten(-2).type_as(x)
-
-
-def shared(x: Heads, factor: Shared):
-    """One table for all sequences."""
-    return turned(x, factor)
-
-
-def own(x: Heads, factor: Own):
-    """Llama 4: a table of each sequence."""
-    return turned(x, factor)
-
-
-def tokens(x: Tokens, factor: OfTokens):
-    """Tokens without a dim for sequences."""
-    return turned(x, factor)
 
 
 def replacement(x: Tensor, factor: Tensor):
@@ -47,7 +33,7 @@ def replacement(x: Tensor, factor: Tensor):
 
 
 rule = Rule(
-    [shared, own, tokens],
+    pattern,
     replacement,
     examples=[{"B": 2, "S": 5, "N": 4, "P": 32}],
     shares=True,

@@ -5,7 +5,7 @@ so it commutes with the transposition; in front of it the rows lie as the operat
 the result has the strides that the spelled-out form has.
 """
 
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,25 +13,15 @@ from torch import Tensor
 from ascend_passes import Rule, npu
 
 Heads = Annotated[Tensor, "B S N D"]
-Tables = Annotated[Tensor, "B S D"]
-SharedTables = Annotated[Tensor, "1 S D"]
+Own = Annotated[Tensor, "B S D"]  # tables of each sequence
+Shared = Annotated[Tensor, "1 S D"]  # one table for all sequences
+Table = TypeVar("Table", Own, Shared)
 
 
-def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """The heads times cos, plus the heads with swapped and signed halves times sin."""
+def pattern(x: Heads, cos: Table, sin: Table):
     heads, half = x.permute(0, 2, 1, 3), x.shape[-1] // 2
     swapped = torch.cat([-heads[..., half:], heads[..., :half]], -1)
     return heads * cos.unsqueeze(1) + swapped * sin.unsqueeze(1)
-
-
-def own(x: Heads, cos: Tables, sin: Tables):
-    """Tables of each sequence."""
-    return rotated(x, cos, sin)
-
-
-def shared(x: Heads, cos: SharedTables, sin: SharedTables):
-    """One table for all sequences."""
-    return rotated(x, cos, sin)
 
 
 def replacement(x: Tensor, cos: Tensor, sin: Tensor):
@@ -39,7 +29,7 @@ def replacement(x: Tensor, cos: Tensor, sin: Tensor):
 
 
 rule = Rule(
-    [own, shared],
+    pattern,
     replacement,
     examples=[{"B": 2, "S": 5, "N": 4, "D": 64}, {"B": 1, "S": 1, "N": 64, "D": 128}],
     shares=True,  # the tables' unsqueeze serves every layer

@@ -3,23 +3,22 @@
 `chunk`, `split` and slices are one form after normalization. The operator activates the first half.
 """
 
-from typing import Annotated
-
 import torch
 from torch import Tensor
 
 from ascend_passes import Rule, npu
 
-Packed = Annotated[Tensor, "... 2*I"]
+from ._rows import Packed
 
 
-def pattern(x: Packed):
-    gate, up = x[..., : x.shape[-1] // 2], x[..., x.shape[-1] // 2 :]
+def pattern(packed: Packed):
+    half = packed.shape[-1] // 2
+    gate, up = packed[..., :half], packed[..., half:]
     return torch.nn.functional.silu(gate) * up
 
 
-def replacement(x: Tensor):
-    return npu.npu_swiglu(x, -1)
+def replacement(packed: Tensor):
+    return npu.npu_swiglu(packed, -1)
 
 
 rule = Rule(pattern, replacement, examples=[{"I": 64}, {"I": 25600}], tolerance=2)

@@ -43,13 +43,13 @@ DECODER = {
 QWEN3 = {**DECODER, "rms_norm": 4 * LAYERS + 1}
 """Queries and keys have norms of their own."""
 GEMMA3 = {
-    "gemma_rms_norm": 4 * LAYERS + 1,
-    "gemma_rms_norm_heads": 2 * LAYERS,
+    "gemma_rms_norm": 6 * LAYERS + 1,
     "rotary_mul_heads": 2 * LAYERS,
     "add_gemma_rms_norm": 2 * LAYERS,
     "apply_rotary_pos_emb": LAYERS,
 }
-"""Norms in front of and behind both parts of a layer; GELU in place of SwiGLU."""
+"""Norms in front of and behind both parts of a layer, and of transposed queries and keys; GELU in
+place of SwiGLU."""
 GATED = (*NORM, *ROPE, *SWIGLU)
 PARTS = {"gemma3": (*NORM, *ROPE)}
 """What a family spells out, where that is not `GATED`."""
@@ -66,7 +66,7 @@ FUSED_ROWS = {
 """Every norm in front of a projection but the first, which adds nothing."""
 GATED_ROWS = {"static": {"rms_norm_quant": 1}, "dynamic": {"swiglu_quant_dynamic": LAYERS}}
 GEMMA_ROWS = {
-    "static": {"gemma_rms_norm_quant": 1, "unrounded_gain": 1},
+    "static": {"rms_norm_quant": 1, "unrounded_gain": 1},
     "dynamic": {"unrounded_gain": 1},
 }
 """The first norm, by its gain; the last, whose rows stay bfloat16, so that its gain is not rounded;
@@ -185,8 +185,9 @@ def with_scales(different):
 def test_two_scales_take_the_second_output():
     report, _ = compiled(with_scales(2), None)
     fired = counts(report)
-    assert fired["add_rms_norm_quant_two"] == LAYERS - 1
-    assert fired["add_rms_norm_quant"] == LAYERS
+    assert report.spellings["add_rms_norm_quant[scale2]"] == LAYERS - 1
+    assert report.spellings["add_rms_norm_quant"] == LAYERS
+    assert fired["add_rms_norm_quant"] == 2 * LAYERS - 1
     assert fired["quantize_static"] == 5 * LAYERS
     refused = [miss for miss in report.misses if miss.complete and miss.rule == "rms_norm_quant"]
     assert {miss.place.module for miss in refused} == {
@@ -198,9 +199,8 @@ def test_two_scales_take_the_second_output():
 def test_three_scales_stay_and_are_reported():
     report, _ = compiled(with_scales(3), None)
     fired = counts(report)
-    assert "add_rms_norm_quant_two" not in fired
-    assert fired["add_rms_norm_quant"] == LAYERS
-    refused = [miss for miss in report.misses if miss.rule == "add_rms_norm_quant_two"]
+    assert fired["add_rms_norm_quant"] == report.spellings["add_rms_norm_quant"] == LAYERS
+    refused = [miss for miss in report.misses if miss.rule == "add_rms_norm_quant"]
     assert {miss.place.module for miss in refused} == {
         f"model.layers.1.self_attn.{name}_proj" for name in "qkv"
     }

@@ -117,8 +117,9 @@ def codes(x, offset):
 def test_static(kind, offset, bias, leading):
     model, x = kind(bias=bias, offset=offset), activations(*leading)
     report, result = compiled(model, x)
-    form = "offset" if offset else "decomposed"
-    assert report.fired[f"quant_matmul_static_{form}" + ("_bias" if bias else "")] == 1
+    given = {"x:Sequences": len(leading) > 1, "channels:WideChannels": True}
+    labels = [name for name, on in {**given, "zero": offset, "bias": bias}.items() if on]
+    assert report.spellings[f"quant_matmul_static[{','.join(labels)}]"] == 1
     assert "quantized_decomposed" not in report.graph_after
     assert not report.misses
     assert ulps(result, model.exact(codes(x, offset))) <= HALF_ULP
@@ -129,7 +130,7 @@ def test_static(kind, offset, bias, leading):
 def test_per_token(bias, dynamic):
     model, x = Tokens(bias=bias), activations(TOKENS)
     report, result = compiled(model, x, dynamic=dynamic)
-    assert report.fired["quant_matmul_dynamic_decomposed" + ("_bias" if bias else "")] == 1
+    assert report.spellings["quant_matmul_dynamic.wide" + ("[bias]" if bias else "")] == 1
     assert "quantized_decomposed" not in report.graph_after
     scale = x.float().abs().amax(-1, keepdim=True) / 127
     exact = model.exact((x.float() / scale).round().double() * scale.double())
@@ -152,8 +153,8 @@ def test_a_norm_in_front_takes_the_quantization():
     block, x = Block(), activations(TOKENS)
     report, results = compiled(block, x, x.flip(0))
     assert report.fired["add_rms_norm_quant"] == 1  # both layers take one quantized row
-    assert report.fired["quant_matmul_static_decomposed"] == 1
-    assert report.fired["quant_matmul_static_decomposed_bias"] == 1
+    assert report.spellings["quant_matmul_static[channels:WideChannels]"] == 1
+    assert report.spellings["quant_matmul_static[channels:WideChannels,bias]"] == 1
     eager = block(x, x.flip(0))
     assert torch.equal(results[2], eager[2])
     step = SCALE * block.first.scales.max() * 127  # one LSB of one activation
@@ -172,8 +173,8 @@ def test_zero_points_that_change_are_seen():
     assert torch.equal(result, again)
     assert torch.equal(result, model(x))
     first, second = ascend_passes.reports()  # compiled again once, not at each call
-    assert first.fired["quant_matmul_static_decomposed"] == 1
-    assert "quant_matmul_static_decomposed" not in second.fired
+    assert first.fired["quant_matmul_static"] == 1
+    assert "quant_matmul_static" not in second.fired
     assert "symmetric weights" in reasons(second)
 
 
