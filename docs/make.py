@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 
+from ascend_passes import npu
 from ascend_passes.commands.rules import every_rule
 from ascend_passes.models.limits import EXACT, FLOAT, NO_WORSE, W8A8
-from ascend_passes.npu.accuracy import AS_EXACT_AS, BOUNDS
 from ascend_passes.options import Options
 from ascend_passes.rule_page import RulePage, page
 
@@ -105,12 +105,13 @@ def accuracy_page() -> str:
         "| operator | result | unit | bound by dtype | on top of it |",
         "|---|---|---|---|---|",
     ]
-    for name, bounds in BOUNDS.items():
-        for one in bounds:
+    stated = {name: operator.accuracy for name, operator in npu.OPERATORS.items()}
+    for name, bounds in stated.items():
+        for one in () if isinstance(bounds, str) else bounds:
             largest = ", ".join(f"{short(dtype)} {limit:g}" for dtype, limit in one.largest.items())
             lines.append(f"| `{name}` | {one.result} | {one.unit} | {largest} | {one.besides} |")
     lines += ["", "| operator | what holds of it |", "|---|---|"]
-    lines += [f"| `{name}` | {sentence} |" for name, sentence in AS_EXACT_AS.items()]
+    lines += [f"| `{name}` | {said} |" for name, said in stated.items() if isinstance(said, str)]
     floats = ", ".join(f"{short(dtype)} {limit:g}" for dtype, limit in FLOAT.items())
     lines += [
         "",

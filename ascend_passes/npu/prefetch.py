@@ -45,5 +45,9 @@ OPERATORS: tuple[Operator, ...] = (
         prefetch,
         prefetch_limits,
         "torch_npu.npu_prefetch; aclrtCmoAsync",
+        effect=True,
+        free=True,
+        accuracy="computes nothing",
+        converter="Cmo",
     ),
 )
