@@ -15,7 +15,7 @@ def check(max_size: int, offset: int) -> None:
 
 
 def prefetch(input: Tensor, dependency: Tensor | None, max_size: int, offset: int = 0) -> None:
-    """Check the arguments; a host has nothing to prefetch into."""
+    """No result: a host has nothing to prefetch into, and checks the arguments alone."""
     check(max_size, offset)
     size = input.numel() * input.element_size()
     torch._check(offset < size, lambda: f"offset {offset} is outside a tensor of {size} bytes")
