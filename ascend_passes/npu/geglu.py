@@ -45,19 +45,19 @@ def halves_of(x: Tensor, dim: int, activate_left: bool) -> tuple[Tensor, Tensor]
 
 
 def geglu(
-    self: Tensor, dim: int = -1, approximate: int = TANH, activate_left: bool = False
+    input: Tensor, dim: int = -1, approximate: int = TANH, activate_left: bool = False
 ) -> tuple[Tensor, Tensor]:
     """(`gelu(one half) * other half`, `gelu(one half)`)."""
-    gate, up = halves_of(self.float(), dim, activate_left)
+    gate, up = halves_of(input.float(), dim, activate_left)
     active = gelu(gate, approximate)
-    return tuple(t.to(self.dtype).contiguous() for t in (active * up, active))  # type: ignore[return-value]
+    return tuple(t.to(input.dtype).contiguous() for t in (active * up, active))  # type: ignore[return-value]
 
 
 def exact_geglu(
-    self: Tensor, dim: int = -1, approximate: int = TANH, activate_left: bool = False
+    input: Tensor, dim: int = -1, approximate: int = TANH, activate_left: bool = False
 ) -> tuple[Tensor, Tensor]:
     """The formulas of the documentation; the gate stays above where `1 + tanh` cancels."""
-    gate, up = halves_of(self.double(), dim, activate_left)
+    gate, up = halves_of(input.double(), dim, activate_left)
     if approximate == TANH:
         inner = 1 + torch.tanh(math.sqrt(2 / math.pi) * (gate + CUBIC * gate**3))
     else:
@@ -65,19 +65,19 @@ def exact_geglu(
     return 0.5 * gate * inner * up, 0.5 * gate * inner
 
 
-def fake_geglu(self: Tensor, dim: int = -1, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+def fake_geglu(input: Tensor, dim: int = -1, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
     """Two of the input's shape with `dim` halved."""
-    shape: list[Any] = list(self.shape)
+    shape: list[Any] = list(input.shape)
     shape[dim] = shape[dim] // 2
-    return empty(self, shape), empty(self, shape)
+    return empty(input, shape), empty(input, shape)
 
 
 def geglu_limits(arguments: Arguments, soc: str) -> Conditions:
     """A2 and A3: 1 to 8 dims, an even one halved, the GELU by erf or by tanh."""
-    x, dim, approximate = (arguments[name] for name in ("self", "dim", "approximate"))
+    x, dim, approximate = (arguments[name] for name in ("input", "dim", "approximate"))
     yield is_soc(soc, A2, A3), f"the limits on {soc} are not known here"
-    yield require_dtype("self", x, FLOATS)
-    yield 1 <= x.dim() <= MOST_DIMS, f"self has {x.dim()} dims but must have 1 to {MOST_DIMS}"
+    yield require_dtype("input", x, FLOATS)
+    yield 1 <= x.dim() <= MOST_DIMS, f"input has {x.dim()} dims but must have 1 to {MOST_DIMS}"
     yield approximate in (ERF, TANH), f"approximate is {approximate}, not 0 (erf) or 1 (tanh)"
     inside = -x.dim() <= dim < x.dim()
     yield inside, f"dim {dim} is outside a tensor of {x.dim()} dims"
@@ -91,19 +91,19 @@ def example(source: torch.Generator, rows: int, width: int, dtype: torch.dtype) 
     """Rows of both halves, with either GELU of either half."""
     approximate, left = torch.randint(2, (2,), generator=source).tolist()
     x = torch.randn(rows, 2 * width, generator=source).clamp(min=-5).to(dtype)
-    return {"self": x, "dim": -1, "approximate": approximate, "activate_left": bool(left)}
+    return {"input": x, "dim": -1, "approximate": approximate, "activate_left": bool(left)}
 
 
 OPERATORS: tuple[Operator, ...] = (
     Operator(
         "npu_geglu",
-        "npu_geglu(Tensor self, int dim=-1, int approximate=1, bool activate_left=False)"
+        "npu_geglu(Tensor input, int dim=-1, int approximate=1, bool activate_left=False)"
         " -> (Tensor, Tensor)",
         fake_geglu,
         geglu,
         geglu_limits,
         "torch_npu.npu_geglu; aclnnGeGluV3",
-        rows=("self",),
+        rows=("input",),
         columns=("dim",),
         activation=True,
         accuracy=(
