@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from ascend_passes.graph import arguments_by_name, operator_name, same_sizes, value
+from ascend_passes.graph import arguments_by_name, operator_name, same_size, same_sizes, value
 from ascend_passes.traits import Traits, traits_of
 
 
@@ -103,7 +103,7 @@ def shared_argument(
         if lead_of(argument):
             return f"reads rows as {key!r}, which serves every row"
         if has_rows(argument) and not traits.trailing:  # a gain is as large as what is normalized
-            return f"has {key!r} with more than one dimension"
+            return f"has {key!r} with more than one row"
     return ""
 
 
@@ -153,10 +153,9 @@ def rank_of(node: fx.Node) -> int:
     return int(value(node).dim())
 
 
-def has_rows(argument: Any) -> bool:
-    """Whether an argument that should serve every row has more than one dimension."""
-    return (
-        isinstance(argument, fx.Node)
-        and isinstance(value(argument), Tensor)
-        and value(argument).dim() > 1
-    )
+def has_rows(node: fx.Node) -> bool:
+    """Whether an argument that should serve every row has several rows of its own."""
+    given = value(node)
+    if not isinstance(given, Tensor) or given.dim() < 2:
+        return False
+    return given.dim() > 2 or not same_size(given.shape[0], 1)
