@@ -32,7 +32,7 @@ lint: venv ## ruff, formatting, mypy, and whether the generated pages are up to 
 	$(BIN)/mypy
 	$(BIN)/python docs/make.py --check
 
-docs: venv ## write the generated pages: options, accuracy and rules
+docs: venv ## write the generated pages: options, operators, accuracy and rules
 	$(BIN)/python docs/make.py
 
 bench: venv ## time the passes

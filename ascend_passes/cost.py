@@ -16,40 +16,10 @@ import sympy
 import torch
 from torch import Tensor, fx
 
-from ascend_passes.graph import is_view, operator_name, value
+from ascend_passes.graph import argument_of, is_view, operator_name, value
 from ascend_passes.groups import FUNCTIONAL, group_name, resolve
 from ascend_passes.profiles import Profile
-
-MATMULS = {
-    # Operator -> positions of the two factors.
-    "aten::mm": (0, 1),
-    "aten::bmm": (0, 1),
-    "aten::addmm": (1, 2),
-    "aten::linear": (0, 1),
-    "aten::matmul": (0, 1),
-    "aten::_int_mm": (0, 1),
-    "npu::npu_quant_matmul": (0, 1),
-    "npu::npu_mm_reduce_scatter_base": (0, 1),
-    "npu::npu_quant_mm_reduce_scatter": (0, 1),
-    "npu::npu_all_gather_base_mm": (0, 1),
-    "npu::npu_all_gather_quant_mm": (0, 1),
-    "npu::npu_mm_all_reduce_base": (0, 1),
-}
-COLLECTIVES = {
-    "_c10d_functional::all_reduce": "all_reduce",
-    "_c10d_functional::all_reduce_": "all_reduce",
-    "vllm::all_reduce": "all_reduce",
-    "_c10d_functional::reduce_scatter_tensor": "reduce_scatter",
-    "vllm::reduce_scatter": "reduce_scatter",
-    "_c10d_functional::all_gather_into_tensor": "all_gather",
-    "vllm::all_gather": "all_gather",
-    "npu::npu_mm_reduce_scatter_base": "reduce_scatter",
-    "npu::npu_quant_mm_reduce_scatter": "reduce_scatter",
-    "npu::npu_all_gather_base_mm": "all_gather",
-    "npu::npu_all_gather_quant_mm": "all_gather",
-    "npu::npu_mm_all_reduce_base": "all_reduce",
-}
-FREE = ("_c10d_functional::wait_tensor", "aten::sym_size", "aten::detach", "npu::npu_prefetch")
+from ascend_passes.traits import ALL_GATHER, ALL_REDUCE, REDUCE_SCATTER, Matmul, traits_of
 
 
 @dataclass(frozen=True)
@@ -116,56 +86,56 @@ def estimate_nodes(nodes: Iterable[fx.Node], profile: Profile, numeric: Numbers)
 
 def operator_cost(node: fx.Node, profile: Profile, numeric: Numbers) -> OperatorCost | None:
     """The cost of one node; None for what costs nothing."""
-    name = operator_name(node)
-    if not name or name in FREE or is_view(node):
+    name, traits = operator_name(node), traits_of(node.target)
+    if not name or traits.free or is_view(node):
         return None
     parts = [*tensors(value(node)), *(t for n in node.all_input_nodes for t in tensors(value(n)))]
     memory = math.fsum(tensor_bytes(t, numeric) for t in parts)
     seconds = memory / profile.memory_bandwidth
     launch = profile.vector_launch
-    if name in MATMULS:
-        seconds = max(seconds, arithmetic(node, name, profile, numeric))
+    if traits.matmul is not None:
+        seconds = max(seconds, arithmetic(node, traits.matmul, profile, numeric))
         launch = profile.matmul_launch
-    kind = COLLECTIVES.get(name, "")
+    kind = traits.collective
     if not kind:
         return OperatorCost(node.name, name, seconds + launch, memory)
-    sent = wire_bytes(node, name, kind, numeric)
-    steps = 2 if kind == "all_reduce" else 1
+    sent = wire_bytes(node, kind, numeric)
+    steps = 2 if kind == ALL_REDUCE else 1
     latency = profile.collective_latency + steps * profile.hop_latency
     wire = sent / profile.link_bandwidth
     # A fused operator overlaps its arithmetic with its bytes, but not with the latency.
-    total = launch + latency + max(seconds, wire) if name in MATMULS else latency + wire
+    total = launch + latency + max(seconds, wire) if traits.matmul else latency + wire
     return OperatorCost(node.name, name, total, memory, sent, kind)
 
 
-def arithmetic(node: fx.Node, name: str, profile: Profile, numeric: Numbers) -> float:
+def arithmetic(node: fx.Node, matmul: Matmul, profile: Profile, numeric: Numbers) -> float:
     """Seconds of a matmul's multiplications and additions."""
-    left, right = (value(node.args[position]) for position in MATMULS[name])  # type: ignore[arg-type]
+    left, right = (value(argument_of(node, name)) for name in (matmul.left, matmul.right))
     rows = math.prod(numeric(size) for size in left.shape)
-    if COLLECTIVES.get(name) == "all_gather":
+    if traits_of(node.target).collective == ALL_GATHER:
         rows *= group_size(node)
-    columns = right.shape[0] if name == "aten::linear" else right.shape[-1]
+    columns = right.shape[-2 if matmul.transposed else -1]
     dtype = str(left.dtype).removeprefix("torch.")
     return 2.0 * rows * numeric(columns) / profile.matmul_rate(dtype)
 
 
-def wire_bytes(node: fx.Node, name: str, kind: str, numeric: Numbers) -> float:
+def wire_bytes(node: fx.Node, kind: str, numeric: Numbers) -> float:
     """Bytes that a rank sends, by the algorithms that send least.
 
     With n ranks and b bytes of the whole tensor: (n - 1) / n * b for all_gather and reduce_scatter,
     twice that for all_reduce (Thakur, Rabenseifner and Gropp, 2005).
     """
-    ranks = group_size(node)
-    if name in MATMULS:
-        scale = node.kwargs.get("x1_scale")
-        moved = [value(n) for n in (node.args[0], scale) if isinstance(n, fx.Node)]
+    ranks, matmul = group_size(node), traits_of(node.target).matmul
+    if matmul is not None:
+        given = (argument_of(node, name) for name in (matmul.left, matmul.row_scale))
+        moved = [value(n) for n in given if isinstance(n, fx.Node)]
         gathered = sum(tensor_bytes(tensor, numeric) for tensor in moved) * ranks
         out = tensor_bytes(next(iter(tensors(value(node)))), numeric)
-        whole = {"all_gather": gathered, "reduce_scatter": out * ranks, "all_reduce": out}[kind]
+        whole = {ALL_GATHER: gathered, REDUCE_SCATTER: out * ranks, ALL_REDUCE: out}[kind]
     else:
         size = tensor_bytes(value(node.args[0]), numeric)  # type: ignore[arg-type]
-        whole = size * ranks if kind == "all_gather" else size
-    return (2 if kind == "all_reduce" else 1) * whole * (ranks - 1) / ranks
+        whole = size * ranks if kind == ALL_GATHER else size
+    return (2 if kind == ALL_REDUCE else 1) * whole * (ranks - 1) / ranks
 
 
 def group_size(node: fx.Node) -> int:
@@ -246,8 +216,8 @@ def matmul_rows(graph: fx.Graph) -> int | torch.SymInt | None:
 def left_rows(graph: fx.Graph) -> Iterator[int | torch.SymInt]:
     """The rows of each matmul's left factor, where that is a matrix."""
     for node in graph.nodes:
-        positions = MATMULS.get(operator_name(node))
-        left = value(node.args[positions[0]]) if positions else None
+        matmul = traits_of(node.target).matmul
+        left = value(argument_of(node, matmul.left)) if matmul is not None else None
         if left is not None and left.dim() == 2:
             yield left.shape[0]
 

@@ -83,8 +83,8 @@ def refuse_limits(context: Context, graph: fx.Graph) -> str | None:
         target = node.target
         if node.op != "call_function" or not isinstance(target, torch._ops.OpOverload):
             continue
-        operator_entry = npu.OPERATORS.get(target._schema.name.split("::")[1])
-        if operator_entry is None or target.namespace not in ("npu", "atb"):
+        operator_entry = npu.operator_of(target)
+        if operator_entry is None:
             continue
         given = {
             item: value(argument) if isinstance(argument, fx.Node) else argument

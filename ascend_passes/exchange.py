@@ -25,10 +25,10 @@ from torch import fx
 
 from ascend_passes import mailbox, presence
 from ascend_passes.absence import Verdict, Watch, blame
-from ascend_passes.cost import COLLECTIVES
 from ascend_passes.groups import FUNCTIONAL, VLLM, members
 from ascend_passes.mailbox import AgreementError, Party, Valid, anything
 from ascend_passes.rehearsal import answered, remember
+from ascend_passes.traits import name_of, traits_of
 from ascend_passes.whereabouts import now
 
 PATIENCE = timedelta(seconds=120)
@@ -293,12 +293,10 @@ def shared_groups(graph: fx.Graph) -> Mapping[str, tuple[int, ...]]:
         return {}
     found: dict[str, tuple[int, ...]] = {}
     for node in graph.nodes:
-        # `namespace.name.overload` of an operator, and of the packet that Dynamo calls.
-        words = str(node.target).split(".")
-        if node.op != "call_function" or "::".join(words[:2]) not in COLLECTIVES:
+        if not traits_of(node.target).collective:
             continue
         given = [*node.args, *node.kwargs.values()]
         names = [text for text in given if isinstance(text, str) and text not in found]
-        family = VLLM if words[0] == VLLM else FUNCTIONAL
+        family = VLLM if name_of(node.target).startswith(f"{VLLM}::") else FUNCTIONAL
         found |= {name: ranks for name in names if len(ranks := members(name, family)) > 1}
     return found

@@ -18,6 +18,7 @@ from torch import fx
 from ascend_passes import graph as facts
 from ascend_passes.options import Options
 from ascend_passes.trace import compiling
+from ascend_passes.traits import traits_of
 
 Runner = Callable[..., Any]
 
@@ -131,7 +132,7 @@ def npugraph_ex_options(graph: fx.Graph, options: Options) -> dict[str, bool]:
       around what npugraph_ex runs.
     * `frozen_parameter` stays off: with it a parameter that moves would be read at its old address.
     """
-    undeclared = any(facts.operator_name(node) in facts.UNDECLARED_WRITES for node in graph.nodes)
+    undeclared = any(traits_of(node.target).writes for node in graph.nodes)
     return {
         "pattern_fusion_pass": False,
         "remove_noop_ops": not undeclared,

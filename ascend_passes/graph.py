@@ -8,7 +8,6 @@ import linecache
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,33 +16,10 @@ from torch import Tensor, fx
 from ascend_passes.options import Options
 from ascend_passes.plan import Plan
 from ascend_passes.report import Place
+from ascend_passes.traits import traits_of
 
-UNDECLARED_WRITES: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        # The kernels write these arguments; the schemas of torch_npu 2.13 do not say so.
-        "npu::npu_apply_rotary_pos_emb": ("query", "key"),
-        "npu::npu_kv_rmsnorm_rope_cache": ("k_cache", "ckv_cache"),
-        "npu::npu_dequant_rope_quant_kvcache": ("k_cache", "v_cache"),
-        "npu::npu_mla_prolog": ("kv_cache", "kr_cache"),
-        "npu::npu_mla_prolog_v2": ("kv_cache", "kr_cache"),
-        "npu::_npu_distribute_barrier": ("x_ref",),
-    }
-)
-SIDE_EFFECTS = ("npu::npu_prefetch",)
-"""Operators whose schema shows no write but whose call matters, beside those in a namespace
-below."""
 SIDE_EFFECT_NAMESPACES = ("npugraph_ex", "air", "streams")
-ASSERTIONS = frozenset(
-    {
-        torch.ops.aten._assert_async.default,
-        torch.ops.aten._assert_async.msg,
-        torch.ops.aten._assert_scalar.default,
-        torch.ops.aten._assert_tensor_metadata.default,
-        torch.ops.aten.sym_constrain_range.default,
-        torch.ops.aten.sym_constrain_range_for_size.default,
-    }
-)
-"""Operators that raise or do nothing."""
+"""Of operators whose calls matter though their schemas show no write."""
 FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>\S+)')
 MODULE_STEP = re.compile(r"\['?([^\]']+)'?\]")
 
@@ -127,21 +103,29 @@ def arguments_by_name(node: fx.Node) -> Iterator[tuple[str, Any, Any]]:
             yield entry.name, node.kwargs[entry.name], entry
 
 
+def argument_of(node: fx.Node, name: str) -> Any:
+    """The argument of a name in an operator call; None where it is not given."""
+    return next((given for one, given, _ in arguments_by_name(node) if one == name), None)
+
+
 def written(node: fx.Node) -> tuple[fx.Node, ...]:
-    """The arguments whose memory the node writes: by its schema and by `UNDECLARED_WRITES`."""
+    """The arguments whose memory the node writes: by its schema and by its traits."""
     return tuple(_written(node)) if writes_possible(node.target) else ()
 
 
-@functools.cache
 def writes_possible(target: Any) -> bool:
     """Whether calls of this operator can write an argument at all."""
-    if not isinstance(target, torch._ops.OpOverload):
-        return False
-    return target._schema.is_mutable or target._schema.name in UNDECLARED_WRITES
+    return declares_write(target) or bool(traits_of(target).writes)
+
+
+@functools.cache
+def declares_write(target: Any) -> bool:
+    """Whether an operator's schema shows a write."""
+    return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
 
 
 def _written(node: fx.Node) -> Iterator[fx.Node]:
-    undeclared = UNDECLARED_WRITES.get(operator_name(node), ())
+    undeclared = traits_of(node.target).writes
     for name, argument, entry in arguments_by_name(node):
         if (entry.alias_info is not None and entry.alias_info.is_write) or name in undeclared:
             yield from (
@@ -158,22 +142,29 @@ def has_effect(node: fx.Node) -> bool:
     return node.op in ("call_module", "call_method") or target_has_effect(node.target)
 
 
-@functools.cache
 def target_has_effect(target: Any) -> bool:
-    """`has_effect` for what is called: by its schema, by what torch knows of it, and by ours."""
+    """`has_effect` for what is called: by its traits, its schema, and what torch knows of it."""
+    traits = traits_of(target)
+    return traits.effect or bool(traits.writes) or shows_effect(target)
+
+
+@functools.cache
+def shows_effect(target: Any) -> bool:
+    """Whether the schema of an operator, or torch, says that it does more than compute."""
     if isinstance(target, torch._ops.OpOverload):
-        name = target._schema.name
-        ours = name in SIDE_EFFECTS or name.split("::")[0] in SIDE_EFFECT_NAMESPACES
-        if ours or writes_possible(target) or not target._schema.returns:
+        namespace = target._schema.name.split("::")[0]
+        if namespace in SIDE_EFFECT_NAMESPACES or declares_write(target):
             return True
-        if name.startswith("_c10d"):
+        if not target._schema.returns:
+            return True
+        if namespace.startswith("_c10d"):
             return False  # to torch a wait is an effect; here it goes with what it waits for
     return bool(torch._library.utils.is_impure(target, impure_random=False))
 
 
 def is_boundary(node: fx.Node) -> bool:
     """Whether a node has an effect that others must not be moved across; assertions only read."""
-    return has_effect(node) and node.target not in ASSERTIONS
+    return has_effect(node) and not traits_of(node.target).asserts
 
 
 @functools.cache

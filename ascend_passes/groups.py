@@ -20,6 +20,7 @@ from torch import fx
 from torch.distributed import distributed_c10d
 
 from ascend_passes.graph import operator_name
+from ascend_passes.traits import traits_of
 
 FUNCTIONAL = "_c10d_functional"
 VLLM = "vllm"
@@ -104,19 +105,13 @@ def resolve(name: str, family: str) -> Group | None:
 
 def family_of(node: fx.Node) -> str:
     """The family of a collective, "" where the node calls none."""
-    namespace, _, name = operator_name(node).partition("::")
-    known = namespace in (FUNCTIONAL, VLLM) and name in COLLECTIVES
-    return namespace if known else ""
+    return operator_name(node).partition("::")[0] if plain_collective(node) else ""
 
 
-COLLECTIVES = (
-    "all_reduce",
-    "all_reduce_",
-    "all_gather",
-    "all_gather_into_tensor",
-    "reduce_scatter",
-    "reduce_scatter_tensor",
-)
+def plain_collective(node: fx.Node) -> str:
+    """What ranks do in a collective that is nothing else beside; "" for any other node."""
+    traits = traits_of(node.target)
+    return "" if traits.matmul else traits.collective
 
 
 def group_name(node: fx.Node) -> str:

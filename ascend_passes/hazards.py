@@ -9,9 +9,10 @@ from collections.abc import Iterable, Sequence
 from torch import fx
 
 from ascend_passes.emission import Emission
-from ascend_passes.graph import SIDE_EFFECTS, base, is_view, operator_name, written
+from ascend_passes.graph import base, is_view, written
 from ascend_passes.match import Match
 from ascend_passes.sharing import may_replace
+from ascend_passes.traits import traits_of
 from ascend_passes.wording import name
 
 
@@ -59,7 +60,7 @@ def refuse_boundary(effects: Sequence[fx.Node], found: Match, earliest: fx.Node)
         targets = written(effect)
         if any(base(target) in owners for target in targets):
             return f"{name(effect)} writes an input of the pattern in its middle"
-        if not targets and operator_name(effect) not in SIDE_EFFECTS:
+        if not targets and not traits_of(effect.target).effect:
             return f"{name(effect)} is a stream or side-effect boundary inside the pattern"
     return None
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, fx
 
-from ascend_passes.cost import COLLECTIVES, tensors
+from ascend_passes.cost import tensors
 from ascend_passes.graph import FRAME, arguments_by_name, model_line, operator_name, place, value
 from ascend_passes.groups import resolve
 from ascend_passes.report import Place
+from ascend_passes.traits import traits_of
 
 GROUPS = ("group_name", "hcom")
 """Arguments of collectives that name their group."""
@@ -30,7 +31,7 @@ def schedule(graph: fx.Graph) -> list[str]:
     """
     found, groups = [], dict[str, int]()
     for node in graph.nodes:
-        if operator_name(node) in COLLECTIVES:
+        if traits_of(node.target).collective:
             found.append((line(node, groups), str(place_of(node))))
     lines = renamed([what for what, _ in found])
     return [f"{what}\n{where}" for what, (_, where) in zip(lines, found, strict=True)]

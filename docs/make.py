@@ -1,5 +1,5 @@
-"""Write the generated pages: the options, the accuracy, one page for each rule, and the table of
-stages in `architecture.md`.
+"""Write the generated pages: options, operators, their accuracy, one page for each rule, and the
+table of stages in `architecture.md`.
 
 With --check, write nothing and fail where a page is not what it should be.
 """
@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 
 import torch
 
+from ascend_passes import npu
 from ascend_passes.commands.rules import every_rule
 from ascend_passes.models.limits import EXACT, FLOAT, NO_WORSE, W8A8
-from ascend_passes.npu.accuracy import AS_EXACT_AS, BOUNDS
+from ascend_passes.npu.operator import Operator
 from ascend_passes.options import Options
 from ascend_passes.rule_page import RulePage, page
 from ascend_passes.stages import STAGES
@@ -55,6 +56,7 @@ def current(path: Path) -> str | None:
 def pages() -> Iterator[tuple[Path, str]]:
     """Each generated file and what it must hold."""
     yield DOCS / "options.md", options_page()
+    yield DOCS / "operators.md", operators_page()
     yield DOCS / "accuracy.md", accuracy_page()
     yield DOCS / "architecture.md", architecture_page(DOCS / "architecture.md")
     found = [page(rule) for rule in every_rule(Options())]
@@ -100,6 +102,51 @@ def options_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def operators_page() -> str:
+    """The NPU operators, from their declarations."""
+    lines = [
+        "# Operators",
+        "",
+        GENERATED,
+        "",
+        "What the passes emit and know of the operators of torch_npu, as `ascend_passes/npu` says",
+        "it. [Add an operator](add-an-operator.md) goes through a declaration.",
+        "",
+        "| operator | results | what the passes know | documentation |",
+        "|---|---|---|---|",
+    ]
+    for operator in npu.OPERATORS.values():
+        known = "; ".join(knowledge(operator))
+        lines.append(f"| `{operator.name}` | {sentence(operator)} | {known} | {operator.source} |")
+    return "\n".join(lines) + "\n"
+
+
+def sentence(operator: Operator) -> str:
+    """The first sentence of the reference's docstring, without its full stop."""
+    return (operator.reference.__doc__ or "").strip().splitlines()[0].removesuffix(".")
+
+
+def knowledge(operator: Operator) -> Iterator[str]:
+    """An operator's traits in words."""
+    if operator.rows:
+        yield f"row-wise in {quoted(operator.rows)}"
+    if operator.matmul is not None:
+        yield f"product of {quoted((operator.matmul.left, operator.matmul.right))}"
+    if operator.collective:
+        yield operator.collective
+    if operator.activation:
+        yield "activation"
+    if operator.writes:
+        yield f"writes {quoted(operator.writes)} undeclared"
+    if operator.effect:
+        yield "an effect"
+
+
+def quoted(names: Sequence[str]) -> str:
+    """`a`, `b`."""
+    return ", ".join(f"`{name}`" for name in names)
+
+
 def accuracy_page() -> str:
     """The bounds of operators and models."""
     lines = [
@@ -118,12 +165,13 @@ def accuracy_page() -> str:
         "| operator | result | unit | bound by dtype | on top of it |",
         "|---|---|---|---|---|",
     ]
-    for name, bounds in BOUNDS.items():
-        for one in bounds:
+    stated = {name: operator.accuracy for name, operator in npu.OPERATORS.items()}
+    for name, bounds in stated.items():
+        for one in () if isinstance(bounds, str) else bounds:
             largest = ", ".join(f"{short(dtype)} {limit:g}" for dtype, limit in one.largest.items())
             lines.append(f"| `{name}` | {one.result} | {one.unit} | {largest} | {one.besides} |")
     lines += ["", "| operator | what holds of it |", "|---|---|"]
-    lines += [f"| `{name}` | {sentence} |" for name, sentence in AS_EXACT_AS.items()]
+    lines += [f"| `{name}` | {said} |" for name, said in stated.items() if isinstance(said, str)]
     floats = ", ".join(f"{short(dtype)} {limit:g}" for dtype, limit in FLOAT.items())
     lines += [
         "",

@@ -15,8 +15,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 from ascend_passes.capture.fault import failure
 from ascend_passes.capture.memory import Memory
 from ascend_passes.capture.rules import group_of, refused
-from ascend_passes.capture.update import UPDATED, updated_call
-from ascend_passes.graph import UNDECLARED_WRITES
+from ascend_passes.capture.update import updated_call
+from ascend_passes.graph import writes_possible
+from ascend_passes.traits import traits_of
 
 UNINITIALIZED = ("aten::empty", "aten::empty_like", "aten::new_empty", "aten::empty_strided")
 """Operators with nothing to replay: a device leaves in the memory what was there."""
@@ -84,7 +85,7 @@ class RecordedGraph:
     def update(self, values: Sequence[Mapping[str, Sequence[int]]]) -> None:
         """New host-side parameters for attention operators; see `device.Graph`."""
         calls = self.calls or []
-        places = [index for index, call in enumerate(calls) if name(call.function) in UPDATED]
+        places = [index for index, call in enumerate(calls) if traits_of(call.function).host_lists]
         if not places:
             raise failure("no_update")
         for turn, index in enumerate(places):
@@ -126,7 +127,9 @@ class Recording(TorchDispatchMode):
         )
         for _, leaf in new:
             self._memory.own(leaf)
-        if name(function) not in UNINITIALIZED and (new or writes(function) or not views(function)):
+        if name(function) not in UNINITIALIZED and (
+            new or writes_possible(function) or not views(function)
+        ):
             self.calls.append(Call(function, kept[0], kept[1], new))
         return result
 
@@ -142,7 +145,7 @@ class Recording(TorchDispatchMode):
 
     def _save_what_is_written(self, function: Any, args: Any, kwargs: Any) -> None:
         # vLLM's collectives say that they make their result; on a CPU they overwrite their input.
-        if not writes(function) and group_of(function, args, kwargs) is None:
+        if not writes_possible(function) and group_of(function, args, kwargs) is None:
             return
         for tensor in filter(self._memory.is_input, tensors((args, kwargs))):
             storage = tensor.untyped_storage()
@@ -157,11 +160,6 @@ class Recording(TorchDispatchMode):
 def name(function: Any) -> str:
     """`namespace::name` of an operator."""
     return str(function._schema.name)
-
-
-def writes(function: Any) -> bool:
-    """Whether an operator's kernel can write an argument."""
-    return bool(function._schema.is_mutable) or name(function) in UNDECLARED_WRITES
 
 
 def views(function: Any) -> bool:

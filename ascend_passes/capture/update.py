@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 from torch import fx
 
 from ascend_passes.capture.fault import failure
 from ascend_passes.capture.symbols import Number, number_of
-from ascend_passes.graph import arguments_by_name, operator_name
-
-UPDATED: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "npu::npu_fused_infer_attention_score": (
-            "actual_seq_lengths",
-            "actual_seq_lengths_kv",
-            "actual_shared_prefix_len",
-        ),
-        "npu::npu_fused_infer_attention_score_v2": ("actual_seq_qlen", "actual_seq_kvlen"),
-    }
-)
-"""Operators whose integer lists a captured graph takes anew, after torchair's `acl_graph.py`."""
+from ascend_passes.graph import arguments_by_name
+from ascend_passes.traits import traits_of
 
 
 def updates(graph: fx.Graph) -> Iterator[Mapping[str, tuple[Number, ...]]]:
@@ -31,7 +19,7 @@ def updates(graph: fx.Graph) -> Iterator[Mapping[str, tuple[Number, ...]]]:
     A list that no input decides, or that holds what the graph reads from data, is captured.
     """
     for node in graph.nodes:
-        names = UPDATED.get(operator_name(node), ())
+        names = traits_of(node.target).host_lists
         if names:
             yield {
                 name: found
@@ -51,7 +39,7 @@ def numbers(argument: Any, graph: fx.Graph) -> tuple[Number, ...]:
 
 def in_updated_list(user: fx.Node, number: fx.Node) -> bool:
     """Whether an operator reads a number in lists alone that are given to it at each replay."""
-    names = UPDATED.get(operator_name(user), ())
+    names = traits_of(user.target).host_lists
     holding = [
         name in names and bool(numbers(argument, user.graph))
         for name, argument, _ in arguments_by_name(user)
@@ -71,7 +59,7 @@ def updated_call(
     Raises:
         CaptureError: `no_update` for a name that the operator does not update.
     """
-    allowed = UPDATED[function._schema.name]
+    allowed = traits_of(function).host_lists
     for name in values:
         if name not in allowed:
             raise failure("no_update", function._schema.name, name)

@@ -7,39 +7,64 @@ torch_npu's, CPU and CUDA run references with the documented rounding.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib
+import pkgutil
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
 import torch
 
-from ascend_passes.npu import (
-    activation,
-    cache,
-    collective,
-    matmul,
-    norm,
-    prefetch,
-    quantize,
-    register,
-    rotary,
-)
 from ascend_passes.npu.operator import Conditions, Operator
+from ascend_passes.npu.register import install
+from ascend_passes.traits import traits_of
 
-ALL: tuple[Operator, ...] = (
-    *norm.OPERATORS,
-    *quantize.OPERATORS,
-    *matmul.OPERATORS,
-    *activation.OPERATORS,
-    *rotary.OPERATORS,
-    *collective.OPERATORS,
-    *prefetch.OPERATORS,
-    *cache.OPERATORS,
-)
-OPERATORS: Mapping[str, Operator] = MappingProxyType({operator.name: operator for operator in ALL})
+
+def families() -> Iterator[tuple[Operator, ...]]:
+    """The operators of each file of this folder that has some, by the file's name."""
+    for entry in sorted(pkgutil.iter_modules(__path__), key=lambda entry: entry.name):
+        yield getattr(importlib.import_module(f"{__name__}.{entry.name}"), "OPERATORS", ())
+
+
+_operators: dict[str, Operator] = {}
+OPERATORS: Mapping[str, Operator] = MappingProxyType(_operators)
 """Operator name, without its namespace -> the operator."""
 
-register.install(ALL)
+
+def register_operators(*operators: Operator) -> None:
+    """Make operators known, here and to torch: another package's are as good as our own then.
+
+    An operator that torch knows already, from torch_npu or another library, keeps its schema and
+    its other kernels.
+
+    Raises:
+        ValueError: another operator has the name.
+    """
+    for operator in operators:
+        if _operators.get(operator.name, operator) is not operator:
+            raise ValueError(f"there is another operator of the name {operator.name}")
+    install(operators)
+    _operators.update((operator.name, operator) for operator in operators)
+
+
+register_operators(*(operator for family in families() for operator in family))
+
+
+def operator_of(target: Any) -> Operator | None:
+    """The operator that a node calls; None where it is none of these."""
+    found = traits_of(target)
+    return found if isinstance(found, Operator) else None
+
+
+def bound(name: str, result: str, dtype: torch.dtype) -> float:
+    """The largest error of one result of an operator's reference.
+
+    Raises:
+        KeyError: nothing is stated for this operator, result or dtype.
+    """
+    stated = OPERATORS[name].accuracy
+    found = {} if isinstance(stated, str) else {one.result: one.largest for one in stated}
+    return found[result][dtype]
 
 
 def packet(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""How far each operator's reference may be from float64; tests hold it to these numbers.
+"""In what words an operator says how far its reference may be from float64.
 
 The float64 value is computed from the formula on the same inputs. ULP are units in the last place
 of the result's dtype, taken at the float64 value: 0.5 is correctly rounded. LSB are steps of an
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import torch
 
@@ -65,68 +64,3 @@ QUANTIZED = Bound("y", LSB, halves(NEAREST_BEHIND), BEHIND_NORM)
 ROTATED = halves(0.5, 0.5)
 CANCELS = f"{ROTATION_ERROR:.2g} absolute, where the two products cancel"
 PARTIALS = "2^-8 of the sum of magnitudes for each rank, whose partial sum is rounded to bfloat16"
-
-BOUNDS: Mapping[str, tuple[Bound, ...]] = MappingProxyType(
-    {
-        "npu_rms_norm": (
-            GAINED,
-            Bound("y with a float32 gamma", ULP, halves(ONE_ROUNDING)),
-            RSTD,
-        ),
-        "npu_gemma_rms_norm": (Bound("y", ULP, halves(ONE_ROUNDING, SINGLE)),),
-        "npu_add_rms_norm": (GAINED, SUM),
-        "npu_add_rms_norm_quant": (QUANTIZED, HALF_SUM),
-        "npu_rms_norm_quant": (QUANTIZED,),
-        "npu_rms_norm_quant_v2": (QUANTIZED,),
-        "npu_add_rms_norm_dynamic_quant": (
-            Bound("y", LSB, halves(NEAREST_BEHIND), f"{BEHIND_NORM}; bfloat16: {BEHIND_SUM}"),
-            HALF_SUM,
-        ),
-        "npu_quantize": (Bound("y", LSB, halves(NEAREST, NEAREST)),),
-        "npu_dynamic_quant": (
-            Bound("y", LSB, halves(NEAREST)),
-            Bound("scale", ULP, halves(2.0)),
-        ),
-        "npu_quant_matmul": (
-            Bound("y", ULP, halves(ONE_ROUNDING)),
-            Bound("y in int8", LSB, {torch.int8: 0.5}),
-        ),
-        "npu_swiglu": (Bound("y", ULP, halves(ONE_ROUNDING, SINGLE)),),
-        "npu_swiglu_quant": (
-            Bound("y", LSB, halves(NEAREST_BEHIND, NEAREST_BEHIND)),
-            Bound("scale", ULP, halves(SINGLE, SINGLE)),
-        ),
-        "npu_dequant_swiglu_quant": (
-            Bound("y", LSB, {torch.int32: NEAREST_BEHIND}),
-            Bound("scale", ULP, {torch.int32: 3 * SINGLE}),
-        ),
-        "npu_rotary_mul": (Bound("y", ULP, ROTATED, CANCELS),),
-        "npu_apply_rotary_pos_emb": (Bound("query and key", ULP, ROTATED, CANCELS),),
-        "npu_mrope": (Bound("query and key", ULP, ROTATED, CANCELS),),
-        "npu_all_gather_quant_mm": (Bound("y", ULP, {BFLOAT16: ONE_ROUNDING}),),
-    }
-)
-"""Operator -> the bounds of its results."""
-AS_EXACT_AS: Mapping[str, str] = MappingProxyType(
-    {
-        "npu_add_rms_norm_cast": "bit for bit `npu_add_rms_norm`; its float32 result is y, widened",
-        "npu_trans_quant_param": "the upper 19 bits of each scale, offsets as they are",
-        "npu_mm_all_reduce_base": PARTIALS,
-        "npu_mm_reduce_scatter_base": PARTIALS,
-        "npu_quant_mm_reduce_scatter": PARTIALS,
-        "npu_all_gather_base_mm": "2^-8 relative, and 2^-16 of the sum of magnitudes",
-        "npu_prefetch": "computes nothing",
-        "npu_scatter_pa_kv_cache": "copies bits",
-        "_npu_reshape_and_cache": "copies bits",
-    }
-)
-"""The operators that no number of units describes, and what holds of them."""
-
-
-def bound(operator: str, result: str, dtype: torch.dtype) -> float:
-    """The bound of one result.
-
-    Raises:
-        KeyError: nothing is stated for this operator, result or dtype.
-    """
-    return {one.result: one.largest for one in BOUNDS[operator]}[result][dtype]

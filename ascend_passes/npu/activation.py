@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ascend_passes.npu.accuracy import LSB, NEAREST_BEHIND, ONE_ROUNDING, SINGLE, ULP, Bound, halves
 from ascend_passes.npu.operator import (
     INT8_CODES,
     Arguments,
@@ -236,6 +237,11 @@ OPERATORS: tuple[Operator, ...] = (
         swiglu,
         swiglu_limits,
         "torch_npu.npu_swiglu; aclnnSwiGlu",
+        rows=("input",),
+        columns=("dim",),
+        activation=True,
+        accuracy=(Bound("y", ULP, halves(ONE_ROUNDING, SINGLE)),),
+        converter="SwiGlu",
     ),
     Operator(
         "npu_swiglu_quant",
@@ -246,6 +252,14 @@ OPERATORS: tuple[Operator, ...] = (
         swiglu_quant,
         swiglu_quant_limits,
         "torch_npu.npu_swiglu_quant; aclnnSwiGluQuantV2",
+        rows=("x",),
+        rows_if={"group_index": (None,)},
+        identity="sink_quantize",
+        activation=True,
+        accuracy=(
+            Bound("y", LSB, halves(NEAREST_BEHIND, NEAREST_BEHIND)),
+            Bound("scale", ULP, halves(SINGLE, SINGLE)),
+        ),
     ),
     Operator(
         "npu_dequant_swiglu_quant",
@@ -259,5 +273,14 @@ OPERATORS: tuple[Operator, ...] = (
         dequant_swiglu_quant,
         dequant_swiglu_quant_limits,
         "torch_npu.npu_dequant_swiglu_quant; aclnnDequantSwigluQuant",
+        rows=("x", "activation_scale"),
+        rows_if={"group_index": (None,), "activate_dim": (None, -1)},
+        identity="sink_quantize",
+        activation=True,
+        accuracy=(
+            Bound("y", LSB, {torch.int32: NEAREST_BEHIND}),
+            Bound("scale", ULP, {torch.int32: 3 * SINGLE}),
+        ),
+        converter="DequantSwigluQuant",
     ),
 )

@@ -140,6 +140,7 @@ OPERATORS: tuple[Operator, ...] = (
         scatter_pa_kv_cache,
         scatter_pa_kv_cache_limits,
         "torch_npu.npu_scatter_pa_kv_cache; aclnnScatterPaKvCache",
+        accuracy="copies bits",
     ),
     Operator(
         "_npu_reshape_and_cache",
@@ -150,5 +151,6 @@ OPERATORS: tuple[Operator, ...] = (
         reshape_and_cache_limits,
         "torch_npu.atb._npu_reshape_and_cache; ATB ReshapeAndCacheOperation",
         namespace="atb",
+        accuracy="copies bits",
     ),
 )

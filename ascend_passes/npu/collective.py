@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ascend_passes.npu import collective_parts as parts
+from ascend_passes.npu.accuracy import ONE_ROUNDING, PARTIALS, ULP, Bound
 from ascend_passes.npu.collective_limits import (
     all_gather_base_mm_limits,
     all_gather_quant_mm_limits,
@@ -19,85 +21,10 @@ from ascend_passes.npu.collective_limits import (
     mm_reduce_scatter_base_limits,
     quant_mm_reduce_scatter_limits,
 )
-from ascend_passes.npu.matmul import integer_matmul
-from ascend_passes.npu.operator import (
-    Operator,
-    dtype_of,
-    empty,
-)
-from ascend_passes.npu.quantize import scale_of_words
+from ascend_passes.npu.operator import Operator, dtype_of, empty
+from ascend_passes.traits import ALL_GATHER, ALL_REDUCE, REDUCE_SCATTER, Matmul
 
-
-def reduced(values: Tensor, operation: str, group: str) -> Tensor:
-    """`values` reduced over the group, on every rank."""
-    functional = torch.ops._c10d_functional
-    result: Tensor = functional.wait_tensor(
-        functional.all_reduce(values.contiguous(), operation, group)
-    )
-    return result
-
-
-def scattered(values: Tensor, operation: str, world_size: int, group: str) -> Tensor:
-    """This rank's rows of `values` reduced over the group."""
-    functional = torch.ops._c10d_functional
-    part = functional.reduce_scatter_tensor(values.contiguous(), operation, world_size, group)
-    result: Tensor = functional.wait_tensor(part)
-    return result
-
-
-def gathered(rows: Tensor, world_size: int, group: str) -> Tensor:
-    """The rows of all ranks, in rank order."""
-    functional = torch.ops._c10d_functional
-    whole = functional.all_gather_into_tensor(rows.contiguous(), world_size, group)
-    result: Tensor = functional.wait_tensor(whole)
-    return result
-
-
-def scale_values(scale: Tensor) -> Tensor:
-    """float32 of a scale, which may come as words of `npu_trans_quant_param`."""
-    return scale_of_words(scale) if scale.dtype == torch.int64 else scale.float()
-
-
-def product(
-    left: Tensor,
-    right: Tensor,
-    x1_scale: Tensor | None,
-    x2_scale: Tensor | None,
-    bias: Tensor | None,
-    dtype: torch.dtype,
-) -> Tensor:
-    """`left @ right`, scaled where int8, plus bias, in `dtype`."""
-    if left.dtype != torch.int8:
-        values = (
-            (left @ right).float() if bias is None else left.float() @ right.float() + bias.float()
-        )
-        return values.to(dtype)
-    total = integer_matmul(left, right)
-    if bias is not None and bias.dtype == torch.int32:
-        total, bias = total + bias, None
-    values = total.float()
-    if x2_scale is not None:
-        values = values * scale_values(x2_scale)
-    if x1_scale is not None:
-        values = values * x1_scale.float().reshape(-1, 1)
-    return (values if bias is None else values + bias.float()).to(dtype)
-
-
-def base_dtype(
-    input: Tensor, x2_scale: Tensor | None, output_dtype: torch.dtype | None
-) -> torch.dtype:
-    """Result dtype of the `_base` operators: the input's, unless a scale dequantizes."""
-    if x2_scale is None:
-        return input.dtype
-    return torch.float16 if x2_scale.dtype == torch.int64 else output_dtype or torch.bfloat16
-
-
-def all_reduce_dtype(x1: Tensor, dequant_scale: Tensor | None, y_dtype: int | None) -> torch.dtype:
-    """Result dtype of `npu_mm_all_reduce_base`."""
-    if dequant_scale is None:
-        return x1.dtype
-    default = torch.bfloat16 if dequant_scale.dtype == torch.bfloat16 else torch.float16
-    return dtype_of(y_dtype, default)
+FACTORS = Matmul("input", "x2", bias="bias", scale="x2_scale", row_scale="x1_scale")
 
 
 def mm_all_reduce_base(
@@ -118,10 +45,10 @@ def mm_all_reduce_base(
         raise NotImplementedError(
             "npu_mm_all_reduce_base: no reference for quantized weights or transport"
         )
-    dtype = all_reduce_dtype(x1, dequant_scale, y_dtype)
+    dtype = parts.all_reduce_dtype(x1, dequant_scale, y_dtype)
     rows = x1.flatten(0, -2)
-    partial = product(rows, x2, pertoken_scale, dequant_scale, bias, dtype)
-    total = reduced(partial, reduce_op, hcom).reshape(*x1.shape[:-1], x2.shape[-1])
+    partial = parts.product(rows, x2, pertoken_scale, dequant_scale, bias, dtype)
+    total = parts.reduced(partial, reduce_op, hcom).reshape(*x1.shape[:-1], x2.shape[-1])
     return total if x3 is None else total + x3
 
 
@@ -135,7 +62,9 @@ def fake_mm_all_reduce_base(
     **_: Any,
 ) -> Tensor:
     """[..., N]."""
-    return empty(x1, [*x1.shape[:-1], x2.shape[1]], all_reduce_dtype(x1, dequant_scale, y_dtype))
+    return empty(
+        x1, [*x1.shape[:-1], x2.shape[1]], parts.all_reduce_dtype(x1, dequant_scale, y_dtype)
+    )
 
 
 def mm_reduce_scatter_base(
@@ -153,9 +82,9 @@ def mm_reduce_scatter_base(
     comm_mode: str | None = None,
 ) -> Tensor:
     """This rank's rows of the sum over ranks of `input @ x2`."""
-    dtype = base_dtype(input, x2_scale, output_dtype)
-    return scattered(
-        product(input, x2, x1_scale, x2_scale, bias, dtype), reduce_op, world_size, hcom
+    dtype = parts.base_dtype(input, x2_scale, output_dtype)
+    return parts.scattered(
+        parts.product(input, x2, x1_scale, x2_scale, bias, dtype), reduce_op, world_size, hcom
     )
 
 
@@ -173,7 +102,7 @@ def fake_mm_reduce_scatter_base(
     return empty(
         input,
         [input.shape[0] // world_size, x2.shape[1]],
-        base_dtype(input, x2_scale, output_dtype),
+        parts.base_dtype(input, x2_scale, output_dtype),
     )
 
 
@@ -192,8 +121,8 @@ def quant_mm_reduce_scatter(
 ) -> tuple[Tensor, Tensor]:
     """(this rank's rows of the sum of the scaled product, an empty amax)."""
     dtype = dtype_of(y_dtype, input.dtype)
-    partial = product(input, x2, x1_scale, x2_scale, bias, dtype)
-    return scattered(partial, reduce_op, world_size, hcom), empty(input, [0], torch.float32)
+    partial = parts.product(input, x2, x1_scale, x2_scale, bias, dtype)
+    return parts.scattered(partial, reduce_op, world_size, hcom), empty(input, [0], torch.float32)
 
 
 def fake_quant_mm_reduce_scatter(
@@ -222,10 +151,12 @@ def all_gather_base_mm(
     """(`all_gather(input) @ x2`, the gathered rows or an empty tensor); x1_scale is this rank's."""
     if gather_index != 0:
         raise NotImplementedError("npu_all_gather_base_mm: only the input can be gathered")
-    rows = gathered(input, world_size, hcom)
+    rows = parts.gathered(input, world_size, hcom)
     if x1_scale is not None:
-        x1_scale = gathered(x1_scale.reshape(-1), world_size, hcom)
-    out = product(rows, x2, x1_scale, x2_scale, bias, base_dtype(input, x2_scale, output_dtype))
+        x1_scale = parts.gathered(x1_scale.reshape(-1), world_size, hcom)
+    out = parts.product(
+        rows, x2, x1_scale, x2_scale, bias, parts.base_dtype(input, x2_scale, output_dtype)
+    )
     return out, rows if gather_output else empty(input, [0])
 
 
@@ -242,7 +173,7 @@ def fake_all_gather_base_mm(
 ) -> tuple[Tensor, Tensor]:
     """([M * world_size, N], [M * world_size, K] or [0])."""
     rows = input.shape[0] * world_size
-    out = empty(input, [rows, x2.shape[1]], base_dtype(input, x2_scale, output_dtype))
+    out = empty(input, [rows, x2.shape[1]], parts.base_dtype(input, x2_scale, output_dtype))
     return out, empty(input, [rows, input.shape[1]] if gather_output else [0])
 
 
@@ -263,10 +194,10 @@ def all_gather_quant_mm(
     """(scaled product of the gathered rows, those rows or an empty tensor, an empty amax)."""
     if gather_index != 0:
         raise NotImplementedError("npu_all_gather_quant_mm: only the input can be gathered")
-    rows = gathered(input, world_size, hcom)
+    rows = parts.gathered(input, world_size, hcom)
     if x1_scale is not None:
-        x1_scale = gathered(x1_scale.reshape(-1), world_size, hcom)
-    out = product(rows, x2, x1_scale, x2_scale, bias, dtype_of(y_dtype, input.dtype))
+        x1_scale = parts.gathered(x1_scale.reshape(-1), world_size, hcom)
+    out = parts.product(rows, x2, x1_scale, x2_scale, bias, dtype_of(y_dtype, input.dtype))
     return out, rows if gather_output else empty(input, [0]), empty(input, [0], torch.float32)
 
 
@@ -301,6 +232,10 @@ OPERATORS: tuple[Operator, ...] = (
         mm_all_reduce_base,
         mm_all_reduce_base_limits,
         "torch_npu.npu_mm_all_reduce_base; aclnnMatmulAllReduce, aclnnQuantMatmulAllReduce",
+        matmul=Matmul("x1", "x2", bias="bias", scale="dequant_scale", row_scale="pertoken_scale"),
+        collective=ALL_REDUCE,
+        accuracy=PARTIALS,
+        converter="MatmulAllReduce",
     ),
     Operator(
         "npu_mm_reduce_scatter_base",
@@ -311,6 +246,10 @@ OPERATORS: tuple[Operator, ...] = (
         mm_reduce_scatter_base,
         mm_reduce_scatter_base_limits,
         "torch_npu.npu_mm_reduce_scatter_base; aclnnMatmulReduceScatterV2",
+        matmul=FACTORS,
+        collective=REDUCE_SCATTER,
+        accuracy=PARTIALS,
+        converter="MatmulReduceScatter",
     ),
     Operator(
         "npu_quant_mm_reduce_scatter",
@@ -324,6 +263,10 @@ OPERATORS: tuple[Operator, ...] = (
         quant_mm_reduce_scatter,
         quant_mm_reduce_scatter_limits,
         "torch_npu.npu_quant_mm_reduce_scatter; aclnnQuantMatmulReduceScatter",
+        matmul=FACTORS,
+        collective=REDUCE_SCATTER,
+        accuracy=PARTIALS,
+        converter="MatmulReduceScatterV2",
     ),
     Operator(
         "npu_all_gather_base_mm",
@@ -335,6 +278,10 @@ OPERATORS: tuple[Operator, ...] = (
         all_gather_base_mm,
         all_gather_base_mm_limits,
         "torch_npu.npu_all_gather_base_mm; aclnnAllGatherMatmulV2",
+        matmul=FACTORS,
+        collective=ALL_GATHER,
+        accuracy="2^-8 relative, and 2^-16 of the sum of magnitudes",
+        converter="AllGatherMatmul",
     ),
     Operator(
         "npu_all_gather_quant_mm",
@@ -348,5 +295,9 @@ OPERATORS: tuple[Operator, ...] = (
         all_gather_quant_mm,
         all_gather_quant_mm_limits,
         "torch_npu.npu_all_gather_quant_mm; aclnnAllGatherQuantMatmul",
+        matmul=FACTORS,
+        collective=ALL_GATHER,
+        accuracy=(Bound("y", ULP, {torch.bfloat16: ONE_ROUNDING}),),
+        converter="AllGatherMatmulV2",
     ),
 )

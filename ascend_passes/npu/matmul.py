@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ascend_passes.npu.accuracy import LSB, ONE_ROUNDING, ULP, Bound, halves
 from ascend_passes.npu.operator import (
     A2,
     A3,
@@ -24,6 +25,7 @@ from ascend_passes.npu.operator import (
 )
 from ascend_passes.npu.quantize import offset_of_words, scale_of_words
 from ascend_passes.npu.rounding import to_integer
+from ascend_passes.traits import Matmul
 
 EXACT_TERMS = 1024
 """Products of int8 that float32 sums exactly: 1024 * 128 * 128 = 2**24."""
@@ -240,5 +242,18 @@ OPERATORS: tuple[Operator, ...] = (
         quant_matmul,
         quant_matmul_limits,
         "torch_npu.npu_quant_matmul; aclnnQuantMatmulV4",
+        matmul=Matmul(
+            "x1",
+            "x2",
+            bias="bias",
+            scale="scale",
+            row_scale="pertoken_scale",
+            shows=("output_dtype",),
+        ),
+        accuracy=(
+            Bound("y", ULP, halves(ONE_ROUNDING)),
+            Bound("y in int8", LSB, {torch.int8: 0.5}),
+        ),
+        converter="QuantBatchMatmulV3",
     ),
 )

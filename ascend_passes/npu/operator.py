@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
+from ascend_passes.npu.accuracy import Bound
+from ascend_passes.traits import Traits
+
 Arguments = Mapping[str, Any]
 """Schema argument name -> its value; every argument is there, defaults filled in."""
 Condition = tuple[bool, str]
@@ -38,9 +41,14 @@ torch_npu adds codes of its own from 285 on (int4, hifloat8, float4); none of th
 INT8_CODES = (1, 12)
 
 
-@dataclass(frozen=True)
-class Operator:
-    """One operator."""
+Example = Callable[[torch.Generator, int, int, torch.dtype], dict[str, Any]]
+"""The arguments by name of a legal call: tokens, half the columns, and a half precision."""
+
+
+@dataclass(frozen=True, eq=False)
+class Operator(Traits):
+    """One operator: all that the package knows of it. Tests, limits, costs, FlashComm, accuracy and
+    the generated pages read what stands here; `docs/add-an-operator.md` goes through it."""
 
     name: str
     schema: str
@@ -54,6 +62,15 @@ class Operator:
     source: str
     """The documentation that shapes, numbers and limits come from."""
     namespace: str = "npu"
+    accuracy: tuple[Bound, ...] | str = ""
+    """How far each result of the reference may be from float64; in words where no number of units
+    says it."""
+    exact: Callable[..., tuple[Tensor, ...]] | None = None
+    """The formula in float64, on the arguments as they are: a result for each of `accuracy`."""
+    example: Example | None = None
+    """A legal call on random numbers, from which tests of the operator are made."""
+    converter: str = ""
+    """The node of CANN's graph IR that torchair makes of a call; "" where it has no converter."""
 
     @property
     def qualified_name(self) -> str:

@@ -15,7 +15,7 @@ def check(max_size: int, offset: int) -> None:
 
 
 def prefetch(input: Tensor, dependency: Tensor | None, max_size: int, offset: int = 0) -> None:
-    """Check the arguments; a host has nothing to prefetch into."""
+    """No result: a host has nothing to prefetch into, and checks the arguments alone."""
     check(max_size, offset)
     size = input.numel() * input.element_size()
     torch._check(offset < size, lambda: f"offset {offset} is outside a tensor of {size} bytes")
@@ -45,5 +45,9 @@ OPERATORS: tuple[Operator, ...] = (
         prefetch,
         prefetch_limits,
         "torch_npu.npu_prefetch; aclrtCmoAsync",
+        effect=True,
+        free=True,
+        accuracy="computes nothing",
+        converter="Cmo",
     ),
 )

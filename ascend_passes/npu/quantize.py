@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ascend_passes.npu.accuracy import LSB, NEAREST, ULP, Bound, halves
 from ascend_passes.npu.operator import (
     CODES,
     INT8_CODES,
@@ -208,6 +209,11 @@ OPERATORS: tuple[Operator, ...] = (
         quantize,
         quantize_limits,
         "torch_npu.npu_quantize; aclnnQuantize (div_mode True), aclnnAscendQuant (False)",
+        rows=("input",),
+        columns=("axis",),
+        identity="sink_quantize",
+        accuracy=(Bound("y", LSB, halves(NEAREST, NEAREST)),),
+        converter="Quantize",
     ),
     Operator(
         "npu_dynamic_quant",
@@ -218,6 +224,11 @@ OPERATORS: tuple[Operator, ...] = (
         dynamic_quant,
         dynamic_quant_limits,
         "torch_npu.npu_dynamic_quant; aclnnDynamicQuant",
+        rows=("input",),
+        rows_if={"group_index": (None,), "quant_mode": ("pertoken",)},
+        identity="sink_quantize",
+        accuracy=(Bound("y", LSB, halves(NEAREST)), Bound("scale", ULP, halves(2.0))),
+        converter="DynamicQuant",
     ),
     Operator(
         "npu_trans_quant_param",
@@ -226,5 +237,7 @@ OPERATORS: tuple[Operator, ...] = (
         trans_quant_param,
         trans_quant_param_limits,
         "torch_npu.npu_trans_quant_param; aclnnTransQuantParamV2",
+        accuracy="the upper 19 bits of each scale, offsets as they are",
+        converter="TransQuantParamV2",
     ),
 )

@@ -11,16 +11,16 @@ import torch
 from torch.fx.node import has_side_effect
 
 from ascend_passes.npu.operator import Operator
+from ascend_passes.traits import declare
 
 HOSTS = ("CPU", "CUDA")
 """Devices that run the references."""
-EFFECTFUL = ("npu_prefetch",)
-"""Operators without a result that dead-code elimination must keep."""
 
 
 @functools.cache
 def install(operators: tuple[Operator, ...]) -> tuple[torch.library.Library, ...]:
-    """Define what torch_npu has not defined, and give every operator its CPU and CUDA kernel.
+    """Define what torch_npu has not defined, give every operator its CPU and CUDA kernel, and make
+    its traits known.
 
     Returns the libraries: the operators live as long as they do, which the cache makes forever.
     """
@@ -52,6 +52,7 @@ def install_namespace(namespace: str, operators: Iterable[Operator]) -> torch.li
             torch.library.register_fake(operator.qualified_name, operator.fake, lib=library)
         for host in HOSTS:
             library.impl(operator.name, torch.no_grad()(operator.reference), host)
-        if operator.name in EFFECTFUL:
+        if operator.effect:  # dead-code elimination must keep what has no result
             has_side_effect(getattr(existing, operator.name).default)
+        declare(operator.qualified_name, operator)
     return library

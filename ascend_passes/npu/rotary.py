@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ascend_passes.npu.accuracy import CANCELS, ROTATED, ULP, Bound
 from ascend_passes.npu.operator import (
     A2,
     A3,
@@ -77,8 +78,8 @@ def apply_rotary_pos_emb(
     """Rotate query and key in place, as the kernel does, and return them.
 
     The schema declares no write, so functionalization does not see it: a caller must own query and
-    key. `ascend_passes.graph.UNDECLARED_WRITES` lists the operator. The kernel returns its own
-    arguments; torch forbids that where the schema shows no alias, so these results are copies.
+    key. The operator's trait `writes` names them. The kernel returns its own arguments; torch
+    forbids that where the schema shows no alias, so these results are copies.
     """
     query.copy_(turned(query, cos, sin, rotary_mode))
     key.copy_(turned(key, cos, sin, rotary_mode))
@@ -250,6 +251,8 @@ OPERATORS: tuple[Operator, ...] = (
         rotary_mul,
         rotary_mul_limits,
         "torch_npu.npu_rotary_mul; aclnnRotaryPositionEmbedding",
+        accuracy=(Bound("y", ULP, ROTATED, CANCELS),),
+        converter="RotaryMul",
     ),
     Operator(
         "npu_apply_rotary_pos_emb",
@@ -259,6 +262,9 @@ OPERATORS: tuple[Operator, ...] = (
         apply_rotary_pos_emb,
         apply_rotary_pos_emb_limits,
         "torch_npu.npu_apply_rotary_pos_emb; aclnnApplyRotaryPosEmbV2",
+        writes=("query", "key"),
+        accuracy=(Bound("query and key", ULP, ROTATED, CANCELS),),
+        converter="ApplyRotaryPosEmb",
     ),
     Operator(
         "npu_mrope",
@@ -269,5 +275,6 @@ OPERATORS: tuple[Operator, ...] = (
         mrope,
         mrope_limits,
         "torch_npu.npu_mrope; aclnnRopeWithSinCosCache",
+        accuracy=(Bound("query and key", ULP, ROTATED, CANCELS),),
     ),
 )

@@ -21,8 +21,8 @@ from torch import fx
 
 from ascend_passes import cost, profiles
 from ascend_passes.agreement import refused_anywhere
-from ascend_passes.graph import Context, operator_name, place
-from ascend_passes.groups import Group, family_of, group_name, resolve
+from ascend_passes.graph import Context, place, writes_possible
+from ascend_passes.groups import Group, family_of, group_name, plain_collective, resolve
 from ascend_passes.normalize import remove_dead
 from ascend_passes.options import switched_on
 from ascend_passes.passes.matmul_collective_fusions import (
@@ -34,18 +34,16 @@ from ascend_passes.passes.matmul_collective_fusions import (
 )
 from ascend_passes.passes.sharded_rows import Build
 from ascend_passes.report import Decision, Miss, Report
+from ascend_passes.traits import ALL_GATHER, ALL_REDUCE, REDUCE_SCATTER
 
 NAME = "matmul_collective"
 ALONE = "no matmul stands beside it"
 Fuse = Callable[[Build, fx.Node, Group, Context], Replaced | None]
-STEPS: Mapping[str, tuple[str, Fuse]] = MappingProxyType(
+STEPS: Mapping[str, Fuse] = MappingProxyType(
     {
-        "_c10d_functional::reduce_scatter_tensor": ("reduce_scatter", fuse_reduce_scatter),
-        "vllm::reduce_scatter": ("reduce_scatter", fuse_reduce_scatter),
-        "_c10d_functional::all_gather_into_tensor": ("all_gather", fuse_all_gather),
-        "vllm::all_gather": ("all_gather", fuse_all_gather),
-        "_c10d_functional::all_reduce": ("all_reduce", fuse_all_reduce),
-        "vllm::all_reduce": ("all_reduce", fuse_all_reduce),
+        REDUCE_SCATTER: fuse_reduce_scatter,
+        ALL_GATHER: fuse_all_gather,
+        ALL_REDUCE: fuse_all_reduce,
     }
 )
 
@@ -104,12 +102,14 @@ def found(graph: fx.Graph, context: Context) -> Mapping[Group, list[Site]]:
     """
     sites: dict[Group, list[Site]] = defaultdict(list)
     for node in list(graph.nodes):
-        kind, fuse = STEPS.get(operator_name(node), ("", None))
-        if fuse is None or not switched_on(f"{NAME}.{kind}", context.options.passes):
+        kind = plain_collective(node)
+        if not kind or writes_possible(node.target):  # one in place does more than its result says
+            continue
+        if not switched_on(f"{NAME}.{kind}", context.options.passes):
             continue
         group = resolve(group_name(node), family_of(node))
         if group is not None and node.users:
-            sites[group].append(prepared(graph, node, fuse, group, context))
+            sites[group].append(prepared(graph, node, STEPS[kind], group, context))
     return sites
 
 

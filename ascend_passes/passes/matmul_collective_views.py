@@ -8,11 +8,11 @@ import torch
 from torch import fx
 
 from ascend_passes.graph import is_call, operator_name, value
-from ascend_passes.groups import Group, family_of, group_name, resolve
+from ascend_passes.groups import Group, family_of, group_name, plain_collective, resolve
 from ascend_passes.passes.product import UNPADDED, VIEWS, read_product, upwards
 from ascend_passes.passes.sharded_rows import Build, add
+from ascend_passes.traits import ALL_GATHER
 
-ALL_GATHERS = ("_c10d_functional::all_gather_into_tensor", "vllm::all_gather")
 aten = torch.ops.aten
 
 
@@ -55,7 +55,7 @@ def readers_of(gathered: fx.Node, author: str) -> Iterator[fx.Node]:
 def gathered_from(node: fx.Node, group: Group) -> fx.Node | None:
     """This rank's rows of a value that was gathered over the same group; None where it was not."""
     for link in upwards(node, UNPADDED):
-        if operator_name(link) in ALL_GATHERS:
+        if plain_collective(link) == ALL_GATHER:
             same = resolve(group_name(link), family_of(link)) == group
             local = link.args[0]
             return local if same and isinstance(local, fx.Node) else None

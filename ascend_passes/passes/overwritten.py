@@ -19,6 +19,7 @@ from ascend_passes.graph import is_view, operator_name, same_size, value
 from ascend_passes.passes.in_place import AUTO_FUNCTIONALIZED, AUTO_FUNCTIONALIZED_V2
 from ascend_passes.rule import prove
 from ascend_passes.trace import not_faking
+from ascend_passes.traits import traits_of
 
 aten = torch.ops.aten
 LARGEST_MASK = 2**26
@@ -45,13 +46,6 @@ KNOWN_INDICES = (
     aten.flip.default,
 )
 CREATION_KEYWORDS = {"dtype", "layout", "device", "pin_memory"}
-PADDED_ROWS = "it writes the rows of real tokens only, so padded rows would keep what was there"
-PARTIAL_WRITERS = {
-    # vLLM's backends write output[:num_actual_tokens]; a padded batch has more rows.
-    "vllm::unified_attention_with_output": PADDED_ROWS,
-    "vllm::unified_attention": PADDED_ROWS,
-    "vllm::unified_mla_attention_with_output": PADDED_ROWS,
-}
 INDEX_PUT_VALUES, ACCUMULATE = 1, 3
 """Positions among `index_put`'s arguments behind the target, and among all."""
 
@@ -98,7 +92,7 @@ def read_by(node: fx.Node) -> str:
     name = operator_name(node)
     if node.target in (AUTO_FUNCTIONALIZED, AUTO_FUNCTIONALIZED_V2):
         name = node.args[0]._schema.name  # type: ignore[union-attr]
-    partial = PARTIAL_WRITERS.get(name)
+    partial = traits_of(name).partial_writes
     return f"{name}: {partial}" if partial else f"{name} reads elements that were not written"
 
 

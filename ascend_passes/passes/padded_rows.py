@@ -21,16 +21,8 @@ from torch import Tensor, fx
 from ascend_passes import cost
 from ascend_passes.graph import value
 from ascend_passes.passes.product import read_product
-from ascend_passes.passes.row_operators import (
-    Answer,
-    LeadOf,
-    LocalCall,
-    RowsOf,
-    handler,
-    leading,
-    local_call,
-    one_of_several,
-)
+from ascend_passes.passes.row_calls import Answer, LeadOf, LocalCall, RowsOf
+from ascend_passes.passes.row_operators import handler, leading, local_call, one_of_several
 from ascend_passes.passes.sequence_parallel_gathers import Shard
 from ascend_passes.passes.sharded_rows import (
     Build,

@@ -15,29 +15,12 @@ import torch
 from torch import Tensor, fx
 
 from ascend_passes import npu  # noqa: F401  # defines the operators
-from ascend_passes.graph import Context, base, module_path, operator_name, place, value
+from ascend_passes.graph import Context, argument_of, base, module_path, place, value
 from ascend_passes.options import MEBIBYTE
 from ascend_passes.report import Miss, Report
 from ascend_passes.rule import prove
+from ascend_passes.traits import traits_of
 
-MATMULS = {
-    # Operator -> positions of the activation and of the weight.
-    "aten::mm": (0, 1),
-    "aten::addmm": (1, 2),
-    "aten::linear": (0, 1),
-    "npu::npu_quant_matmul": (0, 1),
-    "npu::npu_mm_reduce_scatter_base": (0, 1),
-    "npu::npu_quant_mm_reduce_scatter": (0, 1),
-    "npu::npu_all_gather_base_mm": (0, 1),
-    "npu::npu_mm_all_reduce_base": (0, 1),
-}
-ACTIVATIONS = (
-    "aten::silu",
-    "aten::gelu",
-    "npu::npu_swiglu",
-    "npu::npu_swiglu_quant",
-    "npu::npu_dequant_swiglu_quant",
-)
 WIDEST_MLP = 2
 """Matmuls in front of an activation: gate_up, or gate and up."""
 STREAM = "weight_prefetch"
@@ -81,7 +64,7 @@ def mlps(graph: fx.Graph) -> Iterator[Mlp]:
         if weight(node) is None:
             continue
         between, sources = behind(activation(node))
-        if len(sources) > WIDEST_MLP or not any(operator_name(n) in ACTIVATIONS for n in between):
+        if len(sources) > WIDEST_MLP or not any(traits_of(n.target).activation for n in between):
             continue
         if sources:
             earlier = {m for source in sources for m in behind(activation(source))[1]}
@@ -90,16 +73,19 @@ def mlps(graph: fx.Graph) -> Iterator[Mlp]:
 
 def weight(node: fx.Node) -> fx.Node | None:
     """The parameter behind a matmul's weight; None for other nodes and computed weights."""
-    positions = MATMULS.get(operator_name(node))
-    if positions is None or not isinstance(node.args[positions[1]], fx.Node):
+    matmul = traits_of(node.target).matmul
+    right = argument_of(node, matmul.right) if matmul is not None else None
+    if right is None:
         return None
-    owner = base(node.args[positions[1]])  # type: ignore[arg-type]
+    owner = base(right)
     return owner if owner.op in ("placeholder", "get_attr") else None
 
 
 def activation(node: fx.Node) -> fx.Node:
     """The rows that a matmul multiplies."""
-    source = node.args[MATMULS[operator_name(node)][0]]
+    matmul = traits_of(node.target).matmul
+    assert matmul is not None
+    source = argument_of(node, matmul.left)
     assert isinstance(source, fx.Node)
     return source
 

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from ascend_passes.graph import operator_name, value
+from ascend_passes.graph import arguments_by_name, operator_name, value
 from ascend_passes.passes.sharded_rows import Build, add, empty
+from ascend_passes.traits import traits_of
 
 aten = torch.ops.aten
 VIEWS = ("aten::view", "aten::_unsafe_view", "aten::reshape")
@@ -36,26 +37,24 @@ class Product:
 
 
 def read_product(node: Any) -> Product | None:
-    """The operands of `mm`, `addmm` or `npu_quant_matmul`; None for others."""
+    """The operands of a matmul that is nothing else beside; None for others.
+
+    Every argument that is no operand has its default, but for those that the result's dtype shows.
+    """
     if not isinstance(node, fx.Node) or node.op != "call_function":
         return None
-    name = operator_name(node)
-    if name == "aten::mm":
-        return Product(node, node.args[0], node.args[1])  # type: ignore[arg-type]
-    if name == "aten::addmm" and not node.kwargs and len(node.args) == 3:
-        bias, left, right = node.args
-        return Product(node, left, right, bias=bias)  # type: ignore[arg-type]
-    if name != "npu::npu_quant_matmul" or node.kwargs.get("offset") is not None:
+    traits = traits_of(node.target)
+    matmul = traits.matmul
+    if matmul is None or matmul.transposed or traits.collective:
         return None
-    left, right, scale = node.args
-    return Product(
-        node,
-        left,  # type: ignore[arg-type]
-        right,  # type: ignore[arg-type]
-        scale,  # type: ignore[arg-type]
-        node.kwargs.get("pertoken_scale"),  # type: ignore[arg-type]
-        node.kwargs.get("bias"),  # type: ignore[arg-type]
-    )
+    given = {name: argument for name, argument, _ in arguments_by_name(node)}
+    names = (matmul.left, matmul.right, matmul.scale, matmul.row_scale, matmul.bias)
+    for name, argument, entry in arguments_by_name(node):
+        plain = entry.has_default_value() and argument == entry.default_value
+        if name not in (*names, *matmul.shows) and not plain:
+            return None
+    left, right, scale, row_scale, bias = (given.get(name) for name in names)
+    return Product(node, left, right, scale, row_scale, bias)  # type: ignore[arg-type]
 
 
 def upwards(node: Any, through: tuple[str, ...]) -> Iterator[fx.Node]:

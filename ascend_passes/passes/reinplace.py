@@ -43,10 +43,9 @@ from ascend_passes.passes.in_place import (
 )
 from ascend_passes.report import Miss, Report
 from ascend_passes.sharing import aliases, reads_absolute_offset
+from ascend_passes.traits import traits_of
 
 aten = torch.ops.aten
-RETURNS_ITS_INPUT = ("_c10d_functional::wait_tensor",)
-"""Operators that hand back their argument's memory without saying so in their schema."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +154,7 @@ def refused_owner(owner: fx.Node) -> str | None:
     source = first(owner) if owner.target is operator.getitem else owner
     if source.op != "call_function":
         return "a constant of the graph must not be written"
-    if writes_possible(source.target) or operator_name(source) in RETURNS_ITS_INPUT:
+    if writes_possible(source.target) or traits_of(source.target).returns_input:
         return f"its memory comes from {operator_name(source)}, which may hand back its argument"
     return None
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -17,58 +16,10 @@ import torch
 from torch import Tensor, fx
 
 from ascend_passes.graph import operator_name, same_size, same_sizes, value
+from ascend_passes.passes.row_calls import Answer, Flat, LeadOf, LocalCall, RowsOf, by_traits
+from ascend_passes.traits import traits_of
 
 aten = torch.ops.aten
-
-
-@dataclass(frozen=True)
-class RowsOf:
-    """Stands in a local call for this rank's rows of `node`, which has `lead` row dimensions."""
-
-    node: fx.Node
-    lead: int
-
-
-@dataclass(frozen=True)
-class Flat:
-    """Stands in a local call for a value without rows, its leading dimensions of size 1 dropped."""
-
-    node: fx.Node
-    dimensions: int
-
-
-@dataclass(frozen=True)
-class LocalCall:
-    """The call that computes one rank's rows of a node."""
-
-    identity: str
-    """Name of the identity, for the switch `-sequence_parallel.<identity>`."""
-    target: Any
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    lead: int
-    """Row dimensions of the full result; of each output, where there are several."""
-    moves_data: bool = True
-    """False for views, which cost nothing."""
-
-    @property
-    def operands(self) -> list[RowsOf]:
-        """The operands that have rows."""
-        found: list[RowsOf] = []
-
-        def collect(argument: Any) -> Any:
-            if isinstance(argument, RowsOf):
-                found.append(argument)
-            return argument
-
-        fx.node.map_aggregate((self.args, dict(self.kwargs)), collect)
-        return found
-
-
-Answer = LocalCall | str | None
-"""A call, a sentence why not, or None for an operator that is not row-wise at all."""
-LeadOf = Callable[[fx.Node], int]
-"""The row dimensions of a node's value; 0 for a value without rows."""
 
 
 def local_call(node: fx.Node, lead_of: LeadOf) -> Answer:
@@ -82,10 +33,11 @@ def handler(node: fx.Node) -> Callable[[fx.Node, LeadOf], Answer] | None:
     name = operator_name(node)
     if not name or not isinstance(value(node), (Tensor, tuple, list)):
         return None
-    if name in RESHAPES:
+    traits = traits_of(node.target)
+    if traits.keeps_order:
         return reshape
-    if name in NPU_ROW_OPERATORS:
-        return npu_call
+    if traits.rows:
+        return by_traits
     if name in HANDLERS:
         return HANDLERS[name]
     tags = node.target.tags  # type: ignore[union-attr]
@@ -176,32 +128,6 @@ def leading(shape: Any, count: Any) -> int:
     return next((k for k in range(1, len(shape)) if same_size(math.prod(shape[:k]), count)), 0)
 
 
-def over_columns(identity: str, *positions: int) -> Callable[[fx.Node, LeadOf], Answer]:
-    """An operator whose arguments at `positions` are dimensions, all behind the rows."""
-
-    def answer(node: fx.Node, lead_of: LeadOf) -> Answer:
-        source = node.args[0]
-        assert isinstance(source, fx.Node)
-        lead, rank = lead_of(source), value(source).dim()
-        if lead == 0 or lead == rank:
-            return f"{operator_name(node)} has no column to work over"
-        if node.kwargs.get("dim") is not None or len(node.args) <= max(positions):
-            return f"{operator_name(node)} does not give its dimension by position"
-        args: list[Any] = list(node.args)
-        for position in positions:
-            dims = args[position] if isinstance(args[position], (list, tuple)) else [args[position]]
-            if not dims or any(d % rank < lead for d in dims if isinstance(d, int)):
-                return (
-                    f"{operator_name(node)} works over dimension {args[position]}, which holds rows"
-                )
-            local = [d % rank - lead + 1 for d in dims]
-            args[position] = local if isinstance(args[position], (list, tuple)) else local[0]
-        args[0] = RowsOf(source, lead)
-        return LocalCall(identity, node.target, tuple(args), node.kwargs, lead)
-
-    return answer
-
-
 def cast(node: fx.Node, lead_of: LeadOf) -> Answer:
     """`_to_copy`: a cast works on each element; another device or layout is refused."""
     moved = {key for key, given in node.kwargs.items() if given is not None} - {
@@ -232,119 +158,12 @@ def copy(node: fx.Node, lead_of: LeadOf) -> Answer:
     return LocalCall("sink_view", None, (rows,), {}, rows.lead, moves_data=False)
 
 
-def normalized(node: fx.Node, lead_of: LeadOf) -> Answer:
-    """`rms_norm`, `layer_norm` over the last dimensions."""
-    lead, source = lead_of_first(node, lead_of), node.args[0]
-    shape = node.args[1]
-    if lead == 0 or lead + len(shape) > value(source).dim():  # type: ignore[arg-type]
-        return f"{operator_name(node)} normalizes over rows"
-    args = (RowsOf(source, lead), *node.args[1:])  # type: ignore[arg-type]
-    return LocalCall("sink_norm", node.target, args, node.kwargs, lead)
-
-
-def npu_call(node: fx.Node, lead_of: LeadOf) -> Answer:
-    """An NPU operator; only the arguments that `NPU_ROW_OPERATORS` names have rows."""
-    name = operator_name(node)
-    row_arguments = NPU_ROW_OPERATORS[name]
-    schema = node.target._schema.arguments  # type: ignore[union-attr]
-    given = dict(zip((entry.name for entry in schema), node.args, strict=False)) | dict(node.kwargs)
-    leads = {lead_of(given[key]) for key in row_arguments if lead_of(given[key])}
-    if len(leads) != 1:
-        return f"{name} reads rows of different shapes"
-    lead = leads.pop()
-    rank = value(given[row_arguments[0]]).dim()
-    for key, argument in given.items():
-        if key not in row_arguments and isinstance(argument, fx.Node) and lead_of(argument):
-            return f"{name} reads rows as {key!r}, which serves every row"
-        if key not in row_arguments and has_rows(argument):
-            return f"{name} has {key!r} with more than one dimension"
-    if given.get("group_index") is not None or given.get("quant_mode", "pertoken") not in (
-        "pertoken",
-        0,
-    ):
-        return f"{name} groups rows, so a rank's rows alone give another result"
-    replaced = {key: RowsOf(given[key], lead) for key in row_arguments}
-    for key in ("axis", "dim"):
-        position = given.get(key, next((e.default_value for e in schema if e.name == key), None))
-        if position is None:
-            continue
-        if position % rank < lead:
-            return f"{name} works over dimension {position}, which holds rows"
-        if position >= 0:
-            replaced[key] = position - lead + 1
-    positional = [entry.name for entry in schema if not entry.kwarg_only]
-    merged = given | replaced
-    last = max((positional.index(key) for key in merged if key in positional), default=-1)
-    defaults = {entry.name: entry.default_value for entry in schema}
-    args = tuple(merged.get(key, defaults[key]) for key in positional[: last + 1])
-    kwargs = {key: argument for key, argument in merged.items() if key not in positional}
-    identity = (
-        "sink_norm" if "norm" in name else "sink_quantize" if "quant" in name else "sink_pointwise"
-    )
-    return LocalCall(identity, node.target, args, kwargs, lead)
-
-
-def has_rows(argument: Any) -> bool:
-    """Whether an argument that should serve every row has more than one dimension."""
-    return (
-        isinstance(argument, fx.Node)
-        and isinstance(value(argument), Tensor)
-        and value(argument).dim() > 1
-    )
-
-
 def lead_of_first(node: fx.Node, lead_of: LeadOf) -> int:
     """Row dimensions of the first argument."""
     return lead_of(node.args[0]) if isinstance(node.args[0], fx.Node) else 0
 
 
-RESHAPES = frozenset(
-    f"aten::{name}"
-    for name in [
-        "view",
-        "_unsafe_view",
-        "reshape",
-        "flatten",
-        "unsqueeze",
-        "squeeze",
-        "alias",
-        "detach",
-        "clone",
-        "contiguous",
-        "view_copy",
-        "_reshape_alias",
-        "lift_fresh_copy",
-        "expand",
-    ]
-)
-NPU_ROW_OPERATORS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        # Arguments with one row per token; every other tensor argument serves all rows.
-        "npu::npu_rms_norm": ("input",),
-        "npu::npu_gemma_rms_norm": ("input",),
-        "npu::npu_add_rms_norm": ("x1", "x2"),
-        "npu::npu_add_rms_norm_cast": ("x1", "x2"),
-        "npu::npu_rms_norm_quant": ("x",),
-        "npu::npu_rms_norm_quant_v2": ("x",),
-        "npu::npu_add_rms_norm_quant": ("x1", "x2"),
-        "npu::npu_add_rms_norm_dynamic_quant": ("x1", "x2"),
-        "npu::npu_quantize": ("input",),
-        "npu::npu_dynamic_quant": ("input",),
-        "npu::npu_swiglu": ("input",),
-    }
-)
 HANDLERS: Mapping[str, Callable[[fx.Node, LeadOf], Answer]] = MappingProxyType(
-    {
-        "aten::_to_copy": cast,
-        "aten::copy": copy,
-        "aten::rms_norm": normalized,
-        "aten::layer_norm": normalized,
-        "aten::mean": over_columns("sink_norm", 1),
-        "aten::sum": over_columns("sink_norm", 1),
-        "aten::amax": over_columns("sink_norm", 1),
-        "aten::amin": over_columns("sink_norm", 1),
-        "aten::slice": over_columns("sink_columns", 1),
-        "aten::split": over_columns("sink_columns", 2),
-        "aten::split_with_sizes": over_columns("sink_columns", 2),
-    }
+    {"aten::_to_copy": cast, "aten::copy": copy}
 )
+"""Operators that work row by row with some arguments only, as no trait says it."""

@@ -22,12 +22,30 @@ from typing import Any
 from torch import Tensor, fx
 
 from ascend_passes import cost, profiles
-from ascend_passes.graph import Context, operator_name, place, same_size, value
-from ascend_passes.groups import Group, busiest, family_of, group_name, ranks_of, resolve
+from ascend_passes.graph import (
+    Context,
+    operator_name,
+    place,
+    same_size,
+    value,
+    writes_possible,
+)
+from ascend_passes.groups import (
+    FUNCTIONAL,
+    VLLM,
+    Group,
+    busiest,
+    family_of,
+    group_name,
+    plain_collective,
+    ranks_of,
+    resolve,
+)
 from ascend_passes.normalize import remove_dead
 from ascend_passes.options import switched_on
 from ascend_passes.passes.padded_rows import Price, computed_padded, padded_value
-from ascend_passes.passes.row_operators import LocalCall, RowsOf, local_call, one_of_several
+from ascend_passes.passes.row_calls import LocalCall, RowsOf
+from ascend_passes.passes.row_operators import local_call, one_of_several
 from ascend_passes.passes.sequence_parallel_decision import (
     Trial,
     compared,
@@ -54,13 +72,9 @@ from ascend_passes.passes.sharded_rows import (
 )
 from ascend_passes.profiles import Profile
 from ascend_passes.report import Miss, Report
+from ascend_passes.traits import ALL_REDUCE
 
 NAME = "sequence_parallel"
-ALL_REDUCES = frozenset(
-    {"_c10d_functional::all_reduce", "_c10d_functional::all_reduce_", "vllm::all_reduce"}
-)
-
-
 OTHER_RANKS = "other ranks sum more often, and what this sum meets may differ between its ranks"
 
 
@@ -186,8 +200,8 @@ def is_source(node: fx.Node) -> bool:
     """Whether a node gives the result of an all_reduce: the call itself, or the one wait for it."""
     if operator_is_wait(node):
         started = node.args[0]
-        return isinstance(started, fx.Node) and operator_name(started) in ALL_REDUCES
-    return operator_name(node) == "vllm::all_reduce"
+        return isinstance(started, fx.Node) and plain_collective(started) == ALL_REDUCE
+    return plain_collective(node) == ALL_REDUCE and family_of(node) == VLLM
 
 
 def start_stream(node: fx.Node, found: Findings) -> None:
@@ -213,20 +227,20 @@ def start_stream(node: fx.Node, found: Findings) -> None:
 
 def unfit(call: fx.Node, group: Group | None) -> str:
     """Why an all_reduce cannot become a reduce_scatter and an all_gather; "" where it can."""
-    name, result = operator_name(call), value(call)
+    family, result = family_of(call), value(call)
     if group is None:
         return f"the group {group_name(call)!r} is not known to this process"
     if group.size < 2:
         return "the group has one rank"
-    if name.startswith("_c10d_functional") and call.args[1] != "sum":
+    if family == FUNCTIONAL and call.args[1] != "sum":
         return f"the all_reduce computes {call.args[1]!r}, and only sums are dealt out in rows"
-    if name == "_c10d_functional::all_reduce_" and len(source_input(call).users) > 1:
+    if family == FUNCTIONAL and writes_possible(call.target) and len(source_input(call).users) > 1:
         return "the all_reduce writes a value that others read as well"
     if not isinstance(result, Tensor) or result.dim() < 2:
         return "the reduced value has no rows"
     if same_size(Rows(group, tuple(result.shape[:-1])).count, 1):
         return "there is one row only"
-    if name != "vllm::all_reduce" and not all(map(operator_is_wait, call.users)):
+    if family != VLLM and not all(map(operator_is_wait, call.users)):
         return "the all_reduce is read before it is waited for"
     return ""
 

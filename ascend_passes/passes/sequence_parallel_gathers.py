@@ -9,7 +9,7 @@ from torch import Tensor, fx
 
 from ascend_passes import cost
 from ascend_passes.graph import value
-from ascend_passes.passes.row_operators import LocalCall, RowsOf
+from ascend_passes.passes.row_calls import LocalCall, RowsOf
 from ascend_passes.passes.sharded_rows import Rows
 from ascend_passes.profiles import Profile
 

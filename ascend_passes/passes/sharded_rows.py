@@ -20,7 +20,7 @@ from torch import Tensor, fx
 
 from ascend_passes.graph import same_size, value
 from ascend_passes.groups import Group
-from ascend_passes.passes.row_operators import Flat, LocalCall, RowsOf
+from ascend_passes.passes.row_calls import Flat, LocalCall, RowsOf
 from ascend_passes.trace import fake_mode_of, faking
 
 aten = torch.ops.aten

@@ -42,8 +42,7 @@ class Exact(fx.Interpreter):
         kwargs = {
             k: wide(one) if isinstance(one, torch.dtype) else one for k, one in kwargs.items()
         }
-        schema = getattr(target, "_schema", None)
-        operator = npu.OPERATORS.get(schema.name.split("::")[1]) if schema is not None else None
+        operator = npu.operator_of(target)
         if operator is None:
             return super().call_function(target, args, kwargs)
         with Widened():

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ascend_passes import npu
-from ascend_passes.npu.accuracy import bound
+from ascend_passes.npu import bound
 from tests.npu.draw import floats, generator, halves, normal, seeds, tokens
 from tests.numerics import lsb_distance, ulp_distance
 

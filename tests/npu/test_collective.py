@@ -8,7 +8,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from ascend_passes import npu
-from ascend_passes.npu.accuracy import bound
+from ascend_passes.npu import bound
 from tests.npu import fakes
 from tests.npu.draw import generator, integers
 from tests.numerics import ulp_distance

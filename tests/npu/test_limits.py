@@ -8,12 +8,14 @@ import inspect
 import pkgutil
 
 import pytest
+import torch
 import torch.distributed as dist
 
 import ascend_passes.npu
 from ascend_passes import npu, trace
 from ascend_passes.npu.operator import require, require_shape
-from tests.npu.limit_cases import A2, A5, BF16, BROKEN, F16, F32, GROUP, I32, LEGAL, t
+from tests.npu.draw import generator
+from tests.npu.limit_cases import A2, A5, BF16, BROKEN, F16, F32, F64, GROUP, I32, LEGAL, t
 
 CHECKED: set[tuple[str, int]] = set()
 """(function, line) of every condition that some test here saw fail."""
@@ -34,6 +36,28 @@ def failures(name, arguments, soc=A2):
     return reasons
 
 
+def legal(name):
+    """The arguments of a legal call: declared by the operator, or given here."""
+    example = npu.OPERATORS[name].example
+    return LEGAL[name] if example is None else example(generator(0), 4, 4, BF16)
+
+
+def changed(argument):
+    """Other arguments than a legal one: dtypes, dims and sizes of a tensor, numbers, words."""
+    if isinstance(argument, torch.Tensor):
+        yield from (argument.to(dtype) for dtype in (F64, I32, BF16, F16))
+        yield from (argument[0], argument[(None,) * 8], argument[..., 1:], argument[1:])
+        yield argument.new_empty(())
+    elif isinstance(argument, bool):
+        yield not argument
+    elif isinstance(argument, int):
+        yield from (argument + 1, argument - 1, -99, 99)
+    elif isinstance(argument, float):
+        yield from (argument + 1, 0.0)
+    elif isinstance(argument, str):
+        yield "another"
+
+
 @pytest.fixture(scope="module", autouse=True)
 def group(tmp_path_factory):
     """A group of one process under the name that the collectives are given."""
@@ -49,7 +73,7 @@ def group(tmp_path_factory):
 
 @pytest.mark.parametrize("name", npu.OPERATORS)
 def test_legal_calls_are_legal(name):
-    assert failures(name, LEGAL[name]) == []
+    assert failures(name, legal(name)) == []
 
 
 @pytest.mark.parametrize("case", BROKEN, ids=lambda case: f"{case[0]}: {case[2][0]}")
@@ -73,6 +97,12 @@ def test_no_limit_was_left_untested():
     """Runs after the tests above, whose failing conditions it counts."""
     for name, changes, _, soc in ((*case, A2)[:4] for case in BROKEN):
         failures(name, LEGAL[name] | changes, soc)
+    for name in (name for name, operator in npu.OPERATORS.items() if operator.example):
+        given = legal(name)
+        failures(name, given, A5)
+        for key, argument in npu.complete(name, given).items():
+            for other in changed(argument):
+                failures(name, given | {key: other})
     seen = sorted(
         f"{module}.py:{first} in {function}"
         for module, function, first, last in conditions()

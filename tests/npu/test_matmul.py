@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ascend_passes import npu
-from ascend_passes.npu.accuracy import bound
+from ascend_passes.npu import bound
 from ascend_passes.npu.matmul import chunked_matmul, cpu_sums_exactly, integer_matmul
 from tests.npu.draw import generator, integers, normal, seeds, tokens
 from tests.numerics import lsb_distance, ulp_distance

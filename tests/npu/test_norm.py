@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ascend_passes import npu
-from ascend_passes.npu.accuracy import DYNAMIC_ERROR, FLOAT16_ROUNDINGS, FLOAT16_UNIT, bound
+from ascend_passes.npu import bound
+from ascend_passes.npu.accuracy import DYNAMIC_ERROR, FLOAT16_ROUNDINGS, FLOAT16_UNIT
 from tests.npu.draw import epsilons, floats, gains, generator, halves, normal, seeds, tokens
 from tests.numerics import lsb_distance, ulp_distance
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ascend_passes import npu
-from ascend_passes.npu.accuracy import bound
+from ascend_passes.npu import bound
 from ascend_passes.npu.quantize import offset_of_words, scale_of_words
 from tests.npu.draw import floats, generator, halves, normal, seeds, tokens
 from tests.numerics import lsb_distance, ulp_distance

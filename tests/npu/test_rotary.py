@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ascend_passes import npu
-from ascend_passes.npu.accuracy import ROTATION_ERROR, bound
+from ascend_passes.npu import bound
+from ascend_passes.npu.accuracy import ROTATION_ERROR
 from tests.npu.draw import floats, generator, normal, seeds, tokens
 
 modes = st.sampled_from(("half", "interleave"))

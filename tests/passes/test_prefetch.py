@@ -10,6 +10,7 @@ from ascend_passes.options import MEBIBYTE, Options
 from ascend_passes.passes.prefetch import place_on_side_stream, prefetch
 from ascend_passes.plan import Plan
 from ascend_passes.trace import aot_graph
+from tests.graphs import traced
 
 WIDTH, INNER, TOKENS = 16, 24, 4
 ON = Options(prefetch_mlp=True)
@@ -152,3 +153,27 @@ def test_it_runs_on_a_side_stream_where_scopes_exist():
     names = [operator_name(n).split("::")[-1] for n in gm.graph.nodes]
     start = names.index("scope_enter")
     assert names[start : start + 4] == ["scope_enter", "wait", "npu_prefetch", "scope_exit"]
+
+
+PRODUCTS = {
+    "mm": lambda x, weight: x @ weight,
+    "bmm": lambda x, weight: torch.bmm(x[None], weight[None])[0],
+    "int8": lambda x, weight: torch._int_mm(x.to(torch.int8), weight.to(torch.int8)).float(),
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_a_weight_is_one_in_every_product(name):
+    product = PRODUCTS[name]
+
+    def model(x: Tensor, before: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        gate_up = product(product(x, before), first)
+        return product(torch.ops.npu.npu_swiglu(gate_up), second)
+
+    kind = torch.int8 if name == "int8" else torch.float32
+    shapes = ((TOKENS, WIDTH), (WIDTH, WIDTH), (WIDTH, 2 * INNER), (INNER, WIDTH))
+    inputs = [
+        torch.ones(shape, dtype=kind if i else torch.float32) for i, shape in enumerate(shapes)
+    ]
+    graph = traced(model, inputs).graph
+    assert prefetch(graph, Context(ON)).fired == {"prefetch": 2}

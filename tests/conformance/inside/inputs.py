@@ -13,6 +13,9 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from ascend_passes import npu
+from ascend_passes.npu.operator import Example, Operator
+
 HALVES = (torch.float16, torch.bfloat16)
 FLOATS = (*HALVES, torch.float32)
 INT8, QINT8 = 1, 12
@@ -255,6 +258,30 @@ CALLS: dict[str, Callable[[Draw], Call]] = {
     "npu_prefetch": prefetch,
     "npu_scatter_pa_kv_cache": scatter_cache,
     "_npu_reshape_and_cache": reshape_cache,
+}
+
+
+def declared(operator: Operator, example: Example) -> Callable[[Draw], Call]:
+    """Calls as the operator itself gives an example of them."""
+    positional = [
+        entry.name
+        for entry in npu.packet(operator.name).default._schema.arguments
+        if not entry.kwarg_only
+    ]
+
+    def call(d: Draw) -> Call:
+        source = torch.Generator().manual_seed(d.of(st.integers(0, 2**31)))
+        given = npu.complete(operator.name, example(source, d.tokens, d.hidden, d.half))
+        found = {k: one.to("meta") if isinstance(one, Tensor) else one for k, one in given.items()}
+        return Call(tuple(found.pop(name) for name in positional), found)
+
+    return call
+
+
+CALLS |= {
+    name: declared(operator, operator.example)
+    for name, operator in npu.OPERATORS.items()
+    if operator.example is not None
 }
 
 
