@@ -35,7 +35,8 @@ def gelu(x: Tensor, approximate: int) -> Tensor:
     """GELU in the dtype of x, in a form that does not cancel for gates below 0."""
     if approximate == TANH:
         return x * torch.sigmoid(2 * math.sqrt(2 / math.pi) * (x + CUBIC * x * x * x))
-    return 0.5 * x * torch.special.erfc(-x * math.sqrt(0.5))
+    tail: Tensor = torch.special.erfc(-x * math.sqrt(0.5))
+    return 0.5 * x * tail
 
 
 def halves_of(x: Tensor, dim: int, activate_left: bool) -> tuple[Tensor, Tensor]:
