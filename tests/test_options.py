@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from ascend_passes import explain, pass_names, passes
+from ascend_passes import explain, npu, pass_names, passes
 from ascend_passes.commands.new import TEMPLATE
 from ascend_passes.option_values import checked_options
 from ascend_passes.options import OptionError, Options, switched_on
@@ -128,8 +128,8 @@ def test_every_pass_can_be_switched_and_the_other_names_not(name):
 
 
 def test_the_names_of_parts_are_those_that_the_passes_ask_for():
-    folder = Path(passes.__file__).parent
-    source = "".join(path.read_text() for path in folder.glob("*.py"))
+    folders = [Path(package.__file__).parent for package in (npu, passes)]
+    source = "".join(path.read_text() for folder in folders for path in folder.rglob("*.py"))
     identities = {
         *re.findall(r'"(sink_[a-z]+)"', source),
         *re.findall(r'on\(context, "(\w+)"', source),

@@ -111,7 +111,7 @@ from ascend_passes.groups import Group, assuming
 from ascend_passes.options import Options
 from ascend_passes.passes.prefetch import mlps
 from ascend_passes.passes.sequence_parallel import sequence_parallel
-from ascend_passes.pipeline import recognize
+from ascend_passes.stages import recognize
 from ascend_passes.plan import Plan
 from docs import make
 from tests.graphs import traced
