@@ -12,7 +12,7 @@ from tests.soundness.call import Call
 from tests.soundness.case import Scenario
 from tests.soundness.copies import copied
 from tests.soundness.judge import differences, stable
-from tests.soundness.observe import Record, bits
+from tests.soundness.observe import Record, bits, message
 from tests.soundness.programs import Program
 
 
@@ -141,6 +141,16 @@ def test_what_has_no_reference_is_compared_as_far_as_it_goes():
     ours, theirs = {"a | values": one}, {"a | values": far}
     assert not differences(apart, {**shared, **theirs}, {**apart, **ours})
     assert differences(apart, {**apart, **theirs}, {**apart, **ours})
+
+
+def test_messages_differ_in_more_than_the_names_of_nodes():
+    def text(node: str, rest: str = "is at version 1") -> str:
+        return message(RuntimeError(f"modified: [Tensor [3]]{node} {rest}"))
+
+    assert text(", which is output 0 of torch::autograd::CopySlices,") == text("")
+    assert text("", "is at version 2") != text("")
+    views = (f"Output {at} is a view and its base was modified" for at in ("0 of Split", "1 of F"))
+    assert len({message(RuntimeError(view)) for view in views}) == 1
 
 
 def test_copies_share_memory_as_the_originals():
