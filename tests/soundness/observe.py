@@ -15,6 +15,8 @@ from tests.soundness.copies import is_plain
 
 MOST_WRITTEN = 6
 """Results of one call that are written in turn."""
+COPIES = ", copies"
+"""What the name of a stage ends with where copies of results were written."""
 
 
 @dataclass(frozen=True)

@@ -141,6 +141,24 @@ def test_what_has_no_reference_is_compared_as_far_as_it_goes():
     ours, theirs = {"a | values": one}, {"a | values": far}
     assert not differences(apart, {**shared, **theirs}, {**apart, **ours})
     assert differences(apart, {**apart, **theirs}, {**apart, **ours})
+    refused = {"a | raises": "RuntimeError", "a, copies | values": near}
+    assert not differences(refused, theirs, ours)
+    assert differences({"a | raises": "RuntimeError"}, theirs, ours)
+    assert differences({**refused, "a, copies | values": far}, {"a | values": near}, ours)
+
+
+def test_a_refused_gradient_has_that_of_copies_beside_it():
+    def gradients_of(function) -> dict:
+        record, x = Record(), torch.tensor([0.5]).requires_grad_()
+        Call(function, (x, (), {}), True).run(lambda step: step, record)
+        return record.facts
+
+    name = "gradients, result 0 written, copies | gradients[0] | values"
+    written = gradients_of(lambda x: x.exp())
+    assert "gradients, result 0 written | raises" in written
+    plain = gradients_of(lambda x: x.exp().clone())
+    assert name not in plain
+    assert written[name] == plain[name.replace(", copies", "")]
 
 
 def test_messages_differ_in_more_than_the_names_of_nodes():
