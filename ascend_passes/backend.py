@@ -20,6 +20,7 @@ from ascend_passes.option_values import checked_options
 from ascend_passes.options import Options
 from ascend_passes.plan import plans
 from ascend_passes.report import Report
+from ascend_passes.saved import keep_saved_apart
 
 _lock = threading.Lock()
 _reports: list[tuple[Report, Later]] = []
@@ -65,6 +66,7 @@ def compile_graph(
         return compiled(graph_module, aligned_inputs(given, inputs), training=False)
 
     def forward(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+        keep_saved_apart(graph_module.graph)
         return compiled(graph_module, aligned_inputs(given, inputs), training=True)
 
     def backward(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:

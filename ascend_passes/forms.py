@@ -19,7 +19,7 @@ from ascend_passes import npu
 from ascend_passes.arguments import arguments
 from ascend_passes.graph import first, is_call, same_sizes, value, written
 from ascend_passes.rule import prove
-from ascend_passes.sharing import leaves, may_replace, memory, read_instead
+from ascend_passes.sharing import may_replace, memory, read_instead, size_shows
 from ascend_passes.trace import not_faking
 
 aten = torch.ops.aten
@@ -74,13 +74,13 @@ def drop_identity(node: fx.Node) -> fx.Node | None:
 def drop_copy(node: fx.Node) -> fx.Node | None:
     """A copy whose source could be used as well; who only reads it reads the source anyway.
 
-    A copy that leaves the graph stays: its memory is as large as it says, and nobody else's, which
-    not every operator's result can say of itself.
+    A copy stays where it leaves the graph, or something that is as large in memory: its memory is
+    as large as it says, and nobody else's, which not every operator's result can say of itself.
     """
     source = first(node)
     if not same_layout(node, source):
         return None
-    if not leaves(memory(node)) and may_replace(node, source):
+    if not size_shows(memory(node)) and may_replace(node, source):
         return source
     read_instead(node, source)
     return None

@@ -18,6 +18,16 @@ from torch import Tensor, fx
 from ascend_passes.graph import base, is_view, same_size, value, written
 
 aten = torch.ops.aten
+COPIES_MEMORY = frozenset(
+    {
+        aten.slice_scatter.default,
+        aten.select_scatter.default,
+        aten.diagonal_scatter.default,
+        aten.as_strided_scatter.default,
+        aten.copy.default,
+    }
+)
+"""Operators that copy all of the memory behind their first argument, and not its elements alone."""
 
 
 def may_replace(node: fx.Node, other: fx.Node) -> bool:
@@ -53,15 +63,26 @@ def read_instead(node: fx.Node, other: fx.Node) -> None:
 
     For values that must lie apart: what follows from them is the same, and may become one.
     """
-    readers = [user for user in node.users if user.op != "output" and not passes_on(user, node)]
+    readers = [user for user in node.users if user.op != "output" and not tells(user, node)]
     if readers and may_be_read(node, other):
         for user in readers:
             user.replace_input_with(node, other)
 
 
-def passes_on(user: fx.Node, node: fx.Node) -> bool:
-    """Whether `user` hands the memory of `node` on, or one of its results."""
-    return user.target is operator.getitem or is_alias_of(user, node)
+def tells(user: fx.Node, node: fx.Node) -> bool:
+    """Whether `user` hands the memory of `node` on, one of its results, or how large it is."""
+    passes_on = user.target is operator.getitem or is_alias_of(user, node)
+    return passes_on or copies_memory(user, node)
+
+
+def copies_memory(user: fx.Node, node: fx.Node) -> bool:
+    """Whether the result of `user` is as large in memory as what `node` lies in.
+
+    An operator with a graph of its own may hold such an operator.
+    """
+    if user.target in COPIES_MEMORY:
+        return user.args[0] is node
+    return isinstance(user.target, torch._ops.HigherOrderOperator)
 
 
 def aliases(start: Iterable[fx.Node]) -> set[fx.Node]:
@@ -104,6 +125,15 @@ def leaves(memory: Iterable[fx.Node]) -> bool:
     """Whether somebody outside of the graph sees the memory: it is returned, or was there
     before."""
     return any(node.op != "call_function" or returned(node) for node in memory)
+
+
+def size_shows(memory: Iterable[fx.Node]) -> bool:
+    """Whether somebody outside of the graph may see how large the memory is: it leaves, or what is
+    as large as it."""
+    memory = set(memory)
+    return leaves(memory) or any(
+        copies_memory(user, alias) for alias in memory for user in alias.users
+    )
 
 
 def reads_absolute_offset(node: fx.Node) -> bool:

@@ -19,7 +19,7 @@ from ascend_passes.graph import Context, place, same_sizes, value
 from ascend_passes.normalize import remove_dead
 from ascend_passes.passes.overwritten import unwritten
 from ascend_passes.report import Miss, Report
-from ascend_passes.sharing import may_replace
+from ascend_passes.sharing import may_replace, memory, size_shows
 
 aten = torch.ops.aten
 EMPTY: Mapping[Any, Any] = MappingProxyType(
@@ -104,8 +104,11 @@ def keeps(node: fx.Node, operand: Any) -> bool:
 
 
 def operand_instead(node: fx.Node, operand: Any) -> fx.Node | None:
-    """The operand itself, where the graph may use it as it uses the result."""
-    if not keeps(node, operand) or not same_layout(node, operand):
+    """The operand itself, where the graph may use it as it uses the result.
+
+    Not where the size of the result's memory shows: the operand's may be larger.
+    """
+    if not keeps(node, operand) or not same_layout(node, operand) or size_shows(memory(node)):
         return None
     return operand if may_replace(node, operand) else None
 

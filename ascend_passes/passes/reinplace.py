@@ -42,6 +42,7 @@ from ascend_passes.passes.in_place import (
     view_node,
 )
 from ascend_passes.report import Miss, Report
+from ascend_passes.rule import prove
 from ascend_passes.sharing import aliases, reads_absolute_offset
 from ascend_passes.traits import traits_of
 
@@ -136,6 +137,7 @@ def reason_against(write: Write) -> str | None:
     old = aliases([owner]) - new
     return (
         refused_owner(owner)
+        or refused_place(write, owner)
         or refused_arguments(write, old)
         or refused_layout(write, new)
         or refused_readers(write, owner, old)
@@ -157,6 +159,31 @@ def refused_owner(owner: fx.Node) -> str | None:
     if writes_possible(source.target) or traits_of(source.target).returns_input:
         return f"its memory comes from {operator_name(source)}, which may hand back its argument"
     return None
+
+
+def refused_place(write: Write, owner: fx.Node) -> str | None:
+    """Whether the write could reach memory beside an input's elements, which the graph never
+    stores: only `as_strided` leads there."""
+    node, region = write.node, value(write.target)
+    strided = node.target is aten.as_strided_scatter.default
+    if strided:
+        region = fake_view(aten.as_strided.default, first(node), node.args[2:])
+    source = write.target
+    while source is not owner:
+        strided = strided or source.target is aten.as_strided.default
+        source = first(source)
+    if owner.op != "placeholder" or not strided or lies_within(region, value(owner)):
+        return None
+    return "as_strided may lead to memory beside the input's elements"
+
+
+def lies_within(region: Tensor, whole: Tensor) -> bool:
+    """Whether a tensor addresses nothing in its storage but elements of `whole`."""
+    start, end = region.storage_offset(), whole.storage_offset() + whole.numel()
+    steps = zip(region.shape, region.stride(), strict=True)
+    last = start + sum((size - 1) * stride for size, stride in steps)
+    dense = same_strides(whole, torch.empty_like(whole))
+    return dense and prove(whole.storage_offset() <= start) and prove(last < end)
 
 
 def placeholders(graph: fx.Graph) -> list[fx.Node]:

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from tests.soundness.case import Compile
 from tests.soundness.copies import copied
-from tests.soundness.observe import MOST_WRITTEN, Record
+from tests.soundness.observe import COPIES, MOST_WRITTEN, Record
 
 SEED = 7
 
@@ -64,16 +64,35 @@ def backward(
     step: Callable[..., Any], inputs: Any, record: Record, stage: str, written: int | None = None
 ) -> bool:
     """Differentiate a call; False where there is no result number `written`."""
+    unused = copied(inputs)
     results = called(step, inputs, record, stage)
     tensors = [leaf for leaf in pytree.tree_leaves(results) if isinstance(leaf, Tensor)]
     if written is not None and written >= len(tensors):
         return False
     if written is not None:
         record.attempt(f"{stage}, write", functools.partial(doubled, tensors[written]))
-    roots = [tensor for tensor in tensors if tensor.requires_grad]
-    record.attempt(stage, lambda: torch.autograd.backward(roots, [seeded(t) for t in roots]))
+    record.attempt(stage, functools.partial(differentiated, tensors))
     record.see(stage, gradients=gradients(inputs), results=results, inputs=inputs)
+    if written is not None and f"{stage} | raises" in record.facts:
+        of_copies(step, unused, record, f"{stage}{COPIES}", written)
     return True
+
+
+def of_copies(
+    step: Callable[..., Any], inputs: Any, record: Record, stage: str, written: int
+) -> None:
+    """The gradients where a copy of the result is written, which nobody refuses."""
+    results = called(step, inputs, record, stage)
+    tensors = [leaf.clone() for leaf in pytree.tree_leaves(results) if isinstance(leaf, Tensor)]
+    record.attempt(f"{stage}, write", functools.partial(doubled, tensors[written]))
+    record.attempt(stage, functools.partial(differentiated, tensors))
+    record.see_values(stage, gradients=gradients(inputs))
+
+
+def differentiated(tensors: list[Tensor]) -> None:
+    """Gradients of all that needs one."""
+    roots = [tensor for tensor in tensors if tensor.requires_grad]
+    torch.autograd.backward(roots, [seeded(root) for root in roots])
 
 
 def doubled(tensor: Tensor) -> None:

@@ -165,3 +165,99 @@ def partly_overwritten_zeros(compile: Compile) -> Any:
         return a, b, c, d, e
 
     return compile(f)(torch.randn(2, 3), torch.tensor([0, 3]))
+
+
+def copies_in_whole_memory(compile: Compile) -> Any:
+    """A scatter copies all of the memory behind its argument, so a copy in front of it counts."""
+
+    def f(x):
+        y = x.sin()
+        filled, copied, chosen, crossed, thrice = (y[1:3].clone() for _ in range(5))
+        filled[..., :1].fill_(3)
+        copied.copy_(x[:2])
+        chosen[0] = 1
+        crossed.diagonal().zero_()
+        other = y[2:] * 1 - 0
+        other[:1] = 2
+        thrice[0] = thrice[1]
+        return filled, copied, chosen, crossed, thrice[1], other, x[1:].clone().t()[:2].clone()
+
+    return compile(f)(torch.randn(4, 3))
+
+
+def unchanged_in_whole_memory(compile: Compile) -> Any:
+    def f(x):
+        y = x[1:3].select_scatter(x[0], 0, 0)
+        return y - 0, y * 1, y / 1, y.clone()
+
+    def g(n):
+        m = n[1:3].slice_scatter(n[:1], 0, 0, 1)
+        return m + 0, m
+
+    return compile(f)(torch.randn(4, 3)), compile(g)(torch.arange(12).view(4, 3))
+
+
+def written_beside_an_input(compile: Compile) -> Any:
+    """`as_strided` leads out of an input; a compiled graph stores the elements of inputs alone."""
+
+    def f(x):
+        inside, outside = x.as_strided((2, 2), (1, 2), 6), x.as_strided((2, 2), (1, 2), 0)
+        inside.mul_(2)
+        outside.mul_(2)
+        outside.add_(outside)
+        y = x - 0
+        outside.mul_(2)
+        return y, outside, inside
+
+    step, base = compile(f), torch.arange(20.0)
+    found = step(base[5:15])
+    gaps = torch.arange(20.0)
+    return found, base, step(gaps[::2]), gaps
+
+
+def saved_under_a_result(compile: Compile) -> Any:
+    """What is saved for gradients lies in the memory of a result that is written."""
+
+    def whole(a, b):
+        h = a * 1.5
+        return h.sin(), h[0]
+
+    def part(a, b):
+        h = a @ b
+        return torch.split(h, 1, -1)[0].pow(2).mean(-1, keepdim=True).exp(), h
+
+    def crossed(a, b):
+        h = a @ b
+        return h[..., 1:, ::2].transpose(0, 1).sigmoid(), h
+
+    found = []
+    for function in (whole, part, crossed):
+        a, b = (torch.rand(2, 3, 3).requires_grad_() for _ in range(2))
+        y, h = compile(function)(a, b)
+        h.mul_(2)
+        y.sum().backward()
+        found += [y, a.grad, b.grad]
+    return found
+
+
+def saved_result_written(compile: Compile) -> Any:
+    """Eager names an autograd node in what it says; aot_eager does not refuse."""
+    f = compile(lambda x: ((y := x.nan_to_num()).clamp(0, 1), y.transpose(0, -1), y.t()))
+    clamped, crossed, _ = f(torch.rand(5).requires_grad_())
+    crossed.mul_(2)
+    clamped.sum().backward()
+
+
+def part_of_a_split_written(compile: Compile) -> Any:
+    """All three refuse to read what was written, and name autograd nodes of their own."""
+
+    def f(x):
+        y = x / (x.abs() + 1)
+        y.t().add_(1)
+        return y.view(y.shape), torch.split(x, 1, -1)[0], y
+
+    results = compile(f)(torch.rand(5).requires_grad_())
+    with torch.no_grad():
+        for result in results:
+            result.fill_(1)
+    return [result + 1 for result in results]

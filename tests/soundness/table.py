@@ -42,10 +42,13 @@ the originals do: in eager, under `aot_eager` and under `ascend_dense`. Compared
 Uninitialized memory is filled with NaN or the largest integer, so that who reads it shows. A fact
 is a fault where `ascend_dense` differs from both eager and `aot_eager`. *Shared* are cases where
 both backends differ from eager in the same way. A fact that `aot_eager` does not give twice is not
-compared. Two kinds have no reference. Where `aot_eager` raises and eager does not, values are held
-against eager's to rounding, since a graph adds gradients up in another order. Where eager refuses a
-write that both backends allow, and `aot_eager` lets results share memory that eager and
-`ascend_dense` keep apart, what it computes after that write is not compared.
+compared. Three kinds have no reference. Where `aot_eager` raises and eager does not, values are
+held against eager's to rounding, since a graph adds gradients up in another order. Where eager
+refuses a write that both backends allow, and `aot_eager` lets results share memory that eager and
+`ascend_dense` keep apart, what it computes after that write is not compared. Where eager refuses to
+differentiate because a result was written after it was saved, and `aot_eager` does not, its
+gradients depend on what it happened to save: they may also be, to rounding, those that eager gives
+when a copy of the result is written.
 
 ## How to run it
 

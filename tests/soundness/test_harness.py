@@ -12,7 +12,7 @@ from tests.soundness.call import Call
 from tests.soundness.case import Scenario
 from tests.soundness.copies import copied
 from tests.soundness.judge import differences, stable
-from tests.soundness.observe import Record, bits
+from tests.soundness.observe import Record, bits, message
 from tests.soundness.programs import Program
 
 
@@ -141,6 +141,34 @@ def test_what_has_no_reference_is_compared_as_far_as_it_goes():
     ours, theirs = {"a | values": one}, {"a | values": far}
     assert not differences(apart, {**shared, **theirs}, {**apart, **ours})
     assert differences(apart, {**apart, **theirs}, {**apart, **ours})
+    refused = {"a | raises": "RuntimeError", "a, copies | values": near}
+    assert not differences(refused, theirs, ours)
+    assert differences({"a | raises": "RuntimeError"}, theirs, ours)
+    assert differences({**refused, "a, copies | values": far}, {"a | values": near}, ours)
+
+
+def test_a_refused_gradient_has_that_of_copies_beside_it():
+    def gradients_of(function) -> dict:
+        record, x = Record(), torch.tensor([0.5]).requires_grad_()
+        Call(function, (x, (), {}), True).run(lambda step: step, record)
+        return record.facts
+
+    name = "gradients, result 0 written, copies | gradients[0] | values"
+    written = gradients_of(lambda x: x.exp())
+    assert "gradients, result 0 written | raises" in written
+    plain = gradients_of(lambda x: x.exp().clone())
+    assert name not in plain
+    assert written[name] == plain[name.replace(", copies", "")]
+
+
+def test_messages_differ_in_more_than_the_names_of_nodes():
+    def text(node: str, rest: str = "is at version 1") -> str:
+        return message(RuntimeError(f"modified: [Tensor [3]]{node} {rest}"))
+
+    assert text(", which is output 0 of torch::autograd::CopySlices,") == text("")
+    assert text("", "is at version 2") != text("")
+    views = (f"Output {at} is a view and its base was modified" for at in ("0 of Split", "1 of F"))
+    assert len({message(RuntimeError(view)) for view in views}) == 1
 
 
 def test_copies_share_memory_as_the_originals():
