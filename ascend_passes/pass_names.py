@@ -8,8 +8,8 @@ from types import MappingProxyType
 from ascend_passes.passes import quantized_decomposed, vllm_translations
 from ascend_passes.pipeline import STAGES
 
-AROUND = ("merge_equal", "share_tables", "find_zero_points", "fold_constants")
-"""Passes that rest on what parameters hold; they stand around the stages of the pipeline."""
+BESIDE = ("find_zero_points", "fold_constants")
+"""Passes that are no stage: one is a part of `quantized_decomposed`, one comes behind the last."""
 PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "sequence_parallel": (
@@ -29,19 +29,19 @@ PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 """Pass -> its parts, each of which can be switched alone: `-sequence_parallel.cost`."""
-WITHOUT_COUNT = ("recognize", "fuse")
-"""Stages that a report counts by their rules."""
+WITHOUT_COUNT = ("recognize", "fuse", "find_zero_points")
+"""Passes that a report counts by rules and operators."""
 
 
 def switchable() -> tuple[str, ...]:
     """What `passes` may name: every pass, and every part as `pass.part`."""
     parts = (f"{name}.{part}" for name, found in PARTS.items() for part in found)
-    return (*dict.fromkeys(stage.name for stage in STAGES), *AROUND, *parts)
+    return (*dict.fromkeys(stage.name for stage in STAGES), *BESIDE, *parts)
 
 
 def counted() -> tuple[str, ...]:
     """What `expect` may name beside rules: passes, and the operators that two of them translate."""
-    passes = (*(stage.name for stage in STAGES), *AROUND)
+    passes = (*(stage.name for stage in STAGES), *BESIDE)
     tables = (quantized_decomposed.TRANSLATIONS, vllm_translations.TRANSLATIONS)
     translated = (name.replace("::", "_").lstrip("_") for table in tables for name in table)
     return (*(name for name in passes if name not in WITHOUT_COUNT), *translated)

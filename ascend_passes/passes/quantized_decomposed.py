@@ -16,6 +16,7 @@ from torch import fx
 
 from ascend_passes.content import all_zero, comparable
 from ascend_passes.graph import Context, is_call, operator_name, same_strides, value, written
+from ascend_passes.options import switched_on
 from ascend_passes.passes.eliminate_zeros import filled_with
 from ascend_passes.passes.facts import Fact, record, untouched
 from ascend_passes.passes.in_place import named_arguments
@@ -47,6 +48,8 @@ def find_zero_points(graph: fx.Graph, context: Context) -> None:
     The NPU's matmul takes symmetric weights, and only the content of a parameter says whether a
     checkpoint's are.
     """
+    if not switched_on("find_zero_points", context.options.passes):
+        return
     calls = [named_arguments(n) for n in graph.nodes if operator_name(n) in TRANSLATIONS]
     points = {given.get("zero_points", given.get("zero_point")) for given in calls}
     for node, tensor in untouched(graph, context).items() if points else ():
