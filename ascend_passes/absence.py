@@ -12,6 +12,8 @@ from ascend_passes.whereabouts import Failure, Whereabouts, whereabouts
 
 EVERY = 0.5
 """Seconds between two questions to a rank."""
+AGAIN = 0.1
+"""Seconds until a rank that is gone is asked once more: what it left before it ended is there."""
 AT_ONCE = 1.0
 """Seconds for the questions of one turn; the next turn goes on with the ranks behind."""
 TIMES = {"gone": 2, "failed": 3, "ahead": 3}
@@ -23,7 +25,7 @@ class Verdict:
     """What keeps a rank from coming."""
 
     kind: str
-    """gone, failed or ahead."""
+    """gone, failed or ahead; silent where it did not answer."""
     told: str
     failure: Failure | None = None
 
@@ -51,13 +53,16 @@ class Watch:
             self.asked += 1
             if time.monotonic() - now > AT_ONCE:
                 break
-        self.next_at = time.monotonic() + EVERY
+        ended = any(row and row[-1].kind == "gone" for row in self.seen.values())
+        self.next_at = time.monotonic() + (AGAIN if ended else EVERY)
         certain = (seen for seen in self.seen.items() if seen[1])
         return {rank: row[-1] for rank, row in certain if len(row) >= TIMES[row[-1].kind]}
 
     def note(self, rank: int, found: Verdict | None) -> None:
-        """Add an answer to those in a row that are like it."""
+        """Add an answer to those in a row that are like it; silence says nothing of them."""
         row = self.seen.setdefault(rank, [])
+        if found is not None and found.kind == "silent":
+            return
         if found is None or (row and row[-1].kind != found.kind):
             row.clear()
         if found is not None:
@@ -89,7 +94,7 @@ def judged(party: Party, rank: int, mine: Whereabouts, places: dict[int, str]) -
         return Verdict("gone", "its process has ended")
     if isinstance(answer, Presence):
         places[rank] = answer.value
-        return None
+        return Verdict("silent", answer.value)
     places[rank] = f"it is at {answer.place}"
     if answer.compiling:
         places[rank] = f"it is compiling, for {answer.place}"

@@ -113,35 +113,6 @@ def refused_anywhere(
     return found
 
 
-def agreed(graph: fx.Graph, topic: str, facts: Sequence[str]) -> list[str]:
-    """Those of this rank's facts that hold on all ranks that the graph's collectives join.
-
-    For what a rank finds in its own data, such as parameters that are equal by value: what only
-    some ranks know must not be used where it could make one of them compile again alone. Groups are
-    asked one after the other, so on a mesh a fact has to hold on every rank of the mesh.
-
-    Every rank must call this at the same point of its compilation, with no facts too. A graph
-    without shared groups asks nobody: all its facts are returned.
-
-    Args:
-        graph: names the groups.
-        topic: what the facts are about, in words for an error.
-        facts: texts that mean the same on every rank, such as names of the graph's inputs.
-
-    Returns:
-        The facts that hold everywhere, in the order given; none where this rank compiles alone.
-
-    Raises:
-        AgreementError: as for `exchange`.
-    """
-    kept = list(facts)
-    for name, ranks in shared_groups(graph).items():
-        answers = exchange({name: ranks}, topic, {name: kept}, texts, alone=True)[name]
-        whole = len(answers) == len(ranks)
-        kept = [f for f in kept if whole and all(f in answer for answer in answers.values())]
-    return kept
-
-
 def digest(graph: fx.Graph, context: Context) -> dict[str, str]:
     """What ranks must agree on: topic -> short text or hash."""
     options = context.options

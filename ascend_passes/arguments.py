@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor, fx
 from ascend_passes.graph import value
 
 aten = torch.ops.aten
+DIMS = ("dim", "dims", "dim0", "dim1", "axis")
+"""Names of arguments that count dims."""
 
 
 def arguments(node: fx.Node) -> tuple[Any, ...]:
@@ -19,21 +22,29 @@ def arguments(node: fx.Node) -> tuple[Any, ...]:
     device or pinning is None. The arguments of other calls are returned as they are.
     """
     target = node.target
+    given, named = node.args, node.kwargs
     if not isinstance(target, torch._ops.OpOverload):
-        return (*node.args, *node.kwargs.values())
-    given = list(node.args)
-    for entry in target._schema.arguments[len(given) :]:
-        given.append(
-            node.kwargs.get(entry.name, entry.default_value if entry.has_default_value() else None)
-        )
-    for index, entry in enumerate(target._schema.arguments):
-        given[index] = argument(node, entry.name, given[index])
-    return tuple(given)
+        return (*given, *named.values())
+    count, found = len(given), []
+    for index, (name, default) in enumerate(entries(target)):
+        one = given[index] if index < count else named.get(name, default)
+        found.append(one if isinstance(one, fx.Node) else argument(node, name, one))
+    return tuple(found)
+
+
+@functools.cache
+def entries(target: torch._ops.OpOverload) -> tuple[tuple[str, Any], ...]:
+    """Name and default of each argument; None where it has none.
+
+    A schema makes its arguments anew each time that it is asked.
+    """
+    schema = target._schema.arguments
+    return tuple((e.name, e.default_value if e.has_default_value() else None) for e in schema)
 
 
 def argument(node: fx.Node, name: str, given: Any) -> Any:
     """One argument in the form that `arguments` promises."""
-    if name in ("dim", "dims", "dim0", "dim1", "axis"):
+    if name in DIMS:
         rank = dim_rank(node)
         if isinstance(given, int) and not isinstance(given, bool) and rank:
             return given % rank

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, fx
 
 from ascend_passes.agreement import digest, require_agreement
+from ascend_passes.blueprint import copied
 from ascend_passes.capture import Fault, Runner, prepare, wrap
 from ascend_passes.dump import dumped
 from ascend_passes.exchange import shared_groups
@@ -22,7 +23,7 @@ from ascend_passes.graph import Context, value
 from ascend_passes.options import Options
 from ascend_passes.passes.constants import Folded, FoldedValues, folded_of
 from ascend_passes.passes.facts import Facts, facts_of
-from ascend_passes.pipeline import check_expectations, copied, guarded, run_stages
+from ascend_passes.pipeline import check_expectations, guarded, run_stages
 from ascend_passes.plan import Plan
 from ascend_passes.rehearsal import DepartureError, Script, replaying
 from ascend_passes.report import Report

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from ascend_passes.bind import Bindings, Goal, bind, failed_check, named_sizes
 from ascend_passes.template import InputUse, Step, Template, Term
 from ascend_passes.wording import name, operator_text
 
+OPERANDS = (0, 1)
+"""Places of the arguments that commute."""
 Arguments = Callable[[fx.Node], tuple[Any, ...]]
 
 
@@ -77,6 +80,34 @@ def match(
     if failed is not None:
         return Stop(found.depth, *failed)
     return Match(template, anchor, tuple(found.nodes), found.inputs, found.scalars, sizes)
+
+
+def stops_at_once(template: Template, anchor: fx.Node, read: Arguments = arguments) -> bool:
+    """Whether `match` certainly stops with nothing bound but the anchor, as it mostly does.
+
+    It looks at the anchor's last argument first, in either order where the operands commute.
+    """
+    step, looked_at = template.steps[template.anchor], looked_at_first(template)
+    if looked_at is None or anchor.target != step.target:
+        return False
+    place, target = looked_at
+    values = read(anchor)
+    swaps = step.commutes and place < len(OPERANDS) and both_nodes(values)
+    given = [values[index] for index in (OPERANDS if swaps else (place,))]
+    return not any(isinstance(one, fx.Node) and one.target == target for one in given)
+
+
+@functools.lru_cache(maxsize=4096)
+def looked_at_first(template: Template) -> tuple[int, Any] | None:
+    """The place and the operator of the anchor's argument that a match goes on with; None where it
+    goes on with several."""
+    step = template.steps[template.anchor]
+    for place, wanted in reversed(list(enumerate(step.arguments))):
+        if isinstance(wanted, Term):
+            return place, template.steps[wanted.index].target
+        if isinstance(wanted, tuple):
+            return None
+    return None
 
 
 def solve(

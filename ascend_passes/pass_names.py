@@ -28,7 +28,7 @@ PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """Pass -> its parts, each of which can be switched alone: `-sequence_parallel.cost`."""
 WITHOUT_COUNT = ("recognize", "fuse")
-"""Stages that a report counts by their rules."""
+"""Passes that a report counts by rules and operators."""
 
 
 def switchable() -> tuple[str, ...]:

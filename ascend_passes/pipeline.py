@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from torch import fx
 
+from ascend_passes.blueprint import Blueprint
 from ascend_passes.execute import ExecutorError
 from ascend_passes.graph import Context
 from ascend_passes.mailbox import AgreementError
@@ -16,7 +17,7 @@ from ascend_passes.options import OptionError, switched_on
 from ascend_passes.rehearsal import DepartureError
 from ascend_passes.report import Report
 from ascend_passes.rule import RuleError
-from ascend_passes.sharing import keep_results_apart
+from ascend_passes.sharing import keep_results_apart, plain_results
 from ascend_passes.stages import INTERMEDIATE, STAGES
 from ascend_passes.verify.structure import Structure
 from ascend_passes.verify.validate import Baseline, notes_of
@@ -44,7 +45,7 @@ def run_stages(gm: fx.GraphModule, context: Context) -> Report:
         AgreementError: ranks of a group would run different graphs.
         Exception: what a stage raised, under `strict`.
     """
-    original = copied(gm.graph)
+    original, plain = Blueprint.of(gm.graph), plain_results(gm.graph)
     skipped: dict[str, str] = {}
     baseline = Baseline.of(gm, context) if context.options.validate else None
     while True:
@@ -56,8 +57,8 @@ def run_stages(gm: fx.GraphModule, context: Context) -> Report:
         if context.options.strict or isinstance(error, PASSED_ON):
             raise error
         skipped[name] = left_out(name, error)
-        gm.graph = copied(original)
-    keep_results_apart(gm.graph, original)
+        gm.graph = original.made()[0]
+    keep_results_apart(gm.graph, plain)
     gm.graph.lint()
     gm.recompile()
     return report + Report(errors=tuple(skipped.values()), notes=notes_of(baseline))
@@ -100,13 +101,13 @@ def guarded(
     Raises:
         Exception: as for `run_stages`.
     """
-    original = copied(gm.graph)
+    original = Blueprint.of(gm.graph)
     try:
         return step(), Report()
     except Exception as error:  # a failing pass never breaks the user's model
         if context.options.strict or isinstance(error, PASSED_ON):
             raise
-        gm.graph = original
+        gm.graph = original.made()[0]
         gm.recompile()
         return None, Report(errors=(left_out(name, error),))
 
@@ -114,16 +115,6 @@ def guarded(
 def left_out(name: str, error: Exception) -> str:
     """The line of a report for a step that failed."""
     return f"{name} failed and was left out: {type(error).__name__}: {error}"
-
-
-def copied(graph: fx.Graph) -> fx.Graph:
-    """The same graph with nodes of its own; values and origins are shared."""
-    copy = fx.Graph(graph.owning_module)
-    nodes: dict[fx.Node, fx.Node] = {}
-    for node in graph.nodes:
-        nodes[node] = copy.node_copy(node, nodes.__getitem__)
-    copy._codegen = graph._codegen
-    return copy
 
 
 def check_expectations(report: Report, context: Context) -> None:

@@ -3,6 +3,7 @@ first."""
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,7 +23,7 @@ from ascend_passes.hazards import (
     refuse_sharing,
     refuse_writes,
 )
-from ascend_passes.match import Match, Stop, match
+from ascend_passes.match import Match, Stop, match, stops_at_once
 from ascend_passes.normalize import normalize
 from ascend_passes.report import Miss, Report
 from ascend_passes.rule import Rule, RuleError
@@ -201,6 +202,8 @@ def attempt_softly(
 
 def attempt(work: Work, candidate: Template, node: fx.Node) -> tuple[Match, Emission] | Miss | None:
     """Match an outline, then its template, at a node; None where neither comes near."""
+    if told_from(candidate) > 1 and stops_at_once(candidate, node, work.arguments):
+        return None
     loose = match(candidate, node, work.arguments, loose=True)
     if isinstance(loose, Stop):
         return miss(candidate, loose.node, loose.reason, loose.depth)
@@ -223,16 +226,21 @@ def miss(
     candidate: Template, node: fx.Node, reason: str, depth: int, complete: bool = False
 ) -> Miss | None:
     """A refusal at a node, in terms of the model; None for one too far from a match to tell
-    anything.
+    anything."""
+    if not complete and depth < told_from(candidate):
+        return None
+    return Miss(candidate.rule.name, node.name, place(node), reason, depth, complete)
+
+
+@functools.lru_cache(maxsize=4096)
+def told_from(candidate: Template) -> int:
+    """How many steps must be there for a stop to be told.
 
     Rules over NPU operators tell every stop behind their anchor; a spelling in aten starts at
     operators as common as `mul`, so half of it must be there.
     """
     anchor = candidate.steps[candidate.anchor].target
-    near = 1 if anchor.namespace == "npu" else max(2, len(candidate.steps) // 2)
-    if not complete and depth < near:
-        return None
-    return Miss(candidate.rule.name, node.name, place(node), reason, depth, complete)
+    return 1 if anchor.namespace == "npu" else max(2, len(candidate.steps) // 2)
 
 
 def emission_of(work: Work, found: Match) -> Emission | str:

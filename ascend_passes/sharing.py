@@ -145,15 +145,24 @@ def reads_absolute_offset(node: fx.Node) -> bool:
     )
 
 
-def keep_results_apart(graph: fx.Graph, original: fx.Graph) -> None:
+def keep_results_apart(graph: fx.Graph, plain: Iterable[bool]) -> None:
     """Let a result that was no view for autograd be none, though it lies in another's memory.
 
     `_unsafe_view` is normalized to `view`; as a result the two differ: autograd forbids to write to
     a view that was made inside a compiled function.
+
+    Args:
+        graph: edited in place.
+        plain: `plain_results` of the graph as it was traced.
     """
-    for old, new in zip(results(original), results(graph), strict=True):
-        if is_viewed(new) and isinstance(old, fx.Node) and not is_viewed(old):
-            new.target = aten._unsafe_view.default
+    for was_plain, result in zip(plain, results(graph), strict=True):
+        if was_plain and is_viewed(result):
+            result.target = aten._unsafe_view.default
+
+
+def plain_results(graph: fx.Graph) -> list[bool]:
+    """For each result whether it is a tensor of the graph's that is no `view`."""
+    return [isinstance(node, fx.Node) and not is_viewed(node) for node in results(graph)]
 
 
 def results(graph: fx.Graph) -> list[Any]:

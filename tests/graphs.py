@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, fx
 
 from ascend_passes import Report, Rule, trace
+from ascend_passes.blueprint import copied
 from ascend_passes.graph import Context
 from ascend_passes.normalize import normalize
 from ascend_passes.options import Options
-from ascend_passes.pipeline import copied
 from ascend_passes.registry import rules
 from ascend_passes.rewrite import rewrite
 

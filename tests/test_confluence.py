@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from ascend_passes import npu
+from ascend_passes.blueprint import copied_module
 from ascend_passes.graph import Context
 from ascend_passes.models.merged import trace_merged
 from ascend_passes.normalize import normalize
@@ -17,7 +18,7 @@ from ascend_passes.passes.deduplicate import deduplicate
 from ascend_passes.registry import rules
 from ascend_passes.rewrite import rewrite
 from ascend_passes.verify.checks import firing
-from ascend_passes.verify.mutate import copied, structure
+from ascend_passes.verify.mutate import structure
 
 RULES = rules(Options())
 SEED = 0
@@ -36,7 +37,7 @@ BACKWARDS = backwards(RULES)
 
 def ended(gm, chosen):
     """The form of the graph after the rules, and how often each fired by its own name."""
-    after, _ = copied(gm)
+    after, _ = copied_module(gm)
     report = rewrite(after.graph, chosen, Context())
     deduplicate(after.graph, Context())
     normalize(after.graph)

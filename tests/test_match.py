@@ -7,7 +7,11 @@ import torch
 from torch import Tensor
 
 from ascend_passes import Rule, npu
+from ascend_passes.match import Stop, match, stops_at_once
+from ascend_passes.options import Options
+from ascend_passes.registry import rules
 from ascend_passes.rule import RuleError
+from ascend_passes.template import outlines
 
 from .graphs import reasons, rewritten, rule_named, targets, traced
 
@@ -363,3 +367,30 @@ def test_a_dtype_that_the_rule_does_not_take_is_left_alone():
 def test_an_epsilon_that_is_a_tensor_is_no_number():
     inputs = [*rows(5), torch.tensor(1e-6)]
     assert fired(lambda x, r, w, e: add_norm(x, r, w, eps=e), inputs) == 0
+
+
+def test_a_look_at_one_argument_tells_no_more_than_a_match_would():
+    """In either order of the operands, and over every rule."""
+
+    def swapped(x, gamma, cos, sin, gate):
+        wide = x.float()
+        x = (torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-6) * wide).to(x.dtype) * gamma
+        half = x.shape[-1] // 2
+        turned = sin * torch.cat((-x[..., half:], x[..., :half]), -1) + x * cos
+        return turned, gate[..., half:] * torch.nn.functional.silu(gate[..., :half])
+
+    gm = traced(swapped, [torch.randn(4, 64).bfloat16() for _ in range(5)])
+    present = frozenset(node.target for node in gm.graph.nodes)
+    skipped = tried = 0
+    for outline in (one for rule in rules(Options()) for one in every_outline(rule, present)):
+        anchor = outline.steps[outline.anchor].target
+        for node in gm.graph.find_nodes(op="call_function", target=anchor):
+            found = match(outline, node, loose=True)
+            at_once = stops_at_once(outline, node)
+            assert not at_once or (isinstance(found, Stop) and found.depth == 1)
+            skipped, tried = skipped + at_once, tried + 1
+    assert 0 < skipped < tried
+
+
+def every_outline(rule, present):
+    return outlines(rule, [torch.bfloat16, torch.float32], "cpu", present)

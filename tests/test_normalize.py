@@ -13,12 +13,12 @@ from torch import fx
 
 from ascend_passes import forms
 from ascend_passes.arguments import arguments
+from ascend_passes.blueprint import copied
 from ascend_passes.forms import END
 from ascend_passes.graph import Context
 from ascend_passes.normalize import normalize
 from ascend_passes.options import Options
 from ascend_passes.passes.deduplicate import deduplicate
-from ascend_passes.pipeline import copied
 from ascend_passes.registry import rules
 from ascend_passes.rewrite import rewrite
 

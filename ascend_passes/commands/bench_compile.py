@@ -30,13 +30,13 @@ from torch._inductor.pattern_matcher import (  # noqa: TID251
     register_replacement,
 )
 
+from ascend_passes.blueprint import copied
 from ascend_passes.commands.arguments import add_json, whole_number
 from ascend_passes.commands.bench_rules import EPSILON, PAIRS, decoder, rules
 from ascend_passes.commands.output import console, print_json, progress
 from ascend_passes.compiled import optimize_module
 from ascend_passes.graph import Context
 from ascend_passes.normalize import normalize
-from ascend_passes.pipeline import copied
 from ascend_passes.rewrite import rewrite
 
 HELP = "time our rewriting and Inductor's pattern matcher on the same graphs, and judge the bars"

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 from torch import fx
 
+from ascend_passes.blueprint import copied_module
 from ascend_passes.graph import Context, is_view, value
 from ascend_passes.rewrite import rewrite
 from ascend_passes.rule import Rule
 from ascend_passes.template import output_nodes
 from ascend_passes.verify.checks import firing
-from ascend_passes.verify.mutate import copied
 
 ROUNDS = 5
 SITES = 16
@@ -51,9 +51,9 @@ def bench(rule: Rule, seed: int = 0) -> Bench | None:
         return None
     one = trial.graph()
     fresh = Rule(**{name: getattr(trial.rule, name) for name in trial.rule.__dataclass_fields__})
-    first, after = timed(copied(one)[0], fresh)
+    first, after = timed(copied_module(one)[0], fresh)
     rounds = [timed(repeated(one, SITES), fresh)[0] for _ in range(ROUNDS)]
-    single = min(timed(copied(one)[0], fresh)[0] for _ in range(ROUNDS))
+    single = min(timed(copied_module(one)[0], fresh)[0] for _ in range(ROUNDS))
     site = max(0.0, statistics.median(rounds) - single) / (SITES - 1)
     return Bench(first, site, kernels(one, trial.row_sizes), kernels(after, trial.row_sizes))
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from ascend_passes.blueprint import copied_module
 from ascend_passes.graph import Context, value
 from ascend_passes.normalize import normalize
 from ascend_passes.report import Report
@@ -29,7 +30,6 @@ from ascend_passes.verify.exact import run_exactly
 from ascend_passes.verify.mutate import (
     another_use,
     changes,
-    copied,
     follow,
     pattern_calls,
     refreshed,
@@ -124,7 +124,7 @@ def literals_count(rule: Rule, spelling: Spelling, seed: int) -> Iterator[str]:
     written, kept = structure(original.graph), set(trial.scalars.values())
     for node in pattern_calls(original.graph):
         for args, kwargs in changes((node.args, node.kwargs), kept):
-            gm, new = copied(original)
+            gm, new = copied_module(original)
             new[node].args = fx.node.map_arg(args, new.__getitem__)
             new[node].kwargs = fx.node.map_arg(kwargs, new.__getitem__)
             if not refreshed(gm.graph):
@@ -289,7 +289,7 @@ CHECKS: tuple[Check, ...] = (
 
 def rewritten(gm: fx.GraphModule, rule: Rule) -> tuple[fx.GraphModule, Report]:
     """A copy of a normal graph after the rule, and what happened; the graph itself stays."""
-    after, _ = copied(gm)
+    after, _ = copied_module(gm)
     report = rewrite(after.graph, [rule], Context())
     after.recompile()
     return after, report
@@ -319,5 +319,5 @@ def each_call(trial: Trial) -> Iterator[tuple[fx.GraphModule, fx.Node]]:
     """Each operator call of the pattern, in a graph of its own that may be changed."""
     original = trial.graph()
     for node in pattern_calls(original.graph):
-        gm, new = copied(original)
+        gm, new = copied_module(original)
         yield gm, new[node]

@@ -74,10 +74,19 @@ def unit(exact: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.ldexp(torch.full_like(largest, kind.eps), exponent)
 
 
-def distance(one: Tensor, other: Tensor, step: Tensor) -> float:
-    """Largest difference in steps; endless where one of the two is no number."""
-    if one.numel() == 0:
+def magnitude(tensor: Tensor, rows: bool = False) -> Tensor:
+    """The largest magnitude that is a number, of a whole tensor or of each row."""
+    sizes = tensor.detach().abs().double().nan_to_num(posinf=0.0)
+    return sizes.amax(-1, keepdim=True) if rows and sizes.dim() else sizes.max()
+
+
+def distance(wanted: Tensor, found: Tensor, step: Tensor) -> float:
+    """Largest difference in steps; two that are no number are equal, one beside a number is
+    endlessly far."""
+    if not wanted.numel():
         return 0.0
-    apart = (one.double() - other.double()).abs() / step
-    apart = torch.where(one.double() == other.double(), 0.0, apart)
-    return float(torch.nan_to_num(apart, nan=torch.inf).max())
+    kind = torch.complex128 if wanted.is_complex() else torch.float64
+    one, other = wanted.detach().to(kind), found.detach().to(kind)
+    same = (one == other) | (one.isnan() & other.isnan())
+    steps = (one - other).abs() / step.clamp(min=torch.finfo(torch.float64).tiny)
+    return float(torch.where(same, 0.0, steps).nan_to_num(nan=torch.inf, posinf=torch.inf).max())

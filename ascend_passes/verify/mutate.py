@@ -23,15 +23,6 @@ FAKE_LOGGER = logging.getLogger("torch._subclasses.fake_tensor")
 OTHER_MODES = {"half": "interleave", "interleave": "half"}
 
 
-def copied(gm: fx.GraphModule) -> tuple[fx.GraphModule, dict[fx.Node, fx.Node]]:
-    """A copy of a graph with the same values, and where each node went."""
-    graph = fx.Graph()
-    new: dict[fx.Node, fx.Node] = {}
-    for node in gm.graph.nodes:
-        new[node] = graph.node_copy(node, new.__getitem__)
-    return fx.GraphModule(gm, graph), new
-
-
 def pattern_calls(graph: fx.Graph) -> list[fx.Node]:
     """The operator calls of a trial's graph without those that negate its inputs."""
     return [

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from ascend_passes.models.exact import exact_forward
+from ascend_passes.verify.exact import distance, magnitude
 
 Run = Callable[[Callable[..., Any]], Any]
 """Calls what the model was compiled to, with inputs that are the same each time."""
@@ -24,14 +25,14 @@ def formula_distance(model: Callable[..., Any], run: Run, options: Mapping[str, 
     torch._dynamo.reset()
     wanted = outputs(run(exact_forward(model, {"off": True})))
     torch._dynamo.reset()
-    return distance(wanted, outputs(run(exact_forward(model, options))))
+    return furthest(wanted, outputs(run(exact_forward(model, options))))
 
 
 def own_distance(model: Callable[..., Any], run: Run, options: Mapping[str, Any]) -> float:
     """Relative distance of the compiled model from the uncompiled one, in the model's own dtype."""
     torch._dynamo.reset()
     compiled = torch.compile(model, backend="ascend_dense", options=dict(options))
-    return distance(outputs(run(model)), outputs(run(compiled)))
+    return furthest(outputs(run(model)), outputs(run(compiled)))
 
 
 def outputs(results: Any) -> list[Tensor]:
@@ -39,7 +40,7 @@ def outputs(results: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(results) if isinstance(leaf, Tensor)]
 
 
-def distance(wanted: list[Tensor], found: list[Tensor]) -> float:
+def furthest(wanted: list[Tensor], found: list[Tensor]) -> float:
     """The largest difference of two results over the largest magnitude of that result."""
     if [one.shape for one in wanted] != [one.shape for one in found]:
         return float("inf")
@@ -48,11 +49,5 @@ def distance(wanted: list[Tensor], found: list[Tensor]) -> float:
 
 def relative(wanted: Tensor, found: Tensor) -> float:
     """The largest difference over the largest magnitude; endless where one of them is no number."""
-    if not wanted.numel():
-        return 0.0
-    wide = torch.complex128 if wanted.is_complex() else torch.float64
-    one, other = wanted.detach().cpu().to(wide), found.detach().cpu().to(wide)
-    off = torch.where(one == other, 0.0, (one - other).abs())
-    off = torch.where(one.isnan() & other.isnan(), 0.0, off)
-    largest = one.abs().nan_to_num(posinf=0.0).max().clamp(min=torch.finfo(torch.float64).tiny)
-    return float(torch.nan_to_num(off / largest, nan=torch.inf).max())
+    wanted, found = wanted.cpu(), found.cpu()
+    return distance(wanted, found, magnitude(wanted)) if wanted.numel() else 0.0

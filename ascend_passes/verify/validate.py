@@ -22,7 +22,7 @@ from ascend_passes.graph import Context, value
 from ascend_passes.match import Match
 from ascend_passes.passes.constants import folded_of
 from ascend_passes.trace import not_faking
-from ascend_passes.verify.exact import Exact
+from ascend_passes.verify.exact import Exact, distance, magnitude
 from ascend_passes.verify.sample import number, sample
 
 BOUND = 1e-9
@@ -219,15 +219,10 @@ def integer_difference(wanted: Tensor, found: Tensor) -> str | None:
 
 def floating_difference(wanted: Tensor, found: Tensor) -> str | None:
     """How float64 values differ by more than `BOUND` of their row's largest magnitude."""
-    same = (wanted == found) | (wanted.isnan() & found.isnan())
-    off = torch.where(same, 0.0, (wanted - found).abs())
-    largest = torch.nan_to_num(wanted.abs(), posinf=0.0)
-    rows = largest.amax(-1, keepdim=True) if wanted.dim() else largest
-    if bool((off <= BOUND * rows).all()):  # False for NaN
+    if distance(wanted, found, magnitude(wanted, rows=True)) <= BOUND:
         return None
-    return (
-        f"differs by {off.max().item():.3g} where the largest value is {largest.max().item():.3g}"
-    )
+    off, largest = distance(wanted, found, torch.ones(())), magnitude(wanted)
+    return f"differs by {off:.3g} where the largest value is {largest.item():.3g}"
 
 
 def notes_of(baseline: Baseline | str | None) -> tuple[str, ...]:

@@ -13,11 +13,11 @@ from vllm.compilation.passes.vllm_inductor_pass import VllmInductorPass
 
 from ascend_passes import trace
 from ascend_passes.backend import keep_quietly
+from ascend_passes.blueprint import copied
 from ascend_passes.compiled import device_type, optimize_module
 from ascend_passes.dump import dumped
 from ascend_passes.graph import Context
 from ascend_passes.options import Options
-from ascend_passes.pipeline import copied
 from ascend_passes.plan import Plan, pick, plans
 from ascend_passes.registry import identity
 from ascend_passes.vllm import scope, summary

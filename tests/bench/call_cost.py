@@ -1,12 +1,14 @@
 """What a call costs beside its operators, next to `aot_eager`, in one process.
 
-    python tests/bench/call_cost.py
+    python tests/bench/call_cost.py [WORD]
 
-Prints the best of many calls of each backend, taken in turns, and their ratio.
+Prints the best of many calls of each backend, taken in turns, and their ratio; of the models with
+WORD in their name.
 """
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 
@@ -112,6 +114,10 @@ def own_code(model: nn.Module) -> Callable[[Tensor], Tensor]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    word = "".join(sys.argv[1:])
     for name, make in MODELS.items():
-        theirs, ours = measured(make)
-        print(f"{name:<30}{theirs * 1e6:8.0f} us {ours * 1e6:8.0f} us  ratio {ours / theirs:.2f}")
+        if word in name:
+            theirs, ours = (1e6 * one for one in measured(make))
+            print(
+                f"{name:<30}{theirs:8.0f} us {ours:8.0f} us  ratio {ours / theirs:.2f}", flush=True
+            )

@@ -11,10 +11,11 @@ from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ascend_passes import cost, profiles, trace
+from ascend_passes.blueprint import copied
 from ascend_passes.graph import Context
 from ascend_passes.groups import Group, assuming
 from ascend_passes.option_values import checked_options
-from ascend_passes.pipeline import copied, run_stages
+from ascend_passes.pipeline import run_stages
 from ascend_passes.plan import pick, plans
 
 GROUP = "tp"

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.distributed._functional_collectives as functional
-from processes import DEVICE, DIED
+from processes import DEVICE, DIED, mark
 from torch import Tensor, nn
 
 import ascend_passes
@@ -75,6 +75,7 @@ def verdict(found: Tensor, x: Tensor, model: Any) -> str:
 
 def then_alike(error: BaseException, model: Any = None) -> str:
     """The error's text, and how a compilation ends that is alike on all ranks."""
+    mark()
     torch._dynamo.reset()
     return f"{type(error).__name__}: {error} THEN {check(model or Model())}"
 
@@ -127,6 +128,7 @@ def fails_on_a_mesh(rank: int) -> str:
         compile_it(model, **({"flashcomm_tokens": -5} if rank == 3 else {}))(x)
         return "nobody failed"
     except Exception as error:
+        mark()
         torch._dynamo.reset()
         found = FINE if torch.equal(compile_it(model)(x), x * 16) else "WRONG NUMBERS"
         return f"{type(error).__name__}: {error} THEN {found}"
@@ -149,6 +151,7 @@ def raises_while_tracing(rank: int) -> str:
     try:
         return check(Model(raising if rank == CULPRIT else None))
     except Exception as error:
+        mark()
         # Until the other one has given up; else it would meet this one's next compilation.
         while rank == CULPRIT and mailbox.closing((0, 1), 0) is None:
             time.sleep(0.1)
@@ -164,6 +167,7 @@ def raises_then_runs_eagerly(rank: int) -> str:
         with torch.no_grad():
             return verdict(step(x), x, model)
     except Exception as error:
+        mark()
         model.before = plainly
         with torch.no_grad():
             return f"{type(error).__name__}: {error} THEN {verdict(step(x), x, model)}"

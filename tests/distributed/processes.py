@@ -34,6 +34,16 @@ class End:
     """What it returned, or the text of what it raised, or that it `waits` or `died`."""
     seconds: float
     """Since all ranks had their group."""
+    heard: float
+    """When it met the fault, by a clock of the machine: when it ended, where it did not say."""
+
+
+_heard: list[float] = []
+
+
+def mark() -> None:
+    """This rank has met the fault, and goes on."""
+    _heard.append(time.monotonic())
 
 
 def run(function: Callable[..., Any], world: int, *arguments: Any) -> list[End]:
@@ -62,14 +72,20 @@ def run(function: Callable[..., Any], world: int, *arguments: Any) -> list[End]:
     for process in processes:
         process.kill()
         process.join()
-    return [ends.get(rank, End(WAITS, LIMIT)) for rank in range(world)]
+    return [ends.get(rank, End(WAITS, LIMIT, until)) for rank in range(world)]
 
 
 def received(pipe: Connection) -> End:
     try:
         return End(*pipe.recv())
     except EOFError:
-        return End(DIED, 0.0)
+        return End(DIED, 0.0, time.monotonic())
+
+
+def ended(told: Any, start: float) -> tuple[Any, float, float]:
+    """The fields of an `End`."""
+    now = time.monotonic()
+    return told, now - start, next(iter(_heard), now)
 
 
 def serve(
@@ -91,9 +107,9 @@ def serve(
     faulthandler.dump_traceback_later(LIMIT - 5)  # where a rank that waits is
     start = time.monotonic()
     try:
-        pipe.send((function(rank, *arguments), time.monotonic() - start))
+        pipe.send(ended(function(rank, *arguments), start))
     except BaseException as error:
-        pipe.send((f"{type(error).__name__}: {error}", time.monotonic() - start))
+        pipe.send(ended(f"{type(error).__name__}: {error}", start))
         os._exit(1)
     faulthandler.cancel_dump_traceback_later()
     time.sleep(LIMIT)

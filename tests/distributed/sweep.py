@@ -24,6 +24,8 @@ from torch.nn.functional import embedding, gelu, linear, rms_norm, silu
 
 import ascend_passes
 
+EACH = 10
+"""Graphs between two lines that tell how far it is."""
 HIDDEN, INNER, WORDS, EPSILON = 32, 256, 24, 1e-6
 BOUNDS = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 """Largest relative error. float32: sums of up to four ranks in another order, through two layers;
@@ -269,6 +271,8 @@ def main() -> int:
     equal = fired = fused = 0
     worst = dict.fromkeys(BOUNDS, 0.0)
     for number, shape in enumerate(every):
+        if number and number % EACH == 0:
+            print(f"{equal} of {number} equal so far", flush=True)
         try:
             found = ranks.run(check, shape, mesh, chosen.seed + number, number % 4 != 3)
         except AssertionError as error:

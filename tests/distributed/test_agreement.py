@@ -12,7 +12,6 @@ import torch.distributed as dist
 from cases import FORCED, compiled, shared_ids
 from ranks import Ranks
 from stacks import Kind, Stack
-from sweep import groups_of
 
 from ascend_passes import agreement, exchange
 from ascend_passes import compiled as pipeline_compiled
@@ -96,29 +95,6 @@ def test_a_late_rank_does_not_go_on_alone(two: Ranks) -> None:
     first, second = two.run(late)
     assert "rank 1 of the group of ranks [0, 1] did not compile this graph" in first
     assert "rank 0 of the group of ranks [0, 1] failed" in second
-
-
-def shared_facts(mesh: bool) -> list[str]:
-    """What ranks agree on of what each of them found; `mesh` names the groups of two dimensions."""
-    groups = groups_of((2, 2)) if mesh else [dist.group.WORLD]
-    graph = torch.fx.Graph()
-    x = graph.placeholder("x")
-    for group in groups:
-        x = graph.call_function(
-            torch.ops._c10d_functional.all_reduce.default, (x, "sum", group.group_name)
-        )
-    mine = ["none other", "all but the last"] if dist.get_rank() == 0 else ["all but the last"]
-    return agreement.agreed(graph, "a test", ["all", *mine, "all too"] if not last() else ["all"])
-
-
-def last() -> bool:
-    return dist.get_rank() == dist.get_world_size() - 1
-
-
-def test_ranks_use_the_facts_that_all_of_them_have(two: Ranks, four: Ranks) -> None:
-    assert two.run(shared_facts, False) == [["all"]] * 2
-    # The last rank shares no group with the first one.
-    assert four.run(shared_facts, True) == [["all"]] * 4
 
 
 def test_equal_ranks_agree(two: Ranks) -> None:

@@ -178,6 +178,12 @@ def test_zero_points_that_change_are_seen():
     assert "symmetric weights" in reasons(second)
 
 
+def test_zero_points_may_be_left_unread():
+    report, _ = compiled(Numbers(), activations(TOKENS), options={"passes": "-find_zero_points"})
+    assert "quant_matmul_static_decomposed" not in report.fired
+    assert "symmetric weights" in reasons(report)
+
+
 def reasons(report):
     return "; ".join(miss.reason for miss in report.misses)
 
