@@ -87,7 +87,7 @@ def attempt(
         except Exception as error:  # a failing pass never breaks the user's model
             return report, (stage.name, error)
         if stage.name in INTERMEDIATE:
-            found = Report(fired=found.fired, errors=found.errors)
+            found = Report(fired=found.fired, spellings=found.spellings, errors=found.errors)
         found = replace(found, errors=tuple(e for e in found.errors if e not in report.errors))
         report = report + found + Report(seconds={stage.name: time.perf_counter() - start})
     return report, None
@@ -120,10 +120,11 @@ def left_out(name: str, error: Exception) -> str:
 def check_expectations(report: Report, context: Context) -> None:
     """Raise ExpectationError where counts are below `expect`, or `strict` and a match was
     refused."""
+    fired = {**report.spellings, **report.fired}
     short = [
-        f"{name} fired {report.fired.get(name, 0)} times, expected {count}"
+        f"{name} fired {fired.get(name, 0)} times, expected {count}"
         for name, count in context.options.expect.items()
-        if report.fired.get(name, 0) < count
+        if fired.get(name, 0) < count
     ]
     if context.options.strict:
         short += [
