@@ -16,6 +16,7 @@ from torch import Tensor, fx
 
 from ascend_passes.options import Options
 from ascend_passes.plan import Plan
+from ascend_passes.proof import prove
 from ascend_passes.report import Place
 
 UNDECLARED_WRITES: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -217,7 +218,7 @@ def same_size(left: Any, right: Any) -> bool:
     symbolic = isinstance(left, torch.SymInt) and isinstance(right, torch.SymInt)
     if symbolic and left.node.expr == right.node.expr:
         return True
-    return bool(torch.fx.experimental.symbolic_shapes.statically_known_true(left == right))
+    return prove(left == right)
 
 
 def same_sizes(left: Any, right: Any) -> bool:

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from torch import fx
 
+from ascend_passes.errors import ExpectationError as ExpectationError
 from ascend_passes.execute import ExecutorError
 from ascend_passes.graph import Context
 from ascend_passes.mailbox import AgreementError
@@ -36,10 +37,6 @@ from ascend_passes.sharing import keep_results_apart
 from ascend_passes.verify.validate import Baseline, notes_of, refuse_difference
 
 Result = TypeVar("Result")
-
-
-class ExpectationError(RuntimeError):
-    """A rule fired less often than `expect` says, or `strict` met a refusal; the text says why."""
 
 
 @dataclass(frozen=True)

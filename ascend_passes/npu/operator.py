@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+from ascend_passes.proof import prove
 
 Arguments = Mapping[str, Any]
 """Schema argument name -> its value; every argument is there, defaults filled in."""
@@ -80,7 +81,7 @@ def require(condition: Any, reason: str) -> Condition:
     """A condition as a yield of `limits`; one on symbolic sizes holds only where it is proved."""
     if isinstance(condition, bool):
         return condition, reason
-    if statically_known_true(condition):
+    if prove(condition):
         return True, reason
     return False, f"{reason}; the sizes are symbolic and it cannot be proved"
 
@@ -109,7 +110,7 @@ def require_absent(name: str, value: Any, why: str) -> Condition:
 
 def all_of(conditions: Iterator[Any]) -> bool:
     """Whether all conditions hold, symbolic ones provably."""
-    return all(statically_known_true(condition) for condition in conditions)
+    return all(map(prove, conditions))
 
 
 def is_soc(soc: str, *families: str) -> bool:
