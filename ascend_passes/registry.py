@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -19,6 +20,8 @@ from ascend_passes.options import Options, switched_on
 from ascend_passes.rule import Rule, RuleError
 
 PACKAGE = Path(__file__).resolve().parent
+LOADED: WeakKeyDictionary[Rule, str] = WeakKeyDictionary()
+"""Rule -> digest of the files that it was loaded from. One that was made from it is not here."""
 
 
 def pattern_folders() -> tuple[Path, ...]:
@@ -40,6 +43,7 @@ def load(path: Path) -> Rule:
     spec = importlib.util.spec_from_file_location(f"ascend_passes_rules.{folder}.{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    digest = digest_of(path)
     try:
         sys_modules_insert(spec.name, module)
         spec.loader.exec_module(module)
@@ -48,7 +52,18 @@ def load(path: Path) -> Rule:
     rule = getattr(module, "rule", None)
     if not isinstance(rule, Rule):
         raise RuleError(f"{path} must end in `rule = Rule(pattern, replacement, ...)`")
-    return dataclasses.replace(rule, name=path.stem, source=str(path))
+    named = dataclasses.replace(rule, name=path.stem, source=str(path))
+    LOADED[named] = digest
+    return named
+
+
+def digest_of(path: Path) -> str:
+    """A hash of a rule's file, and of the files beside it that rules may share."""
+    shared = sorted(beside for beside in path.parent.glob("_*.py") if beside.is_file())
+    digest = hashlib.sha256()
+    for file in (path, *shared):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def sys_modules_insert(name: str, module: ModuleType) -> None:

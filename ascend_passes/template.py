@@ -149,10 +149,12 @@ def traced(
 def outline(rule: Rule, spelling: Spelling, dtype: torch.dtype, device: str) -> Template:
     """A template at fixed sizes: its operators are right, its numbers only for those sizes.
 
-    It takes a fifth of a template's time, and a loose match with it tells whether that is worth
-    making.
+    A trace of it takes a fifth of a template's time, and a loose match with it tells whether that
+    is worth making.
     """
-    return build(rule, spelling, dtype, int(has_any_rank(spelling)), device, trace.fake_inputs)
+    leading = int(has_any_rank(spelling))
+    stored = stored_template(rule, spelling, dtype, None, device)
+    return stored or build(rule, spelling, dtype, leading, device, trace.fake_inputs)
 
 
 @functools.cache
@@ -161,7 +163,17 @@ def template(
 ) -> Template:
     """The template of a spelling for one dtype and one number of leading sizes; errors as in
     `build`."""
-    return build(rule, spelling, dtype, leading, device, trace.symbolic_inputs)
+    stored = stored_template(rule, spelling, dtype, leading, device)
+    return stored or build(rule, spelling, dtype, leading, device, trace.symbolic_inputs)
+
+
+def stored_template(
+    rule: Rule, spelling: Spelling, dtype: torch.dtype, leading: int | None, device: str
+) -> Template | None:
+    """What the package's file holds of it, see `stored`; an outline where `leading` is None."""
+    from ascend_passes.stored import find  # which is made of what this file defines
+
+    return find(rule, spelling, dtype, leading, device)
 
 
 def build(
