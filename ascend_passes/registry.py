@@ -62,7 +62,7 @@ def digest_of(path: Path) -> str:
     shared = sorted(beside for beside in path.parent.glob("_*.py") if beside.is_file())
     digest = hashlib.sha256()
     for file in (path, *shared):
-        digest.update(file.read_bytes())
+        digest.update(f"{file.name}\0".encode() + file.read_bytes())
     return digest.hexdigest()
 
 

@@ -34,6 +34,7 @@ MAKERS = (
     "npu/*.py",
     "proof.py",
     "rule.py",
+    "sharing.py",
     "template.py",
     "template_data.py",
     "trace.py",
