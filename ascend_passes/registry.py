@@ -139,8 +139,9 @@ def fingerprints(options: Options) -> list[str]:
 
 
 def sources(options: Options) -> list[Path]:
-    """The package's files and those of the rules that are on."""
-    return sorted(PACKAGE.rglob("*.py")) + [Path(rule.source) for rule in rules(options)]
+    """The package's files, stored templates among them, and those of the rules that are on."""
+    package = sorted((*PACKAGE.rglob("*.py"), *PACKAGE.glob("*.json")))
+    return package + [Path(rule.source) for rule in rules(options)]
 
 
 def _plain(options: Options) -> Options:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -90,3 +93,28 @@ import ascend_passes
 print(json.dumps([report.fired["rms_norm"] for report in ascend_passes.reports()]))
 """
     assert last_line(code) == [1]
+
+
+def test_a_checkout_in_front_of_an_installed_one_has_its_own_rules(tmp_path):
+    root = Path(ascend_passes.__file__).parent.parent
+    unwritten = shutil.ignore_patterns("__pycache__")
+    for folder in ("ascend_passes", "patterns"):
+        shutil.copytree(root / folder, tmp_path / folder, ignore=unwritten)
+    (tmp_path / "patterns" / "fuse" / "add_rms_norm.py").unlink()
+    code = """
+import json
+from ascend_passes.registry import find, pattern_folders
+print(json.dumps([rule.source for folder in pattern_folders() for rule in find(folder)]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    sources = json.loads(done.stdout)
+    assert sources and all(Path(source).is_relative_to(tmp_path) for source in sources)
+    assert not any(Path(source).name == "add_rms_norm.py" for source in sources)
