@@ -1,16 +1,23 @@
 """Graph-compiler passes for dense language models on Ascend NPUs.
 
 `torch.compile(model, backend="ascend_dense")` needs no import; the names below serve those who want
-more.
+more. Each is loaded when it is first asked for, so that an import alone costs nothing.
 """
 
-from ascend_passes import npu
-from ascend_passes.backend import ascend_dense, explain, optimize, reports, reset
-from ascend_passes.compiled_graph import refresh
-from ascend_passes.decode import Decoder, decode_loop, waits_for_host
-from ascend_passes.options import OptionError, Options
-from ascend_passes.report import Report
-from ascend_passes.rule import Rule
+from __future__ import annotations
+
+import importlib
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ascend_passes import npu
+    from ascend_passes.backend import ascend_dense, explain, optimize, reports, reset
+    from ascend_passes.compiled_graph import refresh
+    from ascend_passes.decode import Decoder, decode_loop, waits_for_host
+    from ascend_passes.options import OptionError, Options
+    from ascend_passes.report import Report
+    from ascend_passes.rule import Rule
 
 __all__ = [
     "Decoder",
@@ -28,3 +35,35 @@ __all__ = [
     "reset",
     "waits_for_host",
 ]
+HOMES = MappingProxyType(
+    {
+        "Decoder": "decode",
+        "OptionError": "options",
+        "Options": "options",
+        "Report": "report",
+        "Rule": "rule",
+        "ascend_dense": "backend",
+        "decode_loop": "decode",
+        "explain": "backend",
+        "optimize": "backend",
+        "refresh": "compiled_graph",
+        "reports": "backend",
+        "reset": "backend",
+        "waits_for_host": "decode",
+    }
+)
+"""Name -> the module that defines it; `npu` is one itself."""
+
+
+def __getattr__(name: str) -> Any:
+    if name == "npu":
+        return importlib.import_module("ascend_passes.npu")
+    if name not in HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(importlib.import_module(f"ascend_passes.{HOMES[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -15,14 +15,37 @@ import traceback
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from types import MappingProxyType, ModuleType
+from typing import Any
 
 from ascend_passes.commands.arguments import Parser, UsageError
 from ascend_passes.commands.output import shortened
-from ascend_passes.pipeline import ExpectationError
+from ascend_passes.errors import ExpectationError
 
 DESCRIPTION = "Graph-compiler passes for dense language models on Ascend NPUs."
-COMMANDS = ("run", "explain", "bisect", "demo", "list", "show", "new", "check", "doctor", "tune")
-BENCHMARKS = ("compile", "comm")
+COMMANDS: Mapping[str, str] = MappingProxyType(
+    {
+        "run": "compile a local Hugging Face model, run it, compare with eager and float64",
+        "explain": "compile a local Hugging Face model without running it; say what fired and what "
+        "did not",
+        "bisect": "find the rule or pass behind a difference between a model and what is compiled "
+        "of it",
+        "demo": "build small Qwen3 models (float32, bfloat16, W8A8), compile and compare them",
+        "list": "every rule with its sentence",
+        "show": "a rule's sentence, pattern, replacement, conditions and graphs",
+        "new": "write a rule file to start from",
+        "check": "run the checks made from each rule, from one, or from those of a folder",
+        "doctor": "what this machine has and what to install",
+        "tune": "measure this machine for the cost model",
+    }
+)
+"""Command -> what it does, in a line; its module is loaded when it is called."""
+BENCHMARKS: Mapping[str, str] = MappingProxyType(
+    {
+        "compile": "time our rewriting and Inductor's pattern matcher on the same graphs, and "
+        "judge the bars",
+        "comm": "count collectives, bytes and rows with and without FlashComm",
+    }
+)
 OPTIONAL = ("transformers", "compressed_tensors", "safetensors", "accelerate", "matplotlib")
 """Distributions of the extras `models` and `plot`; a command that lacks one says how to get it."""
 DONE, NEGATIVE, WRONG_USE, UNEXPECTED, INTERRUPTED, NO_READER = 0, 1, 2, 3, 130, 141
@@ -88,26 +111,41 @@ def parser() -> Parser:
     statuses = "; ".join(f"{status}: {meaning}" for status, meaning in STATUSES.items())
     top = Parser(prog="ascend-passes", description=DESCRIPTION, epilog=f"exit status: {statuses}")
     add_debug(top, False)
-    commands = top.add_subparsers(required=True, metavar="COMMAND")
-    for name in COMMANDS:
-        add_command(commands, name, name)
+    commands = top.add_subparsers(required=True, metavar="COMMAND", parser_class=CommandParser)
+    for name, does in COMMANDS.items():
+        add_command(commands, name, name, does)
     bench = commands.add_parser("bench", help="measure the passes")
-    benchmarks = bench.add_subparsers(required=True, metavar="BENCHMARK")
-    for name in BENCHMARKS:
-        add_command(benchmarks, name, f"bench_{name}")
+    benchmarks = bench.add_subparsers(
+        required=True, metavar="BENCHMARK", parser_class=CommandParser
+    )
+    for name, does in BENCHMARKS.items():
+        add_command(benchmarks, name, f"bench_{name}", does)
     return top
 
 
-def add_command(commands: argparse._SubParsersAction[Parser], name: str, module: str) -> None:
+class CommandParser(Parser):
+    """The parser of a command, whose module is loaded when its words are to be read."""
+
+    module = ""
+    """Its name in `ascend_passes.commands`; empty once it is loaded."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As in argparse, which calls this for the command that was chosen alone."""
+        if self.module:
+            command: ModuleType = importlib.import_module(f"ascend_passes.commands.{self.module}")
+            self.module, self.description = "", command.__doc__
+            command.add_arguments(self)
+            add_debug(self, argparse.SUPPRESS)
+            self.set_defaults(run=command.run)
+        return super().parse_known_args(args, namespace)
+
+
+def add_command(
+    commands: argparse._SubParsersAction[CommandParser], name: str, module: str, does: str
+) -> None:
     """Add the command in `commands/<module>.py`."""
-    if find_spec(f"ascend_passes.commands.{module}") is None:
-        return
-    command: ModuleType = importlib.import_module(f"ascend_passes.commands.{module}")
-    described = command.__doc__ or ""
-    added = commands.add_parser(name, help=command.HELP, description=described)
-    command.add_arguments(added)
-    add_debug(added, argparse.SUPPRESS)
-    added.set_defaults(run=command.run)
+    if find_spec(f"ascend_passes.commands.{module}") is not None:
+        commands.add_parser(name, help=does).module = module
 
 
 def add_debug(parser: argparse.ArgumentParser, default: object) -> None:

@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from ascend_passes import npu
 from ascend_passes.arguments import arguments
 from ascend_passes.graph import first, is_call, same_sizes, value, written
-from ascend_passes.rule import prove
+from ascend_passes.proof import prove
 from ascend_passes.sharing import may_replace, memory, read_instead, size_shows
 from ascend_passes.trace import not_faking
 

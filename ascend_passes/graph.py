@@ -15,6 +15,7 @@ from torch import Tensor, fx
 
 from ascend_passes.options import Options
 from ascend_passes.plan import Plan
+from ascend_passes.proof import prove
 from ascend_passes.report import Place
 from ascend_passes.traits import traits_of
 
@@ -214,7 +215,7 @@ def same_size(left: Any, right: Any) -> bool:
     symbolic = isinstance(left, torch.SymInt) and isinstance(right, torch.SymInt)
     if symbolic and left.node.expr == right.node.expr:
         return True
-    return bool(torch.fx.experimental.symbolic_shapes.statically_known_true(left == right))
+    return prove(left == right)
 
 
 def same_sizes(left: Any, right: Any) -> bool:

@@ -10,6 +10,7 @@ from typing import TypeVar
 from torch import fx
 
 from ascend_passes.blueprint import Blueprint
+from ascend_passes.errors import ExpectationError as ExpectationError
 from ascend_passes.execute import ExecutorError
 from ascend_passes.graph import Context
 from ascend_passes.mailbox import AgreementError
@@ -23,10 +24,6 @@ from ascend_passes.verify.structure import Structure
 from ascend_passes.verify.validate import Baseline, notes_of
 
 Result = TypeVar("Result")
-
-
-class ExpectationError(RuntimeError):
-    """A rule fired less often than `expect` says, or `strict` met a refusal; the text says why."""
 
 
 PASSED_ON = (AgreementError, DepartureError, ExecutorError, OptionError, RuleError)

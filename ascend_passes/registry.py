@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -19,6 +20,8 @@ from ascend_passes.options import Options, switched_on
 from ascend_passes.rule import Rule, RuleError, Spelling
 
 PACKAGE = Path(__file__).resolve().parent
+LOADED: WeakKeyDictionary[Rule, str] = WeakKeyDictionary()
+"""Rule -> digest of the files that it was loaded from. One that was made from it is not here."""
 
 
 def pattern_folders() -> tuple[Path, ...]:
@@ -39,6 +42,7 @@ def load(path: Path) -> Rule:
     spec = importlib.util.spec_from_file_location(f"{package}.{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    digest = digest_of(path)
     try:
         sys_modules_insert(spec.name, module)
         spec.loader.exec_module(module)
@@ -48,7 +52,17 @@ def load(path: Path) -> Rule:
     if not isinstance(rule, Rule):
         raise RuleError(f"{path} must end in `rule = Rule(pattern, replacement, ...)`")
     kind = rule.kind or path.parent.name
-    return dataclasses.replace(rule, name=path.stem, source=str(path), kind=kind)
+    named = dataclasses.replace(rule, name=path.stem, source=str(path), kind=kind)
+    LOADED[named] = digest
+    return named
+
+
+def digest_of(path: Path) -> str:
+    """A hash of a rule's file, and of the files beside it that rules may share."""
+    digest = hashlib.sha256()
+    for file in (path, *helpers(path.parent)):
+        digest.update(f"{file.name}\0".encode() + file.read_bytes())
+    return digest.hexdigest()
 
 
 def package_of(folder: Path) -> str:
@@ -171,11 +185,12 @@ def fingerprints(options: Options) -> list[str]:
 
 
 def sources(options: Options) -> list[Path]:
-    """The package's files, those of the rules that are on, and the helpers beside them."""
+    """The package's files, stored templates among them, those of the rules that are on, and the
+    helpers beside them."""
+    package = sorted((*PACKAGE.rglob("*.py"), *PACKAGE.glob("*.json")))
     on = [Path(rule.source) for rule in rules(options)]
     folders = dict.fromkeys(path.parent for path in on)
-    shared = [path for folder in folders for path in helpers(folder)]
-    return sorted(PACKAGE.rglob("*.py")) + on + shared
+    return package + on + [path for folder in folders for path in helpers(folder)]
 
 
 def _plain(options: Options) -> Options:

@@ -24,6 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ascend_passes.errors import RuleError as RuleError
+from ascend_passes.proof import prove
 from ascend_passes.variants import Variant, bound, variants
 
 SIZE = re.compile(r"^(?:(?P<factor>\d+)\*)?(?P<name>[A-Za-z_]\w*)$|^(?P<fixed>\d+)$")
@@ -31,10 +33,6 @@ ELLIPSIS = "..."
 ACTIVATION_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 Condition = tuple[Any, str]
 KINDS = ("recognize", "fuse")
-
-
-class RuleError(ValueError):
-    """A rule file that does not say what a rule needs; the text names the file and the fix."""
 
 
 @dataclass(frozen=True)
@@ -231,13 +229,6 @@ def read_size(word: str, where: str) -> Size:
     if match["fixed"]:
         return Size("", int(match["fixed"]))
     return Size(match["name"], int(match["factor"] or 1))
-
-
-def prove(condition: Any) -> bool:
-    """Whether a condition holds for certain; a symbolic one must follow from the shape rules."""
-    if isinstance(condition, bool):
-        return condition
-    return bool(torch.fx.experimental.symbolic_shapes.statically_known_true(condition))
 
 
 def refusal(condition: Condition) -> str | None:

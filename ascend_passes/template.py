@@ -157,7 +157,8 @@ def outline(rule: Rule, spelling: Spelling, dtype: torch.dtype, device: str) -> 
     """
     leading = int(has_any_rank(spelling))
     try:
-        return build(rule, spelling, dtype, leading, device, trace.fake_inputs)
+        stored = stored_template(rule, spelling, dtype, None, device)
+        return stored or build(rule, spelling, dtype, leading, device, trace.fake_inputs)
     except NoFormError:
         return None
 
@@ -168,7 +169,17 @@ def template(
 ) -> Template:
     """The template of a spelling for one dtype and one number of leading sizes; errors as in
     `build`."""
-    return build(rule, spelling, dtype, leading, device, trace.symbolic_inputs)
+    stored = stored_template(rule, spelling, dtype, leading, device)
+    return stored or build(rule, spelling, dtype, leading, device, trace.symbolic_inputs)
+
+
+def stored_template(
+    rule: Rule, spelling: Spelling, dtype: torch.dtype, leading: int | None, device: str
+) -> Template | None:
+    """What the package's file holds of it, see `stored`; an outline where `leading` is None."""
+    from ascend_passes.stored import find  # which is made of what this file defines
+
+    return find(rule, spelling, dtype, leading, device)
 
 
 def build(

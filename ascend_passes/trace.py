@@ -18,7 +18,6 @@ from torch._dynamo.convert_frame import compile_lock
 from torch._dynamo.utils import detect_fake_mode
 from torch._functorch.aot_autograd import make_boxed_func
 from torch._guards import TracingContext, tracing
-from torch._inductor.compile_fx import graph_returns_tuple, make_graph_return_tuple
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch._subclasses.functional_tensor import FunctionalTensorMode, dispatch_functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -64,6 +63,9 @@ def compile_piece(
     gm: fx.GraphModule, example_inputs: Sequence[Any], compiler: Compiler
 ) -> Callable[..., Any]:
     """`compile_inference` for a graph that was cut from another and may return a bare tensor."""
+    # Loads all of Inductor, which only vLLM's pieces need.
+    from torch._inductor.compile_fx import graph_returns_tuple, make_graph_return_tuple
+
     if graph_returns_tuple(gm):
         return compile_inference(gm, example_inputs, compiler)
     compiled: Callable[..., Any] = make_graph_return_tuple(

@@ -1,7 +1,7 @@
-"""Write the generated pages: options, operators, their accuracy, one page for each rule, and the
-table of stages in `architecture.md`.
+"""Write what is generated: the pages of options, operators, accuracy and rules, the table of stages
+in `architecture.md`, and the stored templates.
 
-With --check, write nothing and fail where a page is not what it should be.
+With --check, write nothing and fail where a file is not what it should be.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 
+import store
 import torch
 
-from ascend_passes import npu
+from ascend_passes import npu, stored
 from ascend_passes.commands.rules import every_rule
 from ascend_passes.models.limits import EXACT, FLOAT, NO_WORSE, W8A8
 from ascend_passes.npu.operator import Operator
@@ -36,10 +37,15 @@ def main() -> int:
     wanted = dict(pages())
     stale = [path for path, text in wanted.items() if current(path) != text]
     extra = [path for path in (DOCS / "rules").glob("*.md") if path not in wanted]
-    for path in (*stale, *extra):
+    outdated = list(store.stale())
+    if outdated:
+        print(f"{stored.FILE.name}: {'; '.join(outdated)}")
+    for path in (*stale, *extra, *([stored.FILE] if outdated else [])):
         print(f"{path.relative_to(ROOT)} {'is out of date' if check else 'written'}")
     if check:
-        return 1 if stale or extra else 0
+        return 1 if stale or extra or outdated else 0
+    if outdated:
+        stored.FILE.write_text(store.text())
     (DOCS / "rules").mkdir(exist_ok=True)
     for path in stale:
         path.write_text(wanted[path])

@@ -16,6 +16,7 @@ pytest.importorskip("transformers")
 from ascend_passes import doctor, registry
 from ascend_passes.__main__ import STATUSES, main
 from ascend_passes.commands import limit
+from ascend_passes.commands.bench_cold import Cold
 from ascend_passes.commands.bench_compile import Row, bars
 from ascend_passes.commands.check import choose
 from ascend_passes.commands.demo import save_model
@@ -318,6 +319,7 @@ def test_progress_off_a_terminal_is_a_line_for_each_step(capsys):
 
 ROW = Row(64, 2193, 0.3, 9.0, 127, 127, 9055, 1.5, 127)
 HALF = Row(32, 1105, 0.15, 4.5, 63, 63, 4600, 0.75, 63)
+COLD = Cold(2.4, 2.0, 1.9, 1.8, 1.6, 1.5)
 
 
 @pytest.mark.parametrize(
@@ -329,10 +331,13 @@ HALF = Row(32, 1105, 0.15, 4.5, 63, 63, 4600, 0.75, 63)
         ({"ours": 0.35}, ["same rules: 64 layers under 2.3 times"]),
         ({"pipeline_fused": 126}, ["equal fusions in all 2 rows"]),
         ({"inductor_fused": 126}, ["equal fusions in all 2 rows"]),
+        ({"cold": replace(COLD, ours=2.6)}, ["first compilation of a process within 0.5 s"]),
+        ({"cold": replace(COLD, ours_import=1.9)}, ["import within 0.3 s"]),
     ],
 )
 def test_a_bar_that_is_missed_is_named(change, lost):
-    judged = [bar for bar in bars([HALF, replace(ROW, **change)]) if not bar.passed]
+    cold = change.pop("cold", COLD)
+    judged = [bar for bar in bars([HALF, replace(ROW, **change)], cold) if not bar.passed]
     assert len(judged) == len(lost)
     for bar, text in zip(judged, lost, strict=True):
         assert bar.text.startswith(text)
@@ -345,4 +350,7 @@ def test_bench_compile_judges_what_it_measured(capsys):
     assert code == 0
     assert row["ours_fused"] == row["inductor_fused"] == row["pipeline_fused"] == 3
     assert min(row["ours"], row["inductor"], row["pipeline"]) > 0
+    cold = result["cold"]
+    assert min(seconds for name, seconds in cold.items() if "over" not in name) > 0
+    assert cold["over"] == cold["ours"] - cold["aot_eager"]
     assert [bar["text"] for bar in result["bars"]] == ["equal fusions in all 1 rows"]

@@ -9,8 +9,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
-
 from ascend_passes.commands.limit import LOAD_SECONDS, limited
 from ascend_passes.commands.output import shortened
 from ascend_passes.option_types import OptionError, nearest, parse, shown, unknown
@@ -166,6 +164,8 @@ def device_kind(text: str, given: str | None = None) -> str:
 
 def device_count(kind: str) -> int:
     """How many devices of an accelerator type this machine has."""
+    import torch  # only where an accelerator is named: `--help` needs none of it
+
     module = getattr(torch, kind, None)
     return int(module.device_count()) if module is not None else 0
 

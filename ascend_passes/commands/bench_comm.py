@@ -21,7 +21,6 @@ from ascend_passes.groups import Group, assuming
 from ascend_passes.option_types import shown
 from ascend_passes.options import Options
 
-HELP = "count collectives, bytes and rows with and without FlashComm"
 TOKENS = (1, 16, 64, 256, 512, 1024, 2048, 4096, 8192, 16384)
 PLANS = (
     # Name, FlashComm, matmuls fused with collectives.

@@ -18,7 +18,6 @@ from ascend_passes.commands.run import random_prompt
 from ascend_passes.option_values import checked_options
 from ascend_passes.verify.bisect import BisectError, Switch, culprits, without
 
-HELP = "find the rule or pass behind a difference between a model and what is compiled of it"
 SAME_FORMULA = 1e-9
 """Relative distance in float64 up to which two graphs compute the same; another order of sums gives
 1e-12."""

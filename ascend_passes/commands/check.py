@@ -28,7 +28,6 @@ from ascend_passes.rule import Rule, RuleError
 
 RULE_SECONDS = 600
 """Of one rule; the slowest of ours takes a fiftieth on an idle core."""
-HELP = "run the checks made from each rule, from one, or from those of a folder"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -19,7 +19,6 @@ from ascend_passes.commands.arguments import (
 from ascend_passes.commands.output import console, print_json
 from ascend_passes.commands.run import compare_directory, print_comparison
 
-HELP = "build small Qwen3 models (float32, bfloat16, W8A8), compile and compare them"
 MODELS = (
     ("qwen3-float32", torch.float32, None),
     ("qwen3-bfloat16", torch.bfloat16, None),

@@ -16,8 +16,6 @@ from ascend_passes.commands.arguments import add_json
 from ascend_passes.commands.output import console, print_json
 from ascend_passes.doctor import Findings, examine
 
-HELP = "what this machine has and what to install"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `doctor`."""

@@ -12,8 +12,6 @@ from ascend_passes.commands.output import console, print_json, print_report, pro
 from ascend_passes.commands.run import check_memory, random_prompt
 from ascend_passes.report import Report
 
-HELP = "compile a local Hugging Face model without running it; say what fired and what did not"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `explain`."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from ascend_passes.rule import RuleError
+from ascend_passes.errors import RuleError
 
 LOAD_SECONDS = 30.0
 """For the rule files of a folder to be loaded."""

@@ -11,8 +11,6 @@ from ascend_passes.commands.output import console, print_json, print_table
 from ascend_passes.commands.rules import every_rule
 from ascend_passes.registry import is_on
 
-HELP = "every rule with its sentence"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `list`."""

@@ -17,7 +17,6 @@ from ascend_passes.option_types import shown
 from ascend_passes.registry import pattern_folders
 from ascend_passes.rule import RuleError
 
-HELP = "write a rule file to start from"
 NAME = re.compile("[a-z][a-z0-9]*(_[a-z0-9]+)*")
 MOST_LETTERS = 80
 PACKAGES = ("ascend_passes", "npu", "numpy", "rich", "sympy", "torch", "torch_npu", "transformers")

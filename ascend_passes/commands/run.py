@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from ascend_passes.models.compare import Comparison
 
-HELP = "compile a local Hugging Face model, run it, compare with eager and float64"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `run`."""

@@ -14,8 +14,6 @@ from ascend_passes.commands.output import console, print_json
 from ascend_passes.commands.rules import blamed, rule_named
 from ascend_passes.rule_page import RulePage, page
 
-HELP = "a rule's sentence, pattern, replacement, conditions and graphs"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `show`."""

@@ -36,7 +36,6 @@ from ascend_passes.options import Options
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-HELP = "measure this machine for the cost model"
 BACKENDS = {"cuda": "nccl", "npu": "hccl", "cpu": "gloo"}
 MOST_RANKS = 64
 CURVE = tuple(2**power for power in range(15))

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from ascend_passes.npu.accuracy import Bound
+from ascend_passes.proof import prove
 from ascend_passes.traits import Traits
 
 Arguments = Mapping[str, Any]
@@ -97,7 +97,7 @@ def require(condition: Any, reason: str) -> Condition:
     """A condition as a yield of `limits`; one on symbolic sizes holds only where it is proved."""
     if isinstance(condition, bool):
         return condition, reason
-    if statically_known_true(condition):
+    if prove(condition):
         return True, reason
     return False, f"{reason}; the sizes are symbolic and it cannot be proved"
 
@@ -126,7 +126,7 @@ def require_absent(name: str, value: Any, why: str) -> Condition:
 
 def all_of(conditions: Iterator[Any]) -> bool:
     """Whether all conditions hold, symbolic ones provably."""
-    return all(statically_known_true(condition) for condition in conditions)
+    return all(map(prove, conditions))
 
 
 def is_soc(soc: str, *families: str) -> bool:

@@ -17,7 +17,7 @@ from torch import Tensor, fx
 
 from ascend_passes.graph import is_view, operator_name, same_size, value
 from ascend_passes.passes.in_place import AUTO_FUNCTIONALIZED, AUTO_FUNCTIONALIZED_V2
-from ascend_passes.rule import prove
+from ascend_passes.proof import prove
 from ascend_passes.trace import not_faking
 from ascend_passes.traits import traits_of
 

@@ -17,8 +17,8 @@ from torch import Tensor, fx
 from ascend_passes import npu  # noqa: F401  # defines the operators
 from ascend_passes.graph import Context, argument_of, base, module_path, place, value
 from ascend_passes.options import MEBIBYTE
+from ascend_passes.proof import prove
 from ascend_passes.report import Miss, Report
-from ascend_passes.rule import prove
 from ascend_passes.traits import traits_of
 
 WIDEST_MLP = 2
