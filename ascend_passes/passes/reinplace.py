@@ -41,8 +41,8 @@ from ascend_passes.passes.in_place import (
     refresh,
     view_node,
 )
-from ascend_passes.report import Miss, Report
 from ascend_passes.proof import prove
+from ascend_passes.report import Miss, Report
 from ascend_passes.sharing import aliases, reads_absolute_offset
 from ascend_passes.traits import traits_of
 
