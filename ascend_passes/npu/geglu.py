@@ -34,9 +34,10 @@ EXPONENT = 32.0
 def gelu(x: Tensor, approximate: int) -> Tensor:
     """GELU in the dtype of x, in a form that does not cancel for gates below 0."""
     if approximate == TANH:
-        return x * torch.sigmoid(2 * math.sqrt(2 / math.pi) * (x + CUBIC * x * x * x))
-    tail: Tensor = torch.special.erfc(-x * math.sqrt(0.5))
-    return 0.5 * x * tail
+        part = torch.sigmoid(2 * math.sqrt(2 / math.pi) * (x + CUBIC * x * x * x))
+    else:
+        part = 0.5 * torch.special.erfc(-x * math.sqrt(0.5))
+    return x * part
 
 
 def halves_of(x: Tensor, dim: int, activate_left: bool) -> tuple[Tensor, Tensor]:
