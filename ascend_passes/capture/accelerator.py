@@ -24,8 +24,8 @@ class AcceleratorGraph:
     graph: Any
     update_graph: Callable[[Any, Sequence[Mapping[str, Sequence[int]]]], None]
 
-    def replay(self) -> None:
-        """Launch the graph on the current stream."""
+    def replay(self, inputs: Sequence[Any] = ()) -> None:
+        """Launch the graph on the current stream, which reads at the addresses of its capture."""
         self.graph.replay()
 
     def update(self, values: Sequence[Mapping[str, Sequence[int]]]) -> None:

@@ -17,8 +17,13 @@ from torch import Tensor
 class Graph(Protocol):
     """One captured step."""
 
-    def replay(self) -> None:
-        """Launch the step; its results appear in the memory of the capture's outputs."""
+    def replay(self, inputs: Sequence[Any] = ()) -> None:
+        """Launch the step; its results appear in the memory of the capture's outputs.
+
+        Args:
+            inputs: of the call; a device that knows addresses alone does not look at them. Where
+                one has got the address of an input that was freed, it is that input from now on.
+        """
 
     def update(self, values: Sequence[Mapping[str, Sequence[int]]]) -> None:
         """Give attention operators new host-side parameters for the next replay.

@@ -31,11 +31,28 @@ def address(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
+@dataclass(frozen=True)
+class Input:
+    """An input's tensor and memory, neither of which this keeps alive.
+
+    Memory outlives its tensor where another tensor lies in it, as after
+    `load_state_dict(assign=True)` of a parameter's own memory.
+    """
+
+    tensor: weakref.ref[Tensor]
+    storage: weakref.ref[torch.UntypedStorage]
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Input:
+        """A tensor as an input."""
+        return cls(weakref.ref(tensor), weakref.ref(tensor.untyped_storage()))
+
+
 class Memory:
     """Inputs by weak reference and address, and everything made inside the capture."""
 
     def __init__(self, inputs: Sequence[Tensor]) -> None:
-        self._inputs = [weakref.ref(tensor) for tensor in inputs]
+        self._inputs = [Input.of(tensor) for tensor in inputs]
         self._addresses = [address(tensor) for tensor in inputs]
         self._blocks = {where: block for block, where in enumerate(self._addresses) if where}
         self._owned: dict[int, Tensor] = {}
@@ -83,20 +100,33 @@ class Memory:
         """
         if not isinstance(value, Reference):
             return value
-        tensor = self.input(value.block)
-        region = torch.empty(0, dtype=value.dtype, device=tensor.device)
-        return region.set_(tensor.untyped_storage(), value.offset, value.size, value.stride)
+        storage = self.input(value.block)
+        region = torch.empty(0, dtype=value.dtype, device=storage.device)
+        return region.set_(storage, value.offset, value.size, value.stride)
 
-    def input(self, block: int) -> Tensor:
-        """An input that is still there and where it was; errors as in `resolve`."""
-        tensor = self._inputs[block]()
-        if tensor is None:
-            raise failure("freed_input", detail=f"input {block}")
-        if address(tensor) != self._addresses[block]:
+    def input(self, block: int) -> torch.UntypedStorage:
+        """An input's memory that is still there and where it was; errors as in `resolve`."""
+        one, where = self._inputs[block], self._addresses[block]
+        tensor, storage = one.tensor(), one.storage()
+        if tensor is not None and address(tensor) != where:
             raise failure("moved_input", detail=f"input {block}")
-        return tensor
+        if storage is None:
+            raise failure("freed_input", detail=f"input {block}")
+        if storage.data_ptr() != where:
+            raise failure("moved_input", detail=f"input {block}")
+        return storage
 
     def check(self) -> None:
         """Look at every input, read or not; errors as in `resolve`."""
         for block in range(len(self._inputs)):
             self.input(block)
+
+    def renew(self, inputs: Sequence[Any]) -> None:
+        """Take tensors of a call that lie where freed inputs were; a device would not know."""
+        freed = [block for block, one in enumerate(self._inputs) if one.storage() is None]
+        if not freed:
+            return
+        now = {address(tensor): tensor for tensor in inputs if isinstance(tensor, Tensor)}
+        for block in freed:
+            if self._addresses[block] in now:
+                self._inputs[block] = Input.of(now[self._addresses[block]])

@@ -68,14 +68,15 @@ class RecordedGraph:
         self._memory, self.calls = memory, calls
         self.poison()
 
-    def replay(self) -> None:
-        """Run the calls again, each into the memory of its capture.
+    def replay(self, inputs: Sequence[Any] = ()) -> None:
+        """Run the calls again, each into the memory of its capture; see `device.Graph`.
 
         Raises:
             CaptureError: not captured, an input freed or moved, a shape that depends on data.
         """
         if self.calls is None:
             raise failure("not_captured")
+        self._memory.renew(inputs)
         self._memory.check()
         self._pool.replaying(self)
         with torch.no_grad():

@@ -96,7 +96,7 @@ class Runner:
             self._variants[self._layout.key(inputs)] = None
             return self(*inputs)
         self._update(entry, inputs)
-        entry.graph.replay()  # type: ignore[union-attr]
+        entry.graph.replay(inputs)  # type: ignore[union-attr]
         entry.replays += 1
         self.counters.replays += 1
         return self._results(variant, entry.outputs, inputs, self._copy)

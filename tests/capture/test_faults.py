@@ -176,6 +176,32 @@ def test_input_freed(recorder):
         graph.replay()
 
 
+def test_memory_outlives_its_tensor(recorder):
+    """`load_state_dict(assign=True)` puts another parameter into the memory of the old one."""
+    x = torch.ones(3)
+    graph, result = record(recorder, lambda x: x + 1, x)
+    other = x.detach()
+    del x
+    graph.replay()
+    other.fill_(4)
+    graph.replay()
+    assert result.tolist() == [5, 5, 5]
+
+
+def test_memory_that_another_input_got(recorder):
+    """A device reads at addresses; whose memory lies there it never knew."""
+    page = torch.zeros(16).numpy()
+    x = torch.from_numpy(page)
+    graph, result = record(recorder, lambda x: x + 1, x)
+    del x
+    page[:] = 2
+    given = torch.from_numpy(page)
+    with pytest.raises(CaptureError, match="freed"):
+        graph.replay()
+    graph.replay([given])
+    assert result.tolist() == [3] * 16
+
+
 def test_synchronize(recorder, x):
     def step(x):
         recorder.synchronize()

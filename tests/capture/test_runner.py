@@ -203,6 +203,43 @@ def test_moved_cache_is_captured_again():
     assert runner.counters.recaptures == 2
 
 
+def test_a_cache_at_the_address_of_a_freed_one():
+    """The allocator hands the address of a freed cache to the next one of its size."""
+    runner, flat = total_runner()
+    page = torch.zeros(1).numpy()
+    for _ in range(4):
+        page[:], expected = 0, torch.zeros(())
+        total = torch.from_numpy(page)[0]
+        for _ in range(2):
+            ids = ids_of(2)
+            runner(*flat(ids=ids, table=EMBEDDING, total=total))
+            sums(ids, EMBEDDING, expected)
+        assert torch.equal(total, expected)
+        del total
+    assert (runner.counters.captures, runner.counters.recaptures) == (1, 0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("warm_up", ["lazy", "eager"])
+def test_weights_that_are_assigned_to_their_own_memory(warm_up):
+    """`load_state_dict` makes new parameters, here in the memory of the old ones."""
+    torch._dynamo.reset()
+    ascend_passes.reset()
+    model = torch.nn.Embedding(50, 4)
+    compiled = torch.compile(
+        model,
+        backend="ascend_dense",
+        options={"cudagraph_mode": "FULL", "capture_warm_up": warm_up},
+    )
+    for _ in range(4):
+        ids = ids_of(2)
+        assert torch.equal(compiled(ids), model(ids))
+        model.load_state_dict(model.state_dict(), assign=True)
+        model.weight.mul_(1.5)
+    (report,) = ascend_passes.reports()
+    assert "captured graphs: 1" in " ".join(report.notes)
+
+
 def test_moved_weight_is_seen():
     runner, flat = total_runner()
     other = EMBEDDING * 3

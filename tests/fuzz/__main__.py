@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import itertools
+import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -38,6 +38,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--minimize", type=int, default=8, metavar="N", help="make N wrong ones small"
     )
+    parser.add_argument(
+        "--log", type=Path, help="keep each verdict here, and go on where the last run ended"
+    )
     parser.add_argument("--out", type=Path, help="folder for the wrong ones, as Python files")
     parser.add_argument(
         "--option", action="append", default=[], metavar="NAME=VALUE", help="for every program"
@@ -52,17 +55,18 @@ def options_of(words: list[str]) -> dict[str, Any]:
     return {name: parse(known[name], text, name) for name, text in pairs}
 
 
-def seeds(first: int, count: int, minutes: float) -> Iterator[int]:
-    """The seeds, until their number or the time is over."""
+def seeds(first: int, count: int, minutes: float, done: set[int]) -> Iterator[int]:
+    """The seeds that are not done, until their number or the time is over."""
     end = time.monotonic() + 60 * minutes if minutes else float("inf")
-    for seed in itertools.islice(itertools.count(first), count):
+    for seed in range(first, first + count):
         if time.monotonic() > end:
             return
-        yield seed
+        if seed not in done:
+            yield seed
 
 
-def table(tally: Tally, seconds: float) -> str:
-    """Counts of verdicts and of what fired, and what never did."""
+def table(tally: Tally, now: int, seconds: float) -> str:
+    """Counts of verdicts and of what fired, and what never did; `now` programs took the time."""
     total = sum(tally.kinds.values())
     names = {
         RIGHT: "right",
@@ -71,7 +75,10 @@ def table(tally: Tally, seconds: float) -> str:
         REFUSED: "refused by strict",
         GENERATOR: "generator errors",
     }
-    lines = [f"{total} programs in {seconds:.0f} s, {total / max(seconds, 1e-9):.2f} a second"]
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    each = (used.ru_utime + used.ru_stime) / max(now, 1)
+    lines = [f"{now} programs in {seconds:.0f} s, {each:.2f} s of one core each"]
+    lines += [f"{total} programs in all"] if total > now else []
     lines += [f"  {tally.kinds[kind]:6d} {name}" for kind, name in names.items()]
     fired = sorted(tally.fired.items(), key=lambda item: -item[1])
     lines += ["fired: " + ", ".join(f"{name} {count}" for name, count in fired)]
@@ -107,8 +114,11 @@ def main() -> int:
             total = sum(tally.kinds.values())
             print(f"{total} programs, {dict(tally.kinds)}", file=sys.stderr, flush=True)
 
-    tally = spread(seeds(given.seed, given.count, given.minutes), given.jobs, more, tell)
-    print(table(tally, time.monotonic() - start))
+    tally = Tally.of(given.log)
+    before = len(tally.seeds)
+    wanted = seeds(given.seed, given.count, given.minutes, set(tally.seeds))
+    spread(wanted, given.jobs, more, tell, tally)
+    print(table(tally, len(tally.seeds) - before, time.monotonic() - start))
     for seed, verdict in tally.told:
         print(f"seed {seed}: {verdict.kind} {sorted(verdict.keys)}")
         for line in verdict.lines[:4]:

@@ -17,7 +17,7 @@ import ascend_passes
 from ascend_passes.backend import ascend_dense
 from ascend_passes.pipeline import ExpectationError
 from tests.fuzz.compare import Difference, differences
-from tests.fuzz.float64 import formula_differences
+from tests.fuzz.float64 import Traced, formula_differences, traced
 from tests.fuzz.observe import Observation
 from tests.fuzz.program import Program
 from tests.fuzz.worlds import eager, exact, noisy, run
@@ -79,7 +79,8 @@ def check(
             return differences(dtype, expected, found, reference, moved)
 
         ascend_passes.reset()
-        verdict = judged(program, judge, {**dict(program.options), **(more or {})})
+        with traced() as graphs:
+            verdict = judged(program, judge, {**dict(program.options), **(more or {})})
         reports = ascend_passes.reports()
         fired = fired_by(reports)
         errors = tuple(f"pass failed: {e}" for report in reports for e in report.errors)
@@ -87,7 +88,7 @@ def check(
         if errors and verdict.kind in (RIGHT, TORCH):
             return Verdict(WRONG, errors, frozenset({("pass", "failed")}), fired)
         if verdict.kind == RIGHT and formulas:
-            return with_formulas(program, verdict)
+            return with_formulas(program, graphs, verdict)
         return verdict
 
 
@@ -131,10 +132,10 @@ def torchs_own(program: Program, judge: Any, verdict: Verdict) -> Verdict:
     return Verdict(WRONG if ours else TORCH, verdict.lines, ours or verdict.keys)
 
 
-def with_formulas(program: Program, verdict: Verdict) -> Verdict:
+def with_formulas(program: Program, graphs: list[Traced], verdict: Verdict) -> Verdict:
     """The verdict on the formula of the rewritten graphs."""
     try:
-        found = formula_differences(program)
+        found = formula_differences(program, graphs)
     except Exception as error:
         return Verdict(WRONG, (f"float64: {short(error)}",), frozenset({("float64", "raises")}))
     if not found:

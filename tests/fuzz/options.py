@@ -39,7 +39,7 @@ def drawn_options(random: Random) -> tuple[tuple[str, Any], ...]:
         found["capture_warm_up"] = random.choice(("lazy", "eager"))
         if random.random() < 0.3:
             found["capture_sizes"] = random.choice(("1", "1,2,4,8", "2,16", "32"))
-    if random.random() < 0.2:
+    if random.random() < 0.3:
         found[random.choice(("prefetch_mlp", "dense_optimize"))] = True
     if random.random() < 0.3:
         found["soc"] = random.choice(SOCS)

@@ -10,12 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.fuzz.check import RIGHT, WRONG, check
+from ascend_passes.backend import ascend_dense
+from tests.fuzz.check import RIGHT, WRONG, check, compiled_by
 from tests.fuzz.compare import values
+from tests.fuzz.float64 import formula_differences, traced
 from tests.fuzz.generate import generate
 from tests.fuzz.minimize import minimize
 from tests.fuzz.printing import printed
 from tests.fuzz.program import Call, Given, Program, Step
+from tests.fuzz.vocabulary import layers, npu
+from tests.fuzz.worlds import eager, run
 
 ROOT = Path(__file__).parents[2]
 WRONG_RULE = '''
@@ -85,19 +89,37 @@ def test_a_wrong_rule_is_found_made_small_and_printed(wrong, tmp_path):
     assert gap > 0.01
 
 
-def test_a_wrong_formula_is_found_in_float64(wrong):
-    found = check(wrong, formulas=True).keys | check(PROGRAM, formulas=True).keys
-    assert found
-    from tests.fuzz.float64 import formula_differences
-
-    assert formula_differences(wrong)
-    assert not formula_differences(PROGRAM)
+@pytest.mark.parametrize(("which", "differs"), [("wrong", True), ("right", False)])
+def test_a_wrong_formula_is_found_in_float64(which, differs, wrong):
+    program = wrong if which == "wrong" else PROGRAM
+    with traced() as graphs:
+        run(program, eager(program, compiled_by(program, ascend_dense, dict(program.options))))
+    assert len(graphs) == 1
+    assert bool(formula_differences(program, graphs)) is differs
 
 
 @pytest.mark.parametrize("seed", range(30))
 def test_a_seed_makes_one_program_that_runs(seed):
     assert generate(seed) == generate(seed)
     assert generate(seed).steps
+
+
+@pytest.mark.parametrize(
+    ("operator", "options", "name"),
+    [
+        (layers.second_half, (("prefetch_mlp", True),), "prefetch"),
+        (layers.layers_of_tables, (), "share_tables"),
+        (npu.add_norm_quantize, (), "add_rms_norm_quant"),
+        (npu.add_norm_quantize, (), "add_rms_norm_quant_reciprocal"),
+    ],
+)
+def test_the_vocabulary_reaches_what_acts_on_whole_layers(operator, options, name, monkeypatch):
+    monkeypatch.setattr("tests.fuzz.generate.VOCABULARY", {operator: 1.0})
+    for seed in range(20):
+        program = dataclasses.replace(generate(seed), options=options)
+        if check(program, formulas=False).fired.get(name):
+            return
+    pytest.fail(f"{name} fired in none of 20 programs")
 
 
 def test_rounding_is_allowed_and_more_is_not():

@@ -39,6 +39,37 @@ def norm_then_quantize(draw: Draw) -> list[str]:
     return found
 
 
+def add_norm_quantize(draw: Draw) -> list[str]:
+    """Every form of `npu_add_rms_norm_quant`: divided or multiplied, one scale or two, a bias, zero
+    points, in the dtypes that the operator takes on A2 and A3."""
+    half = draw.dtype == "float16"
+    if not half and draw.dtype != "bfloat16":
+        raise Nothing  # float32 rows are quantized in several operators
+    rows = draw.rows()
+    width, other = draw.fixed(rows), draw.like(rows)
+    total = draw.emit("residual", "{r0} = {0} + {1}", rows, other)[0]
+    gain = draw.parameter((width,), "gain")
+    text = draw.one_of(
+        f"{{r0}} = F.rms_norm({{0}}, ({width},), {{1}}, 1e-6)",
+        f"{{r0}} = {NPU}.npu_rms_norm({{0}}, {{1}}, 1e-5)[0]",
+    )
+    norm = draw.emit("rms_norm", text, total, gain)[0]
+    if draw.chance(0.4):
+        bias = draw.parameter((width,), "small")
+        norm = draw.emit("norm_bias", "{r0} = {0} + {1}", norm, bias)[0]
+    divide, shape = draw.chance(0.5), draw.one_of((1,), (width,))
+    wide = half and divide
+    zeros = [] if draw.chance(0.6) else ["int32" if wide else "DT"]
+    found = []
+    for _ in range(draw.one_of(1, 1, 2)):
+        given = [draw.parameter(shape, "scale" if divide else "gain", "WIDE" if wide else "DT")]
+        given += [draw.parameter(shape, "zero_point", kind) for kind in zeros]
+        zero = "{2}" if zeros else "None"
+        text = f"{{r0}} = {NPU}.npu_quantize({{0}}, {{1}}, {zero}, 1, -1, {divide})"
+        found += draw.emit("npu_quantize", text, norm, *given)
+    return found
+
+
 def norm_then_dynamic_quantize(draw: Draw) -> list[str]:
     """`npu_dynamic_quant` of a sum's norm, with and without a smoothing scale and a bias."""
     rows = draw.rows()
@@ -142,7 +173,8 @@ def ao_matmul(draw: Draw, rows: str) -> str:
 
 
 OPERATORS = {
-    norm_then_quantize: 1.5,
+    norm_then_quantize: 1.0,
+    add_norm_quantize: 2.0,
     norm_then_dynamic_quantize: 1.0,
     operator: 1.0,
     mrope: 0.4,
