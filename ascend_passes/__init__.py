@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ascend_passes import npu
     from ascend_passes.backend import ascend_dense, explain, optimize, reports, reset
-    from ascend_passes.compiled_graph import refresh
-    from ascend_passes.decode import Decoder, decode_loop, waits_for_host
-    from ascend_passes.options import OptionError, Options
-    from ascend_passes.report import Report
-    from ascend_passes.rule import Rule
+    from ascend_passes.capture.decode import Decoder, decode_loop, waits_for_host
+    from ascend_passes.compile.compiled_graph import refresh
+    from ascend_passes.engine.rule import Rule
+    from ascend_passes.options.value import OptionError, Options
+    from ascend_passes.report.value import Report
 
 __all__ = [
     "Decoder",
@@ -37,19 +37,19 @@ __all__ = [
 ]
 HOMES = MappingProxyType(
     {
-        "Decoder": "decode",
-        "OptionError": "options",
-        "Options": "options",
-        "Report": "report",
-        "Rule": "rule",
+        "Decoder": "capture.decode",
+        "OptionError": "options.value",
+        "Options": "options.value",
+        "Report": "report.value",
+        "Rule": "engine.rule",
         "ascend_dense": "backend",
-        "decode_loop": "decode",
+        "decode_loop": "capture.decode",
         "explain": "backend",
         "optimize": "backend",
-        "refresh": "compiled_graph",
+        "refresh": "compile.compiled_graph",
         "reports": "backend",
         "reset": "backend",
-        "waits_for_host": "decode",
+        "waits_for_host": "capture.decode",
     }
 )
 """Name -> the module that defines it; `npu` is one itself."""

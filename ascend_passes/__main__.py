@@ -17,9 +17,9 @@ from importlib.util import find_spec
 from types import MappingProxyType, ModuleType
 from typing import Any
 
-from ascend_passes.commands.arguments import Parser, UsageError
-from ascend_passes.commands.output import shortened
-from ascend_passes.errors import ExpectationError
+from ascend_passes.cli.arguments import Parser, UsageError
+from ascend_passes.cli.output import shortened
+from ascend_passes.options.errors import ExpectationError
 
 DESCRIPTION = "Graph-compiler passes for dense language models on Ascend NPUs."
 COMMANDS: Mapping[str, str] = MappingProxyType(
@@ -127,12 +127,12 @@ class CommandParser(Parser):
     """The parser of a command, whose module is loaded when its words are to be read."""
 
     module = ""
-    """Its name in `ascend_passes.commands`; empty once it is loaded."""
+    """Its name in `ascend_passes.cli`; empty once it is loaded."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As in argparse, which calls this for the command that was chosen alone."""
         if self.module:
-            command: ModuleType = importlib.import_module(f"ascend_passes.commands.{self.module}")
+            command: ModuleType = importlib.import_module(f"ascend_passes.cli.{self.module}")
             self.module, self.description = "", command.__doc__
             command.add_arguments(self)
             add_debug(self, argparse.SUPPRESS)
@@ -143,8 +143,8 @@ class CommandParser(Parser):
 def add_command(
     commands: argparse._SubParsersAction[CommandParser], name: str, module: str, does: str
 ) -> None:
-    """Add the command in `commands/<module>.py`."""
-    if find_spec(f"ascend_passes.commands.{module}") is not None:
+    """Add the command in `cli/<module>.py`."""
+    if find_spec(f"ascend_passes.cli.{module}") is not None:
         commands.add_parser(name, help=does).module = module
 
 

@@ -10,17 +10,17 @@ from typing import Any
 import torch
 from torch import fx
 
-from ascend_passes import trace
+from ascend_passes.agreement.exchange import failing_together
 from ascend_passes.capture.watch import host_reads
-from ascend_passes.compiled import Keep, Later, device_type, optimize_module
-from ascend_passes.compiled_graph import CompiledGraph
-from ascend_passes.exchange import failing_together
-from ascend_passes.graph import Context
-from ascend_passes.option_values import checked_options
-from ascend_passes.options import Options
-from ascend_passes.plan import plans
-from ascend_passes.report import Report
-from ascend_passes.saved import keep_saved_apart
+from ascend_passes.compile.compiled_graph import CompiledGraph
+from ascend_passes.compile.option_values import checked_options
+from ascend_passes.compile.saved import keep_saved_apart
+from ascend_passes.compile.variant import Keep, Later, device_type, optimize_module
+from ascend_passes.ir import trace
+from ascend_passes.ir.graph import Context
+from ascend_passes.options.plans import plans
+from ascend_passes.options.value import Options
+from ascend_passes.report.value import Report
 
 _lock = threading.Lock()
 _reports: list[tuple[Report, Later]] = []

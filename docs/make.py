@@ -15,13 +15,14 @@ from pathlib import Path
 import store
 import torch
 
-from ascend_passes import npu, stored
-from ascend_passes.commands.rules import every_rule
+from ascend_passes import npu
+from ascend_passes.cli.rules import every_rule
+from ascend_passes.compile.stages import STAGES
+from ascend_passes.engine import stored
 from ascend_passes.models.limits import EXACT, FLOAT, NO_WORSE, W8A8
 from ascend_passes.npu.operator import Operator
-from ascend_passes.options import Options
-from ascend_passes.rule_page import RulePage, page
-from ascend_passes.stages import STAGES
+from ascend_passes.options.value import Options
+from ascend_passes.verify.rule_page import RulePage, page
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent

@@ -1,4 +1,4 @@
-"""Write `ascend_passes/stored_templates.json`, the traced form of the package's rules.
+"""Write `ascend_passes/engine/stored_templates.json`, the traced form of the package's rules.
 
 What is up to date is kept, so that after a change to one rule only that one is traced.
 """
@@ -9,14 +9,14 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from ascend_passes import trace
-from ascend_passes.commands.rules import every_rule
-from ascend_passes.options import Options
-from ascend_passes.registry import LOADED
-from ascend_passes.rule import Rule, Spelling
-from ascend_passes.stored import DEVICE, case, changes, document, maker_digests, surroundings
-from ascend_passes.template import LEADING, NoFormError, build, has_any_rank
-from ascend_passes.template_data import NotDataError, to_data
+from ascend_passes.cli.rules import every_rule
+from ascend_passes.engine.registry import LOADED
+from ascend_passes.engine.rule import Rule, Spelling
+from ascend_passes.engine.stored import DEVICE, case, changes, document, maker_digests, surroundings
+from ascend_passes.engine.template import LEADING, NoFormError, build, has_any_rank
+from ascend_passes.engine.template_data import NotDataError, to_data
+from ascend_passes.ir import trace
+from ascend_passes.options.value import Options
 
 KEPT = range(1, len(LEADING) + 1)
 """Numbers of leading sizes whose templates are stored; a vector alone is traced."""

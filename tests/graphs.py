@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ascend_passes import Report, Rule, trace
-from ascend_passes.blueprint import copied
-from ascend_passes.graph import Context
-from ascend_passes.normalize import normalize
-from ascend_passes.options import Options
-from ascend_passes.registry import rules
-from ascend_passes.rewrite import rewrite
+from ascend_passes import Report, Rule
+from ascend_passes.engine.normalize import normalize
+from ascend_passes.engine.registry import rules
+from ascend_passes.engine.rewrite import rewrite
+from ascend_passes.ir import trace
+from ascend_passes.ir.blueprint import copied
+from ascend_passes.ir.graph import Context
+from ascend_passes.options.value import Options
 
 
 def raw(

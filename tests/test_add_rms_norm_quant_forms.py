@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from ascend_passes import npu
-from ascend_passes.graph import Context
-from ascend_passes.options import Options
+from ascend_passes.compile.pipeline import copied
+from ascend_passes.engine.registry import rules
+from ascend_passes.engine.rewrite import rewrite
+from ascend_passes.engine.rule import refusal
+from ascend_passes.ir.graph import Context
+from ascend_passes.options.value import Options
 from ascend_passes.passes.deduplicate import deduplicate
-from ascend_passes.pipeline import copied
-from ascend_passes.registry import rules
-from ascend_passes.rewrite import rewrite
-from ascend_passes.rule import refusal
 from ascend_passes.verify.exact import distance, run, run_exactly
 from tests.graphs import traced
 

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor, fx, nn
 
 import ascend_passes
-from ascend_passes import OptionError, Options, pipeline
-from ascend_passes.pipeline import ExpectationError
-from ascend_passes.registry import find, rules
-from ascend_passes.rule import RuleError
-from ascend_passes.scalars import MOST_VALUES
-from ascend_passes.stages import Stage
-from ascend_passes.template import outline, template
+from ascend_passes import OptionError, Options
+from ascend_passes.compile import pipeline
+from ascend_passes.compile.pipeline import ExpectationError
+from ascend_passes.compile.stages import Stage
+from ascend_passes.engine.registry import find, rules
+from ascend_passes.engine.rule import RuleError
+from ascend_passes.engine.template import outline, template
+from ascend_passes.passes.constants.float_inputs import MOST_VALUES
 
 H = 64
 
@@ -538,7 +539,7 @@ def test_explain_prints_the_report(capsys):
 
 
 def test_errors_have_types_of_their_own():
-    graph = ascend_passes.trace.aot_graph(Block(), *rows())
+    graph = ascend_passes.ir.trace.aot_graph(Block(), *rows())
     with pytest.raises(OptionError):
         ascend_passes.optimize(graph, [], {"no_such": 1})
     with pytest.raises(ExpectationError):
@@ -556,7 +557,7 @@ def test_a_compiler_of_somebody_elses_optimizes():
         reports.append(ascend_passes.optimize(gm, inputs))
         return gm.forward
 
-    backend = functools.partial(ascend_passes.trace.compile_inference, compiler=compiler)
+    backend = functools.partial(ascend_passes.ir.trace.compile_inference, compiler=compiler)
     model = Block()
     agrees(torch.compile(model, backend=backend), model, *rows())
     (report,) = reports

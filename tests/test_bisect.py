@@ -8,8 +8,8 @@ import re
 import pytest
 
 from ascend_passes.__main__ import main
-from ascend_passes.options import Options
-from ascend_passes.verify.bisect import BisectError, Switch, culprits, switches, without
+from ascend_passes.compile.bisect import BisectError, Switch, culprits, switches, without
+from ascend_passes.options.value import Options
 from tests.test_validate import OWN_SPELLINGS, WRONG_RULE
 
 MODEL = """

@@ -7,7 +7,7 @@ import operator
 import torch
 from torch import fx, nn
 
-from ascend_passes.blueprint import Blueprint, copied_module
+from ascend_passes.ir.blueprint import Blueprint, copied_module
 
 
 class Model(nn.Module):

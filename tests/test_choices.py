@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from ascend_passes import Rule, npu
-from ascend_passes.graph import Context
-from ascend_passes.option_types import OptionError
-from ascend_passes.options import Options
-from ascend_passes.registry import find, identity, rules
-from ascend_passes.report import Miss, Place
-from ascend_passes.rewrite import rewrite, worth_telling
-from ascend_passes.rule import RuleError
-from ascend_passes.stages import recognizes
+from ascend_passes.compile.stages import recognizes
+from ascend_passes.engine.registry import find, identity, rules
+from ascend_passes.engine.rewrite import rewrite, worth_telling
+from ascend_passes.engine.rule import RuleError
+from ascend_passes.ir.graph import Context
+from ascend_passes.options.types import OptionError
+from ascend_passes.options.value import Options
+from ascend_passes.report.value import Miss, Place
 from ascend_passes.verify import check
 from ascend_passes.verify.choices import is_form
 from tests.graphs import rule_named, traced

@@ -13,18 +13,19 @@ import torch
 
 pytest.importorskip("transformers")
 
-from ascend_passes import doctor, registry
 from ascend_passes.__main__ import STATUSES, main
-from ascend_passes.commands import limit
-from ascend_passes.commands.bench_cold import Cold
-from ascend_passes.commands.bench_compile import Row, bars
-from ascend_passes.commands.check import choose
-from ascend_passes.commands.demo import save_model
-from ascend_passes.commands.new import TEMPLATE
-from ascend_passes.commands.output import progress
-from ascend_passes.commands.rules import every_rule
-from ascend_passes.options import Options
-from ascend_passes.rule import RuleError
+from ascend_passes.cli import environment as doctor
+from ascend_passes.cli import limit
+from ascend_passes.cli.bench_cold import Cold
+from ascend_passes.cli.bench_compile import Row, bars
+from ascend_passes.cli.check import choose
+from ascend_passes.cli.demo import save_model
+from ascend_passes.cli.new import TEMPLATE
+from ascend_passes.cli.output import progress
+from ascend_passes.cli.rules import every_rule
+from ascend_passes.engine import registry
+from ascend_passes.engine.rule import RuleError
+from ascend_passes.options.value import Options
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +181,7 @@ def test_what_nobody_foresaw_is_one_line_and_debug_shows_where(capsys, monkeypat
     def fail(arguments):
         raise KeyError("a\nb\x1b[31m")
 
-    monkeypatch.setattr("ascend_passes.commands.list.run", fail)
+    monkeypatch.setattr("ascend_passes.cli.list.run", fail)
     code, text = output(capsys, "list")
     assert code == 3
     assert_one_error(text, "unexpected KeyError: ")
@@ -195,7 +196,7 @@ def test_an_interruption_is_no_traceback(capsys, monkeypatch):
     def interrupt(arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ascend_passes.commands.list.run", interrupt)
+    monkeypatch.setattr("ascend_passes.cli.list.run", interrupt)
     code, text = output(capsys, "list")
     assert code == 130
     assert_one_error(text, "interrupted")
@@ -227,7 +228,7 @@ def test_the_help_and_the_page_say_what_a_status_means(capsys):
 
 SPIN = "while True:\n    pass"
 SWALLOW = """import sys
-from ascend_passes.commands.limit import limited
+from ascend_passes.cli.limit import limited
 with limited(0.2, "it"):
     while True:
         try:

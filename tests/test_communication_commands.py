@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from ascend_passes import profiles
 from ascend_passes.__main__ import main
-from ascend_passes.commands.bench_comm import TOKENS
-from ascend_passes.commands.tune import step_times
-from ascend_passes.dense_layers import Sizes
-from ascend_passes.measure import latency_and_hop
+from ascend_passes.cli.bench_comm import TOKENS
+from ascend_passes.cli.dense_layers import Sizes
+from ascend_passes.cli.measure import latency_and_hop
+from ascend_passes.cli.tune import step_times
+from ascend_passes.cost import profiles
 
 PLANS = ("all_reduce", "all_reduce, fused", "flashcomm", "flashcomm, fused")
 

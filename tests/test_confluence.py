@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from ascend_passes import npu
-from ascend_passes.blueprint import copied_module
-from ascend_passes.graph import Context
+from ascend_passes.engine.normalize import normalize
+from ascend_passes.engine.registry import rules
+from ascend_passes.engine.rewrite import rewrite
+from ascend_passes.ir.blueprint import copied_module
+from ascend_passes.ir.graph import Context
 from ascend_passes.models.merged import trace_merged
-from ascend_passes.normalize import normalize
-from ascend_passes.options import Options
+from ascend_passes.options.value import Options
 from ascend_passes.passes.deduplicate import deduplicate
-from ascend_passes.registry import rules
-from ascend_passes.rewrite import rewrite
 from ascend_passes.verify.checks import firing
 from ascend_passes.verify.mutate import structure
 

@@ -13,14 +13,16 @@ import pytest
 import torch
 from torch import fx
 
-from ascend_passes import cost, profiles, trace
-from ascend_passes.dense_layers import GROUP, Sizes, layers_graph, rewritten
-from ascend_passes.graph import Context, operator_name
-from ascend_passes.groups import Group, assuming
-from ascend_passes.options import OptionError, Options
-from ascend_passes.passes.sequence_parallel import sequence_parallel
-from ascend_passes.plan import UNBOUNDED, Plan, divided, pick, plans
-from ascend_passes.report import Report
+from ascend_passes.cli.dense_layers import GROUP, Sizes, layers_graph, rewritten
+from ascend_passes.cost import model as cost
+from ascend_passes.cost import profiles
+from ascend_passes.distributed.groups import Group, assuming
+from ascend_passes.ir import trace
+from ascend_passes.ir.graph import Context, operator_name
+from ascend_passes.options.plans import UNBOUNDED, Plan, divided, pick, plans
+from ascend_passes.options.value import OptionError, Options
+from ascend_passes.passes.flashcomm.sequence_parallel import sequence_parallel
+from ascend_passes.report.value import Report
 
 RANKS, TOKENS = 4, 2048
 APART = Options(matmul_reduce_scatter=False)

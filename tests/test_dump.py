@@ -11,10 +11,10 @@ import torch
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 import ascend_passes
-from ascend_passes import dump
-from ascend_passes.options import OptionError, Options
-from ascend_passes.plan import Plan
-from ascend_passes.report import Report
+from ascend_passes.options.plans import Plan
+from ascend_passes.options.value import OptionError, Options
+from ascend_passes.report import dump
+from ascend_passes.report.value import Report
 
 PLAN = Plan("large prefill", 7, 9)
 REPORT = Report(graph_before="# before\n", graph_after="# after\n")

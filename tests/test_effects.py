@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 import ascend_passes
-from ascend_passes.graph import has_effect
-from ascend_passes.normalize import normalize
+from ascend_passes.engine.normalize import normalize
+from ascend_passes.ir.graph import has_effect
 
 from .graphs import raw, targets
 

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ascend_passes import groups, npu
-from ascend_passes.groups import FUNCTIONAL, Group
+from ascend_passes import npu
+from ascend_passes.distributed import groups
+from ascend_passes.distributed.groups import FUNCTIONAL, Group
 
 HCCL = "127.0.0.1%eth0_7"
 

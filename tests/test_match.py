@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from ascend_passes import Rule, npu
-from ascend_passes.match import Stop, match, stops_at_once
-from ascend_passes.options import Options
-from ascend_passes.registry import rules
-from ascend_passes.rule import RuleError
-from ascend_passes.template import outlines
+from ascend_passes.engine.match import Stop, match, stops_at_once
+from ascend_passes.engine.registry import rules
+from ascend_passes.engine.rule import RuleError
+from ascend_passes.engine.template import outlines
+from ascend_passes.options.value import Options
 
 from .graphs import reasons, rewritten, rule_named, targets, traced
 

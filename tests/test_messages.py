@@ -11,8 +11,8 @@ from datetime import timedelta
 import pytest
 import torch.distributed as dist
 
-from ascend_passes import mailbox, presence
-from ascend_passes.mailbox import AgreementError
+from ascend_passes.distributed import mailbox, presence
+from ascend_passes.distributed.mailbox import AgreementError
 
 PARTY, SPOT = (0,), "0/0"
 

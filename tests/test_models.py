@@ -9,7 +9,7 @@ pytest.importorskip("compressed_tensors")
 
 from compressed_tensors.quantization.utils import compute_dynamic_scales_and_zp
 
-from ascend_passes.commands.demo import save_model
+from ascend_passes.cli.demo import save_model
 from ascend_passes.models import ModelError
 from ascend_passes.models.build import FAMILIES, small_model
 from ascend_passes.models.compare import Error

@@ -11,16 +11,16 @@ from hypothesis import HealthCheck, example, given, note, settings
 from hypothesis import strategies as st
 from torch import fx
 
-from ascend_passes import forms
-from ascend_passes.arguments import arguments
-from ascend_passes.blueprint import copied
-from ascend_passes.forms import END
-from ascend_passes.graph import Context
-from ascend_passes.normalize import normalize
-from ascend_passes.options import Options
+from ascend_passes.engine import forms
+from ascend_passes.engine.forms import END
+from ascend_passes.engine.normalize import normalize
+from ascend_passes.engine.registry import rules
+from ascend_passes.engine.rewrite import rewrite
+from ascend_passes.ir.arguments import arguments
+from ascend_passes.ir.blueprint import copied
+from ascend_passes.ir.graph import Context
+from ascend_passes.options.value import Options
 from ascend_passes.passes.deduplicate import deduplicate
-from ascend_passes.registry import rules
-from ascend_passes.rewrite import rewrite
 
 from .graphs import raw, targets, traced
 
@@ -215,7 +215,7 @@ def test_a_form_that_raises_leaves_its_node_alone(monkeypatch):
         raise IndexError("broken on purpose")
 
     monkeypatch.setattr(
-        "ascend_passes.normalize.FORMS", {**forms.FORMS, aten.permute.default: broken}
+        "ascend_passes.engine.normalize.FORMS", {**forms.FORMS, aten.permute.default: broken}
     )
     gm = raw(lambda x: x.permute(1, 0).clone() * x.clone().t(), [X])
     with pytest.raises(IndexError):

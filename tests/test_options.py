@@ -7,13 +7,14 @@ import torch
 from torch.nn import functional
 
 import ascend_passes
-from ascend_passes import explain, pass_names
-from ascend_passes.commands.new import TEMPLATE
-from ascend_passes.option_values import checked_options
-from ascend_passes.options import OptionError, Options, switched_on
-from ascend_passes.passes.matmul_collective import STEPS
-from ascend_passes.registry import rules
-from ascend_passes.rule import RuleError
+from ascend_passes import explain
+from ascend_passes.cli.new import TEMPLATE
+from ascend_passes.compile import pass_names
+from ascend_passes.compile.option_values import checked_options
+from ascend_passes.engine.registry import rules
+from ascend_passes.engine.rule import RuleError
+from ascend_passes.options.value import OptionError, Options, switched_on
+from ascend_passes.passes.matmul_collective.matmul_collective import STEPS
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ import torch
 
 from ascend_passes import npu
 from ascend_passes.npu.operator import Operator, require_dtype
-from ascend_passes.traits import Matmul
+from ascend_passes.ir.traits import Matmul
 
 
 def gated(x):
@@ -105,14 +105,14 @@ import my_operators
 
 from ascend_passes import npu, profiles
 from ascend_passes.__main__ import main
-from ascend_passes.cost import estimate
-from ascend_passes.graph import Context, operator_name, value
-from ascend_passes.groups import Group, assuming
-from ascend_passes.options import Options
+from ascend_passes.cost.model import estimate
+from ascend_passes.ir.graph import Context, operator_name, value
+from ascend_passes.distributed.groups import Group, assuming
+from ascend_passes.options.value import Options
 from ascend_passes.passes.prefetch import mlps
-from ascend_passes.passes.sequence_parallel import sequence_parallel
-from ascend_passes.stages import recognize
-from ascend_passes.plan import Plan
+from ascend_passes.passes.flashcomm.sequence_parallel import sequence_parallel
+from ascend_passes.compile.stages import recognize
+from ascend_passes.options.plans import Plan
 from docs import make
 from tests.graphs import traced
 

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, fx
 
 from ascend_passes import Rule, npu, optimize
-from ascend_passes.graph import Context
-from ascend_passes.options import Options
+from ascend_passes.engine.registry import rules
+from ascend_passes.engine.rewrite import RewriteLoopError, rewrite
+from ascend_passes.ir.graph import Context
+from ascend_passes.options.value import Options
 from ascend_passes.passes.deduplicate import deduplicate
-from ascend_passes.registry import rules
-from ascend_passes.rewrite import RewriteLoopError, rewrite
 
 from .graphs import reasons, rewritten, rule_named, targets, traced
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ascend_passes.registry import pattern_folders
+from ascend_passes.engine.registry import pattern_folders
 from ascend_passes.verify.checks import MOST_LINES
 
 MOST_SHARED = 0.2

@@ -14,10 +14,11 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 import ascend_passes
-from ascend_passes import Rule, bind, emission, hazards, npu, rewrite, template
+from ascend_passes import Rule, npu
 from ascend_passes.__main__ import main
-from ascend_passes.commands.rules import every_rule
-from ascend_passes.options import Options
+from ascend_passes.cli.rules import every_rule
+from ascend_passes.engine import bind, emission, hazards, rewrite, template
+from ascend_passes.options.value import Options
 from ascend_passes.verify import check, checks, findings
 
 RULES = every_rule(Options())

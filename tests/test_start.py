@@ -37,7 +37,7 @@ def of(modules, names):
     ("code", "absent"),
     [
         ("import torch, ascend_passes", ("ascend_passes.backend", "ascend_passes.npu", *HEAVY)),
-        ("import torch, ascend_passes.options", HEAVY),
+        ("import torch, ascend_passes.options.value", HEAVY),
         ("import torch; from ascend_passes import Rule, npu; npu.npu_rms_norm", HEAVY),
         ("import torch, ascend_passes.backend", ("torch._inductor.compile_fx",)),
     ],
@@ -103,7 +103,7 @@ def test_a_checkout_in_front_of_an_installed_one_has_its_own_rules(tmp_path):
     (tmp_path / "patterns" / "fuse" / "add_rms_norm.py").unlink()
     code = """
 import json
-from ascend_passes.registry import find, pattern_folders
+from ascend_passes.engine.registry import find, pattern_folders
 print(json.dumps([rule.source for folder in pattern_folders() for rule in find(folder)]))
 """
     done = subprocess.run(

@@ -13,14 +13,15 @@ import pytest
 import torch
 
 import ascend_passes
-from ascend_passes import registry, stored, template, trace
-from ascend_passes.commands.rules import every_rule
-from ascend_passes.options import Options
-from ascend_passes.registry import helpers
-from ascend_passes.rule import Rule
-from ascend_passes.template import NoFormError, build, has_any_rank
-from ascend_passes.template_data import NotDataError, argument_data, from_data, to_data
-from ascend_passes.traced_sizes import arithmetic
+from ascend_passes.cli.rules import every_rule
+from ascend_passes.engine import registry, stored, template
+from ascend_passes.engine.registry import helpers
+from ascend_passes.engine.rule import Rule
+from ascend_passes.engine.template import NoFormError, build, has_any_rank
+from ascend_passes.engine.template_data import NotDataError, argument_data, from_data, to_data
+from ascend_passes.ir import trace
+from ascend_passes.ir.traced_sizes import arithmetic
+from ascend_passes.options.value import Options
 
 RULES = {rule.name: rule for rule in every_rule(Options())}
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import ascend_passes
-from ascend_passes import pipeline
-from ascend_passes.report import Report
-from ascend_passes.stages import Stage
+from ascend_passes.compile import pipeline
+from ascend_passes.compile.stages import Stage
+from ascend_passes.report.value import Report
 
 aten = torch.ops.aten
 

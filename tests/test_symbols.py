@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ascend_passes import npu, trace
-from ascend_passes.graph import Context, value
-from ascend_passes.groups import Group, assuming
-from ascend_passes.options import Options
-from ascend_passes.passes.sequence_parallel import sequence_parallel
-from ascend_passes.plan import Plan
-from ascend_passes.rewrite import rewrite
+from ascend_passes import npu
+from ascend_passes.distributed.groups import Group, assuming
+from ascend_passes.engine.rewrite import rewrite
+from ascend_passes.ir import trace
+from ascend_passes.ir.graph import Context, value
+from ascend_passes.options.plans import Plan
+from ascend_passes.options.value import Options
+from ascend_passes.passes.flashcomm.sequence_parallel import sequence_parallel
 from tests.graphs import rule_named
 
 

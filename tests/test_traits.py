@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from ascend_passes import traits
-from ascend_passes.graph import has_effect, is_boundary, written
-from ascend_passes.pass_names import PARTS
-from ascend_passes.traits import ATEN, NOTHING, OTHERS, declared, name_of, traits_of
+from ascend_passes.compile.pass_names import PARTS
+from ascend_passes.ir import traits
+from ascend_passes.ir.graph import has_effect, is_boundary, written
+from ascend_passes.ir.traits import ATEN, NOTHING, OTHERS, declared, name_of, traits_of
 
 aten = torch.ops.aten
 ROWS, COLUMNS, INNER = 6, 10, 4

@@ -9,9 +9,9 @@ import torch
 from torch.nn.functional import silu
 
 import ascend_passes
-from ascend_passes import pipeline
-from ascend_passes.report import Report
-from ascend_passes.stages import Stage
+from ascend_passes.compile import pipeline
+from ascend_passes.compile.stages import Stage
+from ascend_passes.report.value import Report
 from ascend_passes.verify.validate import difference
 
 WRONG_RULE = '''"""The gate and the rows change places."""

@@ -7,15 +7,15 @@ import torch
 from torch.nn.functional import silu
 
 from ascend_passes import npu
-from ascend_passes.bind import WrongDtype
-from ascend_passes.graph import Context
-from ascend_passes.match import match
-from ascend_passes.options import Options
+from ascend_passes.engine.bind import WrongDtype
+from ascend_passes.engine.match import match
+from ascend_passes.engine.registry import rules
+from ascend_passes.engine.rewrite import rewrite, worth_telling
+from ascend_passes.engine.template import outline
+from ascend_passes.ir.graph import Context
+from ascend_passes.options.value import Options
 from ascend_passes.passes.deduplicate import deduplicate
-from ascend_passes.registry import rules
-from ascend_passes.report import Miss, Place
-from ascend_passes.rewrite import rewrite, worth_telling
-from ascend_passes.template import outline
+from ascend_passes.report.value import Miss, Place
 from tests.graphs import reasons, rule_named, traced
 
 INT8 = 1  # torch's number for the dtype

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 import ascend_passes
-from ascend_passes import content
+from ascend_passes.ir import content
 
 WIDTH = 16
 

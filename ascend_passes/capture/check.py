@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from ascend_passes.capture.fault import Fault
 from ascend_passes.capture.rules import refused
-from ascend_passes.graph import operator_name, place, value
+from ascend_passes.ir.graph import operator_name, place, value
 
 
 def faults(graph: fx.Graph, device: str) -> Iterator[Fault]:

@@ -20,7 +20,7 @@ from ascend_passes.capture.symbols import (
     symbol_of,
 )
 from ascend_passes.capture.update import updates
-from ascend_passes.graph import base, is_call, value, written
+from ascend_passes.ir.graph import base, is_call, value, written
 
 INDEX_DTYPES = (torch.int64, torch.int32)
 

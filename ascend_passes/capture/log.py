@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 
-from ascend_passes.report import Miss, Place, Report
+from ascend_passes.report.value import Miss, Place, Report
 
 logger = logging.getLogger("ascend_passes")
 

@@ -17,8 +17,8 @@ from torch import Tensor, fx
 
 from ascend_passes.capture.symbols import Number, free_symbols, is_tensor, number_of, symbol_of
 from ascend_passes.capture.update import in_updated_list
-from ascend_passes.graph import arguments_by_name, value
-from ascend_passes.normalize import remove_dead
+from ascend_passes.engine.normalize import remove_dead
+from ascend_passes.ir.graph import arguments_by_name, value
 
 aten = torch.ops.aten
 LIFTED = "ascend_number"

@@ -16,8 +16,8 @@ from ascend_passes.capture.fault import failure
 from ascend_passes.capture.memory import Memory
 from ascend_passes.capture.rules import group_of, refused
 from ascend_passes.capture.update import updated_call
-from ascend_passes.graph import writes_possible
-from ascend_passes.traits import traits_of
+from ascend_passes.ir.graph import writes_possible
+from ascend_passes.ir.traits import traits_of
 
 UNINITIALIZED = ("aten::empty", "aten::empty_like", "aten::new_empty", "aten::empty_strided")
 """Operators with nothing to replay: a device leaves in the memory what was there."""

@@ -18,7 +18,7 @@ from ascend_passes.capture.symbols import (
     is_tensor,
     number_of,
 )
-from ascend_passes.graph import base, value
+from ascend_passes.ir.graph import base, value
 
 Strided = tuple[Sequence[int], Sequence[int], int]
 """Size, stride and offset, in elements, of a tensor in its memory."""

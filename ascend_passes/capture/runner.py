@@ -16,9 +16,9 @@ from ascend_passes.capture.log import Log
 from ascend_passes.capture.numbers import LIFTED
 from ascend_passes.capture.results import hand_out
 from ascend_passes.capture.sizes import choose
-from ascend_passes.graph import operator_name, place, value
-from ascend_passes.options import Options
-from ascend_passes.report import Report
+from ascend_passes.ir.graph import operator_name, place, value
+from ascend_passes.options.value import Options
+from ascend_passes.report.value import Report
 
 MOST_GRAPHS = 64
 """Graphs of one compiled model, torchair's `capture_limit`; further sizes run uncaptured."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ascend_passes.capture.layout import Layout
-from ascend_passes.options import Options
-from ascend_passes.plan import capture_sizes
+from ascend_passes.options.plans import capture_sizes
+from ascend_passes.options.value import Options
 
 
 @dataclass(frozen=True)

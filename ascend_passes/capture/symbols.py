@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ascend_passes.graph import value
-from ascend_passes.traced_sizes import size_of_inputs
+from ascend_passes.ir.graph import value
+from ascend_passes.ir.traced_sizes import size_of_inputs
 
 Number = Callable[[Sequence[Any]], int]
 """From a call's flat inputs to a number of the graph."""

@@ -9,8 +9,8 @@ from torch import fx
 
 from ascend_passes.capture.fault import failure
 from ascend_passes.capture.symbols import Number, number_of
-from ascend_passes.graph import arguments_by_name
-from ascend_passes.traits import traits_of
+from ascend_passes.ir.graph import arguments_by_name
+from ascend_passes.ir.traits import traits_of
 
 
 def updates(graph: fx.Graph) -> Iterator[Mapping[str, tuple[Number, ...]]]:

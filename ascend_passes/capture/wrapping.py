@@ -12,8 +12,8 @@ from ascend_passes.capture.fault import Fault
 from ascend_passes.capture.layout import Layout
 from ascend_passes.capture.numbers import lift_numbers
 from ascend_passes.capture.runner import Runner
-from ascend_passes.execute import captures_itself, chosen
-from ascend_passes.options import Options
+from ascend_passes.executors.execute import captures_itself, chosen
+from ascend_passes.options.value import Options
 
 
 def captures(options: Options, device: str) -> bool:

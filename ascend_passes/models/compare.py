@@ -22,7 +22,7 @@ from ascend_passes.models.generate import Forward, generate, logits_of, new_cach
 from ascend_passes.models.limits import EXACT, NO_WORSE, limit_of
 from ascend_passes.models.quantize import quantized_layers
 from ascend_passes.models.reference import in_double, logits_in_double
-from ascend_passes.report import Report
+from ascend_passes.report.value import Report
 
 Stage = Callable[[str, int, int], None]
 """Told what is running, how many steps are done and how many there are."""

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ascend_passes import trace
-from ascend_passes.compiled import device_type, optimize_module
-from ascend_passes.compiled_graph import constants_of
-from ascend_passes.graph import Context
+from ascend_passes.compile.compiled_graph import constants_of
+from ascend_passes.compile.option_values import checked_options
+from ascend_passes.compile.variant import device_type, optimize_module
+from ascend_passes.ir import trace
+from ascend_passes.ir.graph import Context
 from ascend_passes.models.generate import Forward
-from ascend_passes.option_values import checked_options
-from ascend_passes.plan import plans
+from ascend_passes.options.plans import plans
 from ascend_passes.verify.exact import Exact, wide
 
 

@@ -17,7 +17,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config
 from transformers.models.qwen3.modeling_qwen3 import apply_rotary_pos_emb
 
-from ascend_passes import trace
+from ascend_passes.ir import trace
 from ascend_passes.models.quantize import int8_forward, scheme
 
 QWEN3_32B = {

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
+from ascend_passes.ir.traits import traits_of
 from ascend_passes.npu.operator import Conditions, Operator
 from ascend_passes.npu.register import install
-from ascend_passes.traits import traits_of
 
 
 def families() -> Iterator[tuple[Operator, ...]]:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ascend_passes.ir.traits import ALL_GATHER, ALL_REDUCE, REDUCE_SCATTER, Matmul
 from ascend_passes.npu import collective_parts as parts
 from ascend_passes.npu.accuracy import ONE_ROUNDING, PARTIALS, ULP, Bound
 from ascend_passes.npu.collective_limits import (
@@ -22,7 +23,6 @@ from ascend_passes.npu.collective_limits import (
     quant_mm_reduce_scatter_limits,
 )
 from ascend_passes.npu.operator import Operator, dtype_of, empty
-from ascend_passes.traits import ALL_GATHER, ALL_REDUCE, REDUCE_SCATTER, Matmul
 
 FACTORS = Matmul("input", "x2", bias="bias", scale="x2_scale", row_scale="x1_scale")
 

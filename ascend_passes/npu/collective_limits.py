@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ascend_passes.groups import FUNCTIONAL, resolve
+from ascend_passes.distributed.groups import FUNCTIONAL, resolve
 from ascend_passes.npu.operator import (
     A2,
     A3,

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ascend_passes.ir.traits import Matmul
 from ascend_passes.npu.accuracy import LSB, ONE_ROUNDING, ULP, Bound, halves
 from ascend_passes.npu.operator import (
     A2,
@@ -25,7 +26,6 @@ from ascend_passes.npu.operator import (
 )
 from ascend_passes.npu.quantize import offset_of_words, scale_of_words
 from ascend_passes.npu.rounding import to_integer
-from ascend_passes.traits import Matmul
 
 EXACT_TERMS = 1024
 """Products of int8 that float32 sums exactly: 1024 * 128 * 128 = 2**24."""

@@ -11,16 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ascend_passes.npu.accuracy import (
-    GAINED,
-    ONE_ROUNDING,
-    RSTD,
-    SINGLE,
-    SUM,
-    ULP,
-    Bound,
-    halves,
-)
+from ascend_passes.npu.accuracy import GAINED, ONE_ROUNDING, RSTD, SINGLE, SUM, ULP, Bound, halves
 from ascend_passes.npu.norm_limits import (
     add_rms_norm_cast_limits,
     add_rms_norm_limits,

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ascend_passes.ir.proof import prove
+from ascend_passes.ir.traits import Traits
 from ascend_passes.npu.accuracy import Bound
-from ascend_passes.proof import prove
-from ascend_passes.traits import Traits
 
 Arguments = Mapping[str, Any]
 """Schema argument name -> its value; every argument is there, defaults filled in."""

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 import torch
 from torch.fx.node import has_side_effect
 
+from ascend_passes.ir.traits import declare
 from ascend_passes.npu.operator import Operator
-from ascend_passes.traits import declare
 
 HOSTS = ("CPU", "CUDA")
 """Devices that run the references."""

@@ -1,1 +1,1 @@
-"""Whole-graph passes, one per file."""
+"""Whole-graph passes; a family of several files is a package."""

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ascend_passes.arguments import arguments
-from ascend_passes.graph import Context, base, has_effect, value, written
-from ascend_passes.report import Report
-from ascend_passes.sharing import may_replace, read_instead
+from ascend_passes.ir.arguments import arguments
+from ascend_passes.ir.graph import Context, base, has_effect, value, written
+from ascend_passes.ir.sharing import may_replace, read_instead
+from ascend_passes.report.value import Report
 
 
 def deduplicate(graph: fx.Graph, context: Context) -> Report:

@@ -15,7 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ascend_passes.graph import (
+from ascend_passes.engine.normalize import remove_dead
+from ascend_passes.engine.site import Refused, Site
+from ascend_passes.ir.graph import (
     Context,
     arguments_by_name,
     base,
@@ -29,11 +31,9 @@ from ascend_passes.graph import (
     value,
     written,
 )
-from ascend_passes.normalize import remove_dead
-from ascend_passes.passes.in_place import schema_order
-from ascend_passes.passes.site import Refused, Site
-from ascend_passes.report import Miss, Report
-from ascend_passes.trace import fake_mode_of, faking
+from ascend_passes.ir.in_place import schema_order
+from ascend_passes.ir.trace import fake_mode_of, faking
+from ascend_passes.report.value import Miss, Report
 
 aten = torch.ops.aten
 RULE = "grouped_attention"

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, fx
 
 from ascend_passes import npu  # noqa: F401  # defines the operators
-from ascend_passes.graph import Context, argument_of, base, module_path, place, value
-from ascend_passes.options import MEBIBYTE
-from ascend_passes.proof import prove
-from ascend_passes.report import Miss, Report
-from ascend_passes.traits import traits_of
+from ascend_passes.ir.graph import Context, argument_of, base, module_path, place, value
+from ascend_passes.ir.proof import prove
+from ascend_passes.ir.traits import traits_of
+from ascend_passes.options.value import MEBIBYTE
+from ascend_passes.report.value import Miss, Report
 
 WIDEST_MLP = 2
 """Matmuls in front of an activation: gate_up, or gate and up."""

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import fx
 
-from ascend_passes.graph import Context, is_call, value
-from ascend_passes.normalize import remove_dead
-from ascend_passes.passes.site import Refused, Site
-from ascend_passes.report import Report
+from ascend_passes.engine.normalize import remove_dead
+from ascend_passes.engine.site import Refused, Site
+from ascend_passes.ir.graph import Context, is_call, value
+from ascend_passes.report.value import Report
 
 aten = torch.ops.aten
 RULE = "unrounded_gain"

@@ -6,7 +6,7 @@ import secrets
 from dataclasses import dataclass
 from itertools import product
 
-from ascend_passes.rule import Rule, Spelling
+from ascend_passes.engine.rule import Rule, Spelling
 from ascend_passes.verify.checks import CHECKS, Check, is_documented
 from ascend_passes.verify.choices import is_form
 

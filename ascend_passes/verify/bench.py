@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from ascend_passes.blueprint import copied_module
-from ascend_passes.graph import Context, is_view, value
-from ascend_passes.rewrite import rewrite
-from ascend_passes.rule import Rule
-from ascend_passes.template import output_nodes
+from ascend_passes.engine.rewrite import rewrite
+from ascend_passes.engine.rule import Rule
+from ascend_passes.engine.template import output_nodes
+from ascend_passes.ir.blueprint import copied_module
+from ascend_passes.ir.graph import Context, is_view, value
 from ascend_passes.verify.checks import firing
 
 ROUNDS = 5

@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ascend_passes.blueprint import copied_module
-from ascend_passes.graph import Context, value
-from ascend_passes.normalize import normalize
-from ascend_passes.report import Report
-from ascend_passes.rewrite import rewrite
-from ascend_passes.rule import Condition, Rule, Spelling, conditions, refusal
-from ascend_passes.template import COMMUTATIVE
+from ascend_passes.engine.normalize import normalize
+from ascend_passes.engine.rewrite import rewrite
+from ascend_passes.engine.rule import Condition, Rule, Spelling, conditions, refusal
+from ascend_passes.engine.template import COMMUTATIVE
+from ascend_passes.ir.blueprint import copied_module
+from ascend_passes.ir.graph import Context, value
+from ascend_passes.report.value import Report
 from ascend_passes.verify.choices import choices_without_form
 from ascend_passes.verify.difference import differences
 from ascend_passes.verify.exact import run_exactly

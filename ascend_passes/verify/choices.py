@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 
-from ascend_passes.emission import refuse_limits, traced_replacement
-from ascend_passes.graph import Context
-from ascend_passes.rule import Rule, Spelling
-from ascend_passes.template import outline
+from ascend_passes.engine.emission import refuse_limits, traced_replacement
+from ascend_passes.engine.rule import Rule, Spelling
+from ascend_passes.engine.template import outline
+from ascend_passes.ir.graph import Context
 from ascend_passes.verify.trial import Trial, trials
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ascend_passes import trace
-from ascend_passes.forms import END
-from ascend_passes.graph import value
+from ascend_passes.engine.forms import END
+from ascend_passes.ir import trace
+from ascend_passes.ir.graph import value
 
 aten = torch.ops.aten
 Insertion = tuple[Any, tuple[Any, ...], dict[str, Any]]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ascend_passes.graph import value
+from ascend_passes.ir.graph import value
 from ascend_passes.verify.exact import wide
 
 ZERO_POINTS = 20

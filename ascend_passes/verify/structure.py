@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ascend_passes.graph import value
-from ascend_passes.sharing import results
-from ascend_passes.trace import fake_mode_of, faking
+from ascend_passes.ir.graph import value
+from ascend_passes.ir.sharing import results
+from ascend_passes.ir.trace import fake_mode_of, faking
 
 Call = tuple[Any, tuple[Any, ...], Any]
 

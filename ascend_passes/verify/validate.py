@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ascend_passes.emission import Emission
-from ascend_passes.graph import Context, value
-from ascend_passes.match import Match
-from ascend_passes.passes.constants import folded_of
-from ascend_passes.trace import not_faking
+from ascend_passes.engine.emission import Emission
+from ascend_passes.engine.match import Match
+from ascend_passes.ir.graph import Context, value
+from ascend_passes.ir.trace import not_faking
+from ascend_passes.passes.constants.fold import folded_of
 from ascend_passes.verify.exact import Exact, distance, magnitude
 from ascend_passes.verify.sample import number, sample
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import fx
 
-from ascend_passes.options import Options
+from ascend_passes.options.value import Options
 
 COMPILERS = ("npugraph_ex", "torchair")
 """In vllm-ascend's order; the first that is here compiles. Their interfaces are the same."""

@@ -14,10 +14,10 @@ from torch import fx
 from vllm.compilation.compiler_interface import CompilerInterface
 from vllm.platforms import current_platform
 
-from ascend_passes import trace
-from ascend_passes.compiled import device_type
-from ascend_passes.execute import execute
-from ascend_passes.registry import identity
+from ascend_passes.compile.variant import device_type
+from ascend_passes.engine.registry import identity
+from ascend_passes.executors.execute import execute
+from ascend_passes.ir import trace
 from ascend_passes.vllm.request import options_of
 
 FUNCTIONALIZE = "pre_grad_custom_pass"

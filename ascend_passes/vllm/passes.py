@@ -11,15 +11,15 @@ from torch import fx
 from vllm.compilation.passes.inductor_pass import InductorPass, get_pass_context
 from vllm.compilation.passes.vllm_inductor_pass import VllmInductorPass
 
-from ascend_passes import trace
 from ascend_passes.backend import keep_quietly
-from ascend_passes.blueprint import copied
-from ascend_passes.compiled import device_type, optimize_module
-from ascend_passes.dump import dumped
-from ascend_passes.graph import Context
-from ascend_passes.options import Options
-from ascend_passes.plan import Plan, pick, plans
-from ascend_passes.registry import identity
+from ascend_passes.compile.variant import device_type, optimize_module
+from ascend_passes.engine.registry import identity
+from ascend_passes.ir import trace
+from ascend_passes.ir.blueprint import copied
+from ascend_passes.ir.graph import Context
+from ascend_passes.options.plans import Plan, pick, plans
+from ascend_passes.options.value import Options
+from ascend_passes.report.dump import dumped
 from ascend_passes.vllm import scope, summary
 from ascend_passes.vllm.request import read_options, section_of
 

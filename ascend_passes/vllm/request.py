@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ascend_passes.option_values import checked_options
-from ascend_passes.options import OptionError, Options
-from ascend_passes.registry import identity
-from ascend_passes.rule import RuleError
+from ascend_passes.compile.option_values import checked_options
+from ascend_passes.engine.registry import identity
+from ascend_passes.engine.rule import RuleError
+from ascend_passes.options.value import OptionError, Options
 
 BACKEND = "ascend_dense"
 SECTION = "ascend_passes"

@@ -12,10 +12,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
-from ascend_passes.graph import Context
-from ascend_passes.options import Options
-from ascend_passes.pipeline import check_expectations
-from ascend_passes.report import Report
+from ascend_passes.compile.pipeline import check_expectations
+from ascend_passes.ir.graph import Context
+from ascend_passes.options.value import Options
+from ascend_passes.report.value import Report
 from ascend_passes.vllm import summary
 
 MAIN = "backbone"

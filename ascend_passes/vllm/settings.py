@@ -9,7 +9,7 @@ from vllm.config import CompilationMode, VllmConfig
 from vllm.logger import init_logger
 from vllm.platforms import current_platform
 
-from ascend_passes.plan import UNBOUNDED, plans
+from ascend_passes.options.plans import UNBOUNDED, plans
 from ascend_passes.vllm import warnings
 from ascend_passes.vllm.request import BACKEND, Request, stamp
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vllm.logger import init_logger
 
-from ascend_passes.report import Report, group
+from ascend_passes.report.value import Report, group
 
 logger = init_logger("vllm.ascend_passes")
 BOOKKEEPING = ("normalize",)

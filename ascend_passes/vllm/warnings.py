@@ -8,7 +8,7 @@ from typing import Any
 from vllm.config import CompilationMode
 from vllm.platforms import current_platform
 
-from ascend_passes.options import Options
+from ascend_passes.options.value import Options
 from ascend_passes.vllm.request import BACKEND, given_options
 
 STOCK_CPU_WORKER = "vllm.v1.worker.cpu_worker.CPUWorker"

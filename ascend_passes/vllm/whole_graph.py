@@ -11,10 +11,10 @@ import torch
 from torch import fx
 from vllm.compilation.caching import SerializableCallable, VllmSerializableFunction
 
-from ascend_passes import trace
 from ascend_passes.backend import compile_graph, keep_quietly
-from ascend_passes.options import Options
-from ascend_passes.report import Report
+from ascend_passes.ir import trace
+from ascend_passes.options.value import Options
+from ascend_passes.report.value import Report
 from ascend_passes.vllm import scope, summary
 from ascend_passes.vllm.request import options_of
 

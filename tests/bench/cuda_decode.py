@@ -171,7 +171,7 @@ def runners() -> list[Any]:
 
 def large_results(runner: Any, size: int) -> Iterator[str]:
     """Nodes whose result is new memory of at least `size` bytes, and stores of that size."""
-    from ascend_passes.graph import is_view, written
+    from ascend_passes.ir.graph import is_view, written
 
     for node in runner.graph.nodes:
         fake = node.meta.get("val")
@@ -245,9 +245,9 @@ def make_model(kind: str, settings: argparse.Namespace) -> Any:
 
 
 def measure(model: Any, row: Row, settings: argparse.Namespace) -> None:
-    from ascend_passes.decode import Decoder, decode_loop
-    from ascend_passes.options import Options
-    from ascend_passes.plan import capture_sizes, padded_size
+    from ascend_passes.capture.decode import Decoder, decode_loop
+    from ascend_passes.options.plans import capture_sizes, padded_size
+    from ascend_passes.options.value import Options
 
     device, steps = settings.device, settings.steps
     begin_row = time.perf_counter()

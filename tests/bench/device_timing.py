@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ascend_passes.measure import synchronize
+from ascend_passes.cli.measure import synchronize
 
 ROUNDS = 5
 ROUND_MILLISECONDS = 100.0

@@ -10,13 +10,15 @@ from qwen3_stack import Shape, Stack
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ascend_passes import cost, profiles, trace
-from ascend_passes.blueprint import copied
-from ascend_passes.graph import Context
-from ascend_passes.groups import Group, assuming
-from ascend_passes.option_values import checked_options
-from ascend_passes.pipeline import run_stages
-from ascend_passes.plan import pick, plans
+from ascend_passes.compile.option_values import checked_options
+from ascend_passes.compile.pipeline import run_stages
+from ascend_passes.cost import model as cost
+from ascend_passes.cost import profiles
+from ascend_passes.distributed.groups import Group, assuming
+from ascend_passes.ir import trace
+from ascend_passes.ir.blueprint import copied
+from ascend_passes.ir.graph import Context
+from ascend_passes.options.plans import pick, plans
 
 GROUP = "tp"
 

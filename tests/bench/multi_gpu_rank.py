@@ -24,7 +24,7 @@ from qwen3_stack import SMALL, VOCABULARY, Shape, Stack
 from wire import wire
 
 from ascend_passes import ascend_dense, reports, reset
-from ascend_passes.measure import measured_profile
+from ascend_passes.cli.measure import measured_profile
 
 CONTEXT = 1024
 ERROR_BOUND = 0.03

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 
 import ascend_passes
-from ascend_passes.blueprint import copied_module
+from ascend_passes.ir.blueprint import copied_module
 from ascend_passes.models.build import small_model
 from ascend_passes.models.merged import trace_merged
 from ascend_passes.models.quantize import quantize_model

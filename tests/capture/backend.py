@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ascend_passes import capture, trace
-from ascend_passes.graph import Context
-from ascend_passes.options import Options
-from ascend_passes.passes.reinplace import reinplace
+from ascend_passes import capture
+from ascend_passes.ir import trace
+from ascend_passes.ir.graph import Context
+from ascend_passes.options.value import Options
+from ascend_passes.passes.writes.reinplace import reinplace
 
 
 @dataclass

@@ -11,13 +11,13 @@ from transformers import StaticCache
 
 import ascend_passes
 from ascend_passes.capture import device_for
-from ascend_passes.decode import Decoder, decode_loop, greedy_step, waits_for_host
+from ascend_passes.capture.decode import Decoder, decode_loop, greedy_step, waits_for_host
 from ascend_passes.models.build import small_model
 from ascend_passes.models.compare import NO_WORSE, Error, limit_of
 from ascend_passes.models.generate import logits_of, new_cache
 from ascend_passes.models.quantize import quantize_model
 from ascend_passes.models.reference import reference_logits
-from ascend_passes.options import Options
+from ascend_passes.options.value import Options
 
 from .backend import Backend, graph_of
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from ascend_passes.capture.decode import Results
 from ascend_passes.capture.fault import CaptureError
 from ascend_passes.capture.recorder import Recorder
 from ascend_passes.capture.recording import RecordedGraph
-from ascend_passes.decode import Results
 
 torch.set_num_threads(1)
 

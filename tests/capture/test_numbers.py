@@ -7,7 +7,7 @@ import torch
 
 from ascend_passes import capture
 from ascend_passes.capture.runner import MOST_GRAPHS, MOST_VALUES
-from ascend_passes.options import Options
+from ascend_passes.options.value import Options
 
 from .backend import Backend
 

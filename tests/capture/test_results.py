@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import ascend_passes
-from ascend_passes.options import Options
+from ascend_passes.options.value import Options
 
 from .backend import Backend, graph_of, runner_of
 

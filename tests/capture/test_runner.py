@@ -6,12 +6,13 @@ import pytest
 import torch
 
 import ascend_passes
-from ascend_passes import capture, trace
+from ascend_passes import capture
 from ascend_passes.capture.device import device_for
 from ascend_passes.capture.runner import MOST_WASTED
-from ascend_passes.execute import npugraph_ex_options
-from ascend_passes.options import Options
-from ascend_passes.plan import capture_sizes
+from ascend_passes.executors.execute import npugraph_ex_options
+from ascend_passes.ir import trace
+from ascend_passes.options.plans import capture_sizes
+from ascend_passes.options.value import Options
 
 from .backend import Backend, graph_of, runner_of
 

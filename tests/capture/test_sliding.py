@@ -9,7 +9,7 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, StaticCache
 
 import ascend_passes
-from ascend_passes.decode import Decoder, decode_loop, growing
+from ascend_passes.capture.decode import Decoder, decode_loop, growing
 from ascend_passes.models.compare import limit_of
 
 WINDOW, PROMPT, STEPS = 8, 5, 40

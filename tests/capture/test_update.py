@@ -7,8 +7,8 @@ import torch
 
 from ascend_passes.capture import CaptureError
 from ascend_passes.capture.cuda import refuse_update
-from ascend_passes.options import Options
-from ascend_passes.traits import traits_of
+from ascend_passes.ir.traits import traits_of
+from ascend_passes.options.value import Options
 
 from .backend import Backend
 

@@ -376,7 +376,7 @@ def status_of(call: Call) -> int | str:
 def shorten_limits() -> None:
     """Let rule files end sooner than a user's."""
     for name in ("arguments", "check", "show"):
-        module = importlib.import_module(f"ascend_passes.commands.{name}")
+        module = importlib.import_module(f"ascend_passes.cli.{name}")
         module.LOAD_SECONDS = LOAD_SECONDS  # type: ignore[attr-defined]
 
 

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ascend_passes.commands.new import TEMPLATE
-from ascend_passes.profiles import ATLAS_800_A2
+from ascend_passes.cli.new import TEMPLATE
+from ascend_passes.cost.profiles import ATLAS_800_A2
 
 SPIN = "while True:\n    pass\n"
 RULES = {

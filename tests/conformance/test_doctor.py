@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from ascend_passes import __main__ as command_line
-from ascend_passes import doctor, npu, trace
-from ascend_passes.commands import doctor as doctor_command
-from ascend_passes.execute import ExecutorError, chosen, execute
-from ascend_passes.options import Options
+from ascend_passes import npu
+from ascend_passes.cli import doctor as doctor_command
+from ascend_passes.cli import environment as doctor
+from ascend_passes.executors.execute import ExecutorError, chosen, execute
+from ascend_passes.ir import trace
+from ascend_passes.options.value import Options
 
 without_torch_npu = pytest.mark.skipif(
     doctor.has_torch_npu(), reason="tells what happens where torch_npu is not installed"

@@ -13,8 +13,9 @@ from stacks import VOCABULARY, Kind, Stack
 from torch import Tensor
 
 import ascend_passes
-from ascend_passes import compiled as pipeline_compiled
-from ascend_passes import cost, profiles
+from ascend_passes.compile import variant as pipeline_compiled
+from ascend_passes.cost import model as cost
+from ascend_passes.cost import profiles
 
 sys.path.append(str(Path(__file__).parents[1] / "bench"))
 from wire import wire, written

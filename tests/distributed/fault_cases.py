@@ -19,7 +19,8 @@ from processes import DEVICE, DIED, mark
 from torch import Tensor, nn
 
 import ascend_passes
-from ascend_passes import compiled, mailbox, presence
+from ascend_passes.compile import variant as compiled
+from ascend_passes.distributed import mailbox, presence
 
 CULPRIT = 1
 EACH = 4.0

@@ -13,9 +13,10 @@ from cases import FORCED, compiled, shared_ids
 from ranks import Ranks
 from stacks import Kind, Stack
 
-from ascend_passes import agreement, exchange
-from ascend_passes import compiled as pipeline_compiled
-from ascend_passes.execute import ExecutorError
+from ascend_passes.agreement import exchange
+from ascend_passes.agreement import require as agreement
+from ascend_passes.compile import variant as pipeline_compiled
+from ascend_passes.executors.execute import ExecutorError
 
 SECONDS = 60
 """Compiling on a busy machine included; a collective that nobody joins would wait for minutes."""

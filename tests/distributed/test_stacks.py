@@ -13,7 +13,7 @@ from cases import FORCED, Outcome, captured, stack
 from ranks import Ranks
 from stacks import Kind
 
-from ascend_passes.profiles import Profile
+from ascend_passes.cost.profiles import Profile
 
 LAYERS = 2
 BFLOAT16_BOUND = 2**-8 * 2 * LAYERS

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from ranks import Ranks
 from test_stacks import KINDS, bound, run
 
-from ascend_passes import registry
-from ascend_passes.options import Options
+from ascend_passes.engine import registry
+from ascend_passes.options.value import Options
 
 IDENTITIES = [
     "sequence_parallel.sink_add",

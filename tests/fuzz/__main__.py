@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ascend_passes.options import Options, parse
-from ascend_passes.stages import STAGES
+from ascend_passes.compile.stages import STAGES
+from ascend_passes.options.value import Options, parse
 from tests.fuzz.check import GENERATOR, REFUSED, RIGHT, TORCH, WRONG, check
 from tests.fuzz.generate import generate
 from tests.fuzz.minimize import minimize

@@ -15,7 +15,7 @@ import torch
 
 import ascend_passes
 from ascend_passes.backend import ascend_dense
-from ascend_passes.pipeline import ExpectationError
+from ascend_passes.compile.pipeline import ExpectationError
 from tests.fuzz.compare import Difference, differences
 from tests.fuzz.float64 import Traced, formula_differences, traced
 from tests.fuzz.observe import Observation

@@ -12,7 +12,7 @@ from torch import Tensor, fx
 
 import ascend_passes
 from ascend_passes import backend
-from ascend_passes.compiled_graph import CompiledGraph
+from ascend_passes.compile.compiled_graph import CompiledGraph
 from tests.fuzz.modes import WIDE, Exact
 from tests.fuzz.program import Program
 

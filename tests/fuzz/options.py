@@ -5,9 +5,9 @@ from __future__ import annotations
 from random import Random
 from typing import Any
 
-from ascend_passes.options import Options
-from ascend_passes.registry import rules
-from ascend_passes.stages import STAGES
+from ascend_passes.compile.stages import STAGES
+from ascend_passes.engine.registry import rules
+from ascend_passes.options.value import Options
 
 SOCS = ("Ascend910B", "Ascend910_93", "Ascend910_95")
 PLAIN = 0.45

@@ -22,7 +22,7 @@ from compressed_tensors.quantization import (
 from compressed_tensors.quantization.utils import calculate_qparams
 from transformers import AutoModelForCausalLM
 
-from ascend_passes.commands.run import compare_directory
+from ascend_passes.cli.run import compare_directory
 from ascend_passes.models import ModelError, load
 from ascend_passes.models.build import small_model
 from ascend_passes.models.compare import Error

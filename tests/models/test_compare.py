@@ -11,8 +11,8 @@ import torch
 pytest.importorskip("transformers")
 pytest.importorskip("compressed_tensors")
 
-from ascend_passes import trace
-from ascend_passes.commands.run import agreement
+from ascend_passes.cli.run import agreement
+from ascend_passes.ir import trace
 from ascend_passes.models.build import FAMILIES, small_model
 from ascend_passes.models.compare import Comparison, Error, compare
 from ascend_passes.models.exact import exact_forward

@@ -12,7 +12,8 @@ import torch
 import torch.distributed as dist
 
 import ascend_passes.npu
-from ascend_passes import npu, trace
+from ascend_passes import npu
+from ascend_passes.ir import trace
 from ascend_passes.npu.operator import require, require_shape
 from tests.npu.draw import generator
 from tests.npu.limit_cases import A2, A5, BF16, BROKEN, F16, F32, F64, GROUP, I32, LEGAL, t

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils import _pytree as pytree
 
-from ascend_passes import npu, trace
+from ascend_passes import npu
+from ascend_passes.ir import trace
 from tests.npu import fakes
 from tests.npu.draw import halves, seeds
 from tests.npu.examples import call_of

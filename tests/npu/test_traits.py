@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ascend_passes import npu
-from ascend_passes.pass_names import PARTS
+from ascend_passes.compile.pass_names import PARTS
 from tests.npu.draw import generator
 from tests.npu.examples import named_call
 from tests.npu.limit_cases import LEGAL

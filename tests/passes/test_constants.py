@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 import ascend_passes
-from ascend_passes import compiled as compiled_module
-from ascend_passes.graph import Context
-from ascend_passes.passes.constants import FoldedValues, fold_constants, folded_of
-from ascend_passes.passes.facts import Facts, facts_of
-from ascend_passes.passes.hoist_rope import share_tables
-from ascend_passes.passes.merge_equal import merge_equal
-from ascend_passes.trace import compile_inference, module_state
+from ascend_passes.compile import variant as compiled_module
+from ascend_passes.ir.graph import Context
+from ascend_passes.ir.trace import compile_inference, module_state
+from ascend_passes.passes.constants.facts import Facts, facts_of
+from ascend_passes.passes.constants.fold import FoldedValues, fold_constants, folded_of
+from ascend_passes.passes.constants.merge_equal import merge_equal
+from ascend_passes.passes.rope.hoist import share_tables
 
 WIDTH = 8
 

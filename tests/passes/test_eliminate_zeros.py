@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx
 
-from ascend_passes.graph import Context
-from ascend_passes.normalize import normalize
-from ascend_passes.passes.eliminate_zeros import eliminate_zeros
-from ascend_passes.report import Report
-from ascend_passes.trace import compile_inference
+from ascend_passes.engine.normalize import normalize
+from ascend_passes.ir.graph import Context
+from ascend_passes.ir.trace import compile_inference
+from ascend_passes.passes.writes.eliminate_zeros import eliminate_zeros
+from ascend_passes.report.value import Report
 
 aten = torch.ops.aten
 ROWS, WIDTH = 6, 5

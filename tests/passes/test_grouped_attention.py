@@ -7,10 +7,10 @@ from torch.nn.functional import scaled_dot_product_attention as attention
 from transformers import StaticCache
 
 import ascend_passes
-from ascend_passes.graph import Context
+from ascend_passes.ir.graph import Context
+from ascend_passes.ir.trace import aot_graph, compile_inference
 from ascend_passes.models.build import small_model
 from ascend_passes.passes.grouped_attention import grouped_attention
-from ascend_passes.trace import aot_graph, compile_inference
 from tests.allocations import allocations
 from tests.graphs import traced
 

@@ -13,14 +13,14 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3RotaryEmbedding
 
 import ascend_passes
 from ascend_passes import npu
-from ascend_passes.graph import Context
-from ascend_passes.normalize import normalize
+from ascend_passes.engine.normalize import normalize
+from ascend_passes.frontends.vllm_operators import vllm_operators
+from ascend_passes.ir.graph import Context
+from ascend_passes.ir.trace import aot_graph, compile_inference
+from ascend_passes.passes.constants.facts import facts_of
 from ascend_passes.passes.deduplicate import deduplicate
-from ascend_passes.passes.facts import facts_of
-from ascend_passes.passes.hoist_rope import hoist_rope, share_tables
-from ascend_passes.passes.vllm_operators import vllm_operators
-from ascend_passes.report import Report
-from ascend_passes.trace import aot_graph, compile_inference
+from ascend_passes.passes.rope.hoist import hoist_rope, share_tables
+from ascend_passes.report.value import Report
 
 aten = torch.ops.aten
 TOKENS, HEADS, SIZE, LENGTH = 5, 2, 64, 3000

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, fx
 
 from ascend_passes import npu
-from ascend_passes.graph import Context, operator_name, value
-from ascend_passes.groups import Group, assuming
-from ascend_passes.options import Options
-from ascend_passes.passes.sequence_parallel import sequence_parallel
-from ascend_passes.plan import Plan
-from ascend_passes.profiles import Profile
+from ascend_passes.cost.profiles import Profile
+from ascend_passes.distributed.groups import Group, assuming
+from ascend_passes.ir.graph import Context, operator_name, value
+from ascend_passes.options.plans import Plan
+from ascend_passes.options.value import Options
+from ascend_passes.passes.flashcomm.sequence_parallel import sequence_parallel
 from tests.graphs import traced
 
 TOKENS, WIDTH, INNER = 7, 16, 48

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ascend_passes.graph import Context, operator_name
-from ascend_passes.normalize import normalize, remove_dead
-from ascend_passes.options import MEBIBYTE, Options
+from ascend_passes.engine.normalize import normalize, remove_dead
+from ascend_passes.ir.graph import Context, operator_name
+from ascend_passes.ir.trace import aot_graph
+from ascend_passes.options.plans import Plan
+from ascend_passes.options.value import MEBIBYTE, Options
 from ascend_passes.passes.prefetch import place_on_side_stream, prefetch
-from ascend_passes.plan import Plan
-from ascend_passes.trace import aot_graph
 from tests.graphs import traced
 
 WIDTH, INNER, TOKENS = 16, 24, 4

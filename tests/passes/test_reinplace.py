@@ -12,12 +12,12 @@ from torch import Tensor, fx
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Qwen3Config, Qwen3ForCausalLM, StaticCache
 
-from ascend_passes.graph import Context
-from ascend_passes.normalize import normalize
+from ascend_passes.engine.normalize import normalize
+from ascend_passes.ir.graph import Context
+from ascend_passes.ir.trace import compile_inference
 from ascend_passes.npu.cache import reshape_and_cache
 from ascend_passes.passes.grouped_attention import grouped_attention
-from ascend_passes.passes.reinplace import reinplace
-from ascend_passes.trace import compile_inference
+from ascend_passes.passes.writes.reinplace import reinplace
 
 STEPS = 8
 

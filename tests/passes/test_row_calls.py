@@ -10,8 +10,8 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from ascend_passes import npu
-from ascend_passes.passes.row_calls import LocalCall, RowsOf
-from ascend_passes.passes.row_operators import local_call
+from ascend_passes.passes.flashcomm.row_calls import LocalCall, RowsOf
+from ascend_passes.passes.flashcomm.row_operators import local_call
 from tests.npu.examples import named_call
 
 ROWS, WIDTH = 6, 5

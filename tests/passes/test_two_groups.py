@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ascend_passes.graph import Context, operator_name
-from ascend_passes.groups import Group, assuming, group_name
-from ascend_passes.options import Options
-from ascend_passes.passes.sequence_parallel import OTHER_RANKS, sequence_parallel
-from ascend_passes.plan import Plan
+from ascend_passes.distributed.groups import Group, assuming, group_name
+from ascend_passes.ir.graph import Context, operator_name
+from ascend_passes.options.plans import Plan
+from ascend_passes.options.value import Options
+from ascend_passes.passes.flashcomm.sequence_parallel import OTHER_RANKS, sequence_parallel
 from tests.graphs import traced
 
 RANKS = 2

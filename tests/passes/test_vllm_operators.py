@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import ascend_passes
-from ascend_passes.passes.vllm_translations import TRANSLATIONS
+from ascend_passes.frontends.vllm_translations import TRANSLATIONS
 
 EPSILON = 1e-5  # no default of any schema
 TOKENS, WIDTH, HEAD, HEADS = 5, 64, 16, 4

@@ -13,7 +13,8 @@ from vllm.config.utils import Range
 from vllm_ascend.compilation.graph_fusion_pass_manager import GraphFusionPassManager
 
 import ascend_passes
-from ascend_passes import npu, trace
+from ascend_passes import npu
+from ascend_passes.ir import trace
 from ascend_passes.vllm.passes import AscendDensePass
 
 ROWS, WIDTH = 8, 64

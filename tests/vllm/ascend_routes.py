@@ -22,7 +22,7 @@ from vllm_ascend.compilation import compiler_interface
 from vllm_ascend.compilation.graph_fusion_pass_manager import GraphFusionPassManager
 
 import ascend_passes
-from ascend_passes.options import Options
+from ascend_passes.options.value import Options
 from ascend_passes.vllm import ascend
 from ascend_passes.vllm.passes import AscendDensePass
 from tests.vllm.ascend_manager import ROWS, WIDTH, block

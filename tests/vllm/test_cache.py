@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ascend_passes.registry import pattern_folders
+from ascend_passes.engine.registry import pattern_folders
 from tests.vllm.test_models import LAYERS, case
 
 COMPILATION = {"backend": "ascend_dense", "splitting_ops": [], "cudagraph_mode": "NONE"}

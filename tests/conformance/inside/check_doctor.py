@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from ascend_passes import __main__ as command_line
-from ascend_passes import doctor, npu
+from ascend_passes import npu
+from ascend_passes.cli import environment as doctor
 from tests.conformance import build
 
 

@@ -7,9 +7,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ascend_passes import npu, trace
-from ascend_passes.execute import execute, hidden_writes, npugraph_ex_options
-from ascend_passes.options import Options
+from ascend_passes import npu
+from ascend_passes.executors.execute import execute, hidden_writes, npugraph_ex_options
+from ascend_passes.ir import trace
+from ascend_passes.options.value import Options
 from tests.conformance.inside import attention, fusions, inputs, kernels, single, table
 
 DEVICE = kernels.DEVICE

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch.utils import _pytree as pytree
 
 from ascend_passes import npu
-from ascend_passes.traits import declared
+from ascend_passes.ir.traits import declared
 from tests.conformance import wheel_faults
 from tests.conformance.inside import fakes, inputs, wheel
 

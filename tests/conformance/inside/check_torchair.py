@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ascend_passes import npu, trace
-from ascend_passes.execute import ExecutorError, execute, load_torchair
-from ascend_passes.options import Options
+from ascend_passes import npu
+from ascend_passes.executors.execute import ExecutorError, execute, load_torchair
+from ascend_passes.ir import trace
+from ascend_passes.options.value import Options
 from tests.conformance.inside import ir_node, table, wheel
 from tests.conformance.inside.kernels import DEVICE
 

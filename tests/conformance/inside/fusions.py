@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ascend_passes import npu, trace
+from ascend_passes import npu
+from ascend_passes.ir import trace
 
 INT8 = 1
 

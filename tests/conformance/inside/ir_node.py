@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib
 
-from ascend_passes.execute import execute, has_converter, load_torchair
+from ascend_passes.executors.execute import execute, has_converter, load_torchair
 from ascend_passes.npu.operator import Operator
-from ascend_passes.options import Options
+from ascend_passes.options.value import Options
 from tests.conformance.inside import inputs, single, wheel
 
 BESIDE = {"Data", "NetOutput", "Const", "Unsqueeze", "TensorMove"}

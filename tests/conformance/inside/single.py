@@ -14,9 +14,9 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils import _pytree as pytree
 
 from ascend_passes import npu
-from ascend_passes.execute import execute
+from ascend_passes.executors.execute import execute
 from ascend_passes.npu.operator import Operator
-from ascend_passes.options import Options
+from ascend_passes.options.value import Options
 from tests.conformance.inside import inputs, kernels, wheel
 
 CAPTURING = Options(executor="npugraph_ex", cudagraph_mode="FULL")

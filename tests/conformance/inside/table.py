@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from hypothesis import find, settings
 
 from ascend_passes import npu
-from ascend_passes.execute import has_converter
+from ascend_passes.executors.execute import has_converter
 from ascend_passes.npu.operator import Operator
 from tests.conformance import build, wheel_faults
 from tests.conformance.inside import fakes, inputs, ir_node, kernels, single, wheel

@@ -1,0 +1,57 @@
+"""`doctor`: what is installed, which optimizations can run on an NPU here, and what to install.
+
+Exit status 0 where every optimization can run on an NPU here, torch and torch_npu belong together
+and the package's entry points are found, 1 where not; with `--no-npu` 0 as well where no NPU is
+meant to be here and what is installed is sound.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from rich.console import Console
+from rich.table import Table
+
+from ascend_passes.cli.arguments import add_json
+from ascend_passes.cli.environment import Findings, examine
+from ascend_passes.cli.output import console, print_json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `doctor`."""
+    add_json(parser)
+    parser.add_argument(
+        "--no-npu", action="store_true", help="succeed without an NPU, for CI on other machines"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """0 where all is well, 1 where something is missing."""
+    findings = examine()
+    if arguments.json:
+        print_json(findings.to_dict())
+    else:
+        show(console(), findings)
+    excused = arguments.no_npu and findings.device != "npu" and findings.sound
+    return 0 if findings.healthy or excused else 1
+
+
+def show(out: Console, findings: Findings) -> None:
+    """The findings for a person."""
+    versions = Table("package", "version", box=None)
+    for name, version in findings.versions.items():
+        versions.add_row(name, version or "not found")
+    out.print(versions)
+    out.print(f"\ndevice: {findings.device}" + (f", {findings.soc}" if findings.soc else ""))
+    possible = Table("optimization", "on an NPU here", "why", box=None)
+    for system in findings.systems:
+        possible.add_row(system.name, "yes" if system.possible else "no", system.reason)
+    out.print(possible)
+    present = len(findings.operators) - len(findings.missing_operators)
+    out.print(f"\noperators in torch_npu here: {present} of {len(findings.operators)}")
+    if findings.missing_operators and findings.device == "npu":
+        out.print(f"missing operators: {', '.join(findings.missing_operators)}")
+    for name, found in findings.entry_points.items():
+        out.print(f"entry point {name}: {'found' if found else 'not found'}")
+    for number, sentence in enumerate(findings.advice, 1):
+        out.print(f"{number}. {sentence}", markup=False)

@@ -1,0 +1,43 @@
+"""`list`: every rule with its sentence."""
+
+from __future__ import annotations
+
+import argparse
+
+from rich.table import Table
+
+from ascend_passes.cli.arguments import add_json, add_options, options_of, read_options
+from ascend_passes.cli.output import console, print_json, print_table
+from ascend_passes.cli.rules import every_rule
+from ascend_passes.engine.registry import is_on
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `list`."""
+    add_options(parser)
+    add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """0; raises RuleError for a rule file that does not load."""
+    options = options_of(read_options(arguments.option))
+    rows = [
+        {
+            "name": rule.name,
+            "kind": rule.kind,
+            "on": is_on(rule, options),
+            "summary": rule.summary,
+        }
+        for rule in every_rule(options)
+    ]
+    if arguments.json:
+        print_json(rows)
+        return 0
+    table = Table(box=None)
+    for column in ("rule", "kind", "on", "what it does"):
+        table.add_column(column, no_wrap=column != "what it does")
+    for row in rows:
+        name, kind, on, summary = row.values()
+        table.add_row(str(name), str(kind), "yes" if on else "no", str(summary))
+    print_table(console(), table)
+    return 0

@@ -1,0 +1,1 @@
+"""From options to a compiled model: the list of stages, plans and variants."""

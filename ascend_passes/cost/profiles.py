@@ -1,0 +1,180 @@
+"""Device profiles: the rates and latencies that the cost model computes with."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from ascend_passes.options.types import OptionError, nearest, shown
+
+MOST_BYTES = 65536
+"""Of a profile's file; `tune` writes about 500."""
+MOST_RATE = 1e21
+"""Operations or bytes per second; far above any device."""
+MOST_SECONDS = 60.0
+"""Of a latency."""
+LATENCIES = ("matmul_launch", "vector_launch", "collective_latency", "hop_latency")
+TERA = 1e12
+GIGA = 1e9
+MICRO = 1e-6
+TEBIBYTE = 2.0**40
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What one device does, per second; effective rates, not peaks, where a source gives them."""
+
+    name: str
+    source: str
+    """Where the figures come from."""
+    matmul_rates: Mapping[str, float] = field(default_factory=dict)
+    """Element type -> operations per second, a multiply and an add being two."""
+    memory_bandwidth: float = 1.0
+    """Bytes per second that a memory-bound kernel reaches."""
+    link_bandwidth: float = 1.0
+    """Bytes per second that a rank sends in a collective, all links together; infinite where one
+    process was measured, which sends nothing."""
+    matmul_launch: float = 0.0
+    """Seconds a matmul takes beyond its work."""
+    vector_launch: float = 0.0
+    """Seconds another kernel takes beyond its work."""
+    collective_latency: float = 0.0
+    """Seconds a collective takes beyond its bytes."""
+    hop_latency: float = 0.0
+    """Seconds per step between ranks; an all_reduce has two steps, the others one."""
+
+    def matmul_rate(self, dtype: str) -> float:
+        """Operations per second for an element type; an unknown one counts as the slowest."""
+        return self.matmul_rates.get(dtype, min(self.matmul_rates.values()))
+
+    def to_json(self) -> str:
+        """The profile as the text of a file that `read` takes."""
+        figures = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return json.dumps(figures | {"matmul_rates": dict(self.matmul_rates)}, indent=2)
+
+
+def rates(int8: float, half: float, single: float) -> Mapping[str, float]:
+    """Matmul rates by element type, given in tera-operations per second."""
+    table = {"int8": int8, "bfloat16": half, "float16": half, "float32": single}
+    return MappingProxyType({name: figure * TERA for name, figure in table.items()})
+
+
+ATLAS_800_A2 = Profile(
+    name="atlas-800-a2",
+    source="public figures of the Ascend 910B: 752 TOPS int8, 354 TFLOPS bf16, 1.6 TiB/s HBM "
+    "at 60 %, full-mesh HCCS 196 GB/s at 70 %",
+    matmul_rates=rates(752, 354, 88),
+    memory_bandwidth=1.6 * TEBIBYTE * 0.6,
+    link_bandwidth=196 * GIGA * 0.7,
+    matmul_launch=5 * MICRO,
+    vector_launch=2 * MICRO,
+    collective_latency=10 * MICRO,
+    hop_latency=0.5 * MICRO,
+)
+ATLAS_800_A3 = dataclasses.replace(
+    ATLAS_800_A2,
+    name="atlas-800-a3",
+    source="one die of a 910C as a 910B; public figure of the HCCS fabric, 392 GB/s for two dies, "
+    "at 70 %",
+)
+H100 = Profile(
+    name="h100",
+    source="NVIDIA H100 SXM data sheet: 1979 TOPS int8, 989 TFLOPS bf16, 3.35 TB/s HBM3 at 80 %, "
+    "NVLink 4 450 GB/s each way at 75 %; latencies of NCCL rings without multicast",
+    matmul_rates=rates(1979 * 0.6, 989 * 0.7, 67),
+    memory_bandwidth=3.35 * TERA * 0.8,
+    link_bandwidth=450 * GIGA * 0.75,
+    matmul_launch=5 * MICRO,
+    vector_launch=4 * MICRO,
+    collective_latency=18 * MICRO,
+    hop_latency=1 * MICRO,
+)
+H200 = dataclasses.replace(
+    H100,
+    name="h200",
+    source=H100.source.replace("H100 SXM", "H200 SXM").replace("3.35 TB/s HBM3", "4.8 TB/s HBM3e"),
+    memory_bandwidth=4.8 * TERA * 0.8,
+)
+PROFILES: Mapping[str, Profile] = MappingProxyType(
+    {profile.name: profile for profile in (ATLAS_800_A2, ATLAS_800_A3, H100, H200)}
+)
+
+
+def read(name: str) -> Profile:
+    """A built-in profile by name, or one from a file that `tune` wrote.
+
+    Raises:
+        OptionError: neither a profile nor a file that holds one.
+    """
+    if name in PROFILES:
+        return PROFILES[name]
+    try:
+        return from_figures(json.loads(text_of(Path(name))))
+    except RecursionError:
+        problem = "its JSON is nested too deeply"
+    except (OSError, ValueError) as error:
+        problem = str(error)
+    known = f"neither one of {', '.join(PROFILES)} nor a profile file"
+    raise OptionError(f"option 'profile' is {shown(name)}: {known} ({problem}).{hint(name)}")
+
+
+def hint(name: str) -> str:
+    """The built-in profile that is meant, or how to get a file."""
+    return nearest(name, PROFILES) or " `ascend-passes tune` writes one."
+
+
+def text_of(path: Path) -> str:
+    """What a profile's file holds.
+
+    Raises:
+        OSError, ValueError: no ordinary file, one of more than `MOST_BYTES`, or no text.
+    """
+    if not path.is_file():  # a device such as /dev/zero never ends
+        raise ValueError("there is no such file" if not path.exists() else "it is no file")
+    if not 0 < path.stat().st_size <= MOST_BYTES:  # files of /proc say 0, and may wait for ever
+        raise ValueError(f"it has not between 1 and {MOST_BYTES} bytes")
+    return path.read_text(encoding="utf-8")
+
+
+def from_figures(figures: Any) -> Profile:
+    """The profile of a file.
+
+    Raises:
+        ValueError: figures that are missing, unknown, of a wrong type or out of range.
+    """
+    if not isinstance(figures, dict):
+        raise ValueError("it must hold a JSON object")
+    known = [f.name for f in dataclasses.fields(Profile)]
+    for name in figures:
+        if name not in known:
+            raise ValueError(f"{shown(name)} is no figure of a profile.{nearest(name, known)}")
+    for name in known:
+        if name not in figures:
+            raise ValueError(f"{name} is missing")
+    for name in ("name", "source"):
+        if not isinstance(figures[name], str):
+            raise ValueError(f"{name} must be a text, not {shown(figures[name])}")
+    table = figures["matmul_rates"]
+    if not isinstance(table, dict) or not table:
+        raise ValueError("matmul_rates must hold element type and operations per second")
+    for dtype, rate in table.items():
+        require_within(f"matmul_rates[{shown(dtype)}]", rate, 1.0, MOST_RATE)
+    require_within("memory_bandwidth", figures["memory_bandwidth"], 1.0, MOST_RATE)
+    require_within("link_bandwidth", figures["link_bandwidth"], 1.0, math.inf)
+    for name in LATENCIES:
+        require_within(name, figures[name], 0.0, MOST_SECONDS)
+    return Profile(**{**figures, "matmul_rates": MappingProxyType(table)})
+
+
+def require_within(name: str, figure: Any, lowest: float, highest: float) -> None:
+    """Raise ValueError for what is no number between these."""
+    number = isinstance(figure, (int, float)) and not isinstance(figure, bool)
+    if not number or not lowest <= figure <= highest:  # NaN is in no range
+        wanted = f"a number from {lowest:g} to {highest:g}"
+        raise ValueError(f"{name} must be {wanted}, not {shown(figure)}")

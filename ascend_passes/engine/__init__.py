@@ -1,0 +1,1 @@
+"""Rules: how they are declared, found, matched and applied, on graphs in normal form."""

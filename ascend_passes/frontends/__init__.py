@@ -1,0 +1,1 @@
+"""Operators of other projects in NPU operators and plain aten."""

@@ -1,0 +1,1 @@
+"""What parameters hold: equal ones become one, and work on them alone is done once."""

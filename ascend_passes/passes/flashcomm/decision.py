@@ -1,0 +1,101 @@
+"""Whether FlashComm pays: the estimates of a graph's two forms, and what is said of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from torch import fx
+
+from ascend_passes.cost import model as cost
+from ascend_passes.cost.model import Estimate
+from ascend_passes.cost.profiles import Profile
+from ascend_passes.ir.graph import has_effect, value
+from ascend_passes.options.plans import Plan
+from ascend_passes.passes.flashcomm.sharded_rows import Build
+from ascend_passes.report.value import Decision
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The sharded form of a graph, built beside the form that it had, and both estimates."""
+
+    build: Build
+    old: list[fx.Node]
+    new: list[fx.Node]
+    before: Estimate
+    after: Estimate
+
+    @property
+    def gains(self) -> bool:
+        """Whether the sharded form is estimated to be faster."""
+        return self.after.seconds < self.before.seconds
+
+
+def compared(
+    graph: fx.Graph, old: list[fx.Node], build: Build, profile: Profile, numeric: cost.Numbers
+) -> Trial:
+    """The trial of what was built; `old` are the graph's nodes without it."""
+    new = live(graph, build)
+    before, after = (cost.estimate_nodes(nodes, profile, numeric) for nodes in (old, new))
+    return Trial(build, old, new, before, after)
+
+
+def turn(graph: fx.Graph, trial: Trial, profile: Profile, low: int, high: int) -> int | None:
+    """A number of tokens above `low` from which a trial that does not gain there would gain.
+
+    None where it would not at `high`, and where the graph was traced for one number of tokens.
+    """
+    if cost.token_rows(graph) is None:
+        return None
+
+    def seconds(nodes: list[fx.Node]) -> cost.Seconds:
+        return lambda tokens: (
+            cost.estimate_nodes(nodes, profile, cost.numbers(graph, tokens)).seconds
+        )
+
+    return cost.crossing(seconds(trial.old), seconds(trial.new), high, low)
+
+
+def taken(trial: Trial, plan: Plan) -> Decision:
+    """The decision for the rewritten graph."""
+    before, after, author = trial.before, trial.after, trial.build.author
+    reason = f"at {plan.low} tokens {traffic(before, after)}"
+    return Decision(author, "reduce_scatter and all_gather", reason, before.seconds, after.seconds)
+
+
+def kept(trial: Trial, plan: Plan, start: int | None) -> Decision:
+    """The decision for a graph that is left as it was; its `after` is that of the other form."""
+    before, after = trial.before, trial.after
+    then = f"; it gains from {start} tokens on" if start else ""
+    reason = f"no gain is estimated at {plan.low} tokens, though {traffic(before, after)}{then}"
+    return Decision(trial.build.author, "all_reduce", reason, before.seconds, after.seconds, start)
+
+
+def traffic(before: Estimate, after: Estimate) -> str:
+    """Bytes each rank sends, before and after."""
+    mebibyte = 2**20
+    sent, now = before.wire_bytes / mebibyte, after.wire_bytes / mebibyte
+    return f"each rank sends {now:.2f} MiB instead of {sent:.2f} MiB"
+
+
+def gathers(build: Build) -> str:
+    """What the gathers move, by element type."""
+    kinds = Counter(str(value(node).dtype).removeprefix("torch.") for node in build.gathered)
+    listed = ", ".join(f"{count} of {dtype}" for dtype, count in sorted(kinds.items()))
+    return f"{build.author} gathers {len(build.gathered)} values: {listed}"
+
+
+def live(graph: fx.Graph, build: Build) -> list[fx.Node]:
+    """The nodes that would remain if the gathered values took the place of the old ones."""
+    waiting = [node for node in graph.nodes if node.op == "output" or has_effect(node)]
+    reached: dict[fx.Node, None] = {}
+    while waiting:
+        node = waiting.pop()
+        if node in reached:
+            continue
+        reached[node] = None
+        made = node.meta.get("ascend_rule") == build.author
+        inputs = node.all_input_nodes
+        waiting += inputs if made else [build.gathered.get(one, one) for one in inputs]
+    return list(reached)

@@ -1,0 +1,1 @@
+"""A matmul and the collective beside it as one operator."""

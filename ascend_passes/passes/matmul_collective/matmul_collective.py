@@ -1,0 +1,131 @@
+"""A matmul and the collective beside it become one operator that overlaps the two.
+
+    matmul, [pad], reduce_scatter   → npu_mm_reduce_scatter_base, npu_quant_mm_reduce_scatter
+    all_gather, [unpad], matmul     → npu_all_gather_base_mm, npu_all_gather_quant_mm
+    matmul, all_reduce              → npu_mm_all_reduce_base
+
+Each is an identity: zero rows may be appended before a matmul instead of behind it, and padding may
+be cut off its result instead of its input. Every limit of an operator is asked of `npu.legality`.
+All ranks of a group fuse the same sites: one of them may have a bias that the operator takes no
+part of, and a fused operator does not meet a plain collective.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from torch import fx
+
+from ascend_passes.agreement.require import refused_anywhere
+from ascend_passes.cost import model as cost
+from ascend_passes.cost import profiles
+from ascend_passes.distributed.groups import Group, family_of, group_name, plain_collective, resolve
+from ascend_passes.engine.normalize import remove_dead
+from ascend_passes.ir.graph import Context, place, writes_possible
+from ascend_passes.ir.traits import ALL_GATHER, ALL_REDUCE, REDUCE_SCATTER
+from ascend_passes.options.value import switched_on
+from ascend_passes.passes.flashcomm.sharded_rows import Build
+from ascend_passes.passes.matmul_collective.fusions import (
+    RefusedError,
+    Replaced,
+    fuse_all_gather,
+    fuse_all_reduce,
+    fuse_reduce_scatter,
+)
+from ascend_passes.report.value import Decision, Miss, Report
+
+NAME = "matmul_collective"
+ALONE = "no matmul stands beside it"
+Fuse = Callable[[Build, fx.Node, Group, Context], Replaced | None]
+STEPS: Mapping[str, Fuse] = MappingProxyType(
+    {
+        REDUCE_SCATTER: fuse_reduce_scatter,
+        ALL_GATHER: fuse_all_gather,
+        ALL_REDUCE: fuse_all_reduce,
+    }
+)
+
+
+@dataclass(frozen=True)
+class Site:
+    """A collective, and the nodes that could replace it and its matmul."""
+
+    node: fx.Node
+    build: Build
+    replaced: Replaced
+    reason: str
+    """Why this rank cannot fuse it; "" where it can."""
+
+
+def matmul_collective(graph: fx.Graph, context: Context) -> Report:
+    """Fuse matmuls with their collectives where the plan asks for it and the operators allow it."""
+    if context.plan is None or not context.plan.matmul_collective:
+        return Report()
+    profile = profiles.read(context.options.profile)
+    numeric = cost.numbers(graph, context.plan.low)
+    before = cost.estimate_nodes(graph.nodes, profile, numeric)
+    sites = found(graph, context)
+    mine = {group: [site.reason for site in members] for group, members in sites.items()}
+    reasons = refused_anywhere(graph, NAME, mine)
+    judged = [
+        (site, reason)
+        for group, members in sites.items()
+        for site, reason in zip(members, reasons[group], strict=True)
+    ]
+    fused = [site for site, reason in judged if not reason]
+    misses = tuple(
+        Miss(NAME, site.node.name, place(site.node), reason, complete=True)
+        for site, reason in judged
+        if reason and site.reason != ALONE
+    )
+    for site, reason in judged:
+        if reason:
+            site.build.discard()
+    for site in fused:
+        replace(site)
+    remove_dead(graph)
+    if not fused:
+        return Report(misses=misses)
+    after = cost.estimate_nodes(graph.nodes, profile, numeric)
+    told = f"{len(fused)} of {len(judged)} collectives overlap their matmul"
+    reason = f"at {context.plan.low} tokens {told}"
+    decision = Decision(NAME, "fused operators", reason, before.seconds, after.seconds)
+    return Report(fired={NAME: len(fused)}, misses=misses, decisions=(decision,))
+
+
+def found(graph: fx.Graph, context: Context) -> Mapping[Group, list[Site]]:
+    """Group -> its collectives in graph order, each with the nodes that would replace it.
+
+    Those that this rank cannot fuse are among them: another rank might, and must know.
+    """
+    sites: dict[Group, list[Site]] = defaultdict(list)
+    for node in list(graph.nodes):
+        kind = plain_collective(node)
+        if not kind or writes_possible(node.target):  # one in place does more than its result says
+            continue
+        if not switched_on(f"{NAME}.{kind}", context.options.passes):
+            continue
+        group = resolve(group_name(node), family_of(node))
+        if group is not None and node.users:
+            sites[group].append(prepared(graph, node, STEPS[kind], group, context))
+    return sites
+
+
+def prepared(graph: fx.Graph, node: fx.Node, fuse: Fuse, group: Group, context: Context) -> Site:
+    """A site with its nodes added, or with the reason why there are none."""
+    build = Build(graph, NAME)
+    try:
+        replaced = fuse(build, node, group, context)
+    except RefusedError as refusal:
+        build.discard()
+        return Site(node, Build(graph, NAME), {}, str(refusal))
+    return Site(node, build, replaced or {}, "" if replaced else ALONE)
+
+
+def replace(site: Site) -> None:
+    """Give the readers of the old values the new ones."""
+    for old, new in site.replaced.items():
+        old.replace_all_uses_with(new, delete_user_cb=lambda user: user not in site.build.made)

@@ -1,0 +1,1 @@
+"""Rotations: one lookup of cosines and sines for all layers."""

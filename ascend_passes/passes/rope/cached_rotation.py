@@ -1,0 +1,72 @@
+"""A rotation by a cache of cosines and sines in NPU operators: a lookup, then one per tensor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import fx
+
+from ascend_passes.engine.site import Arguments, Site, refuse_unless
+from ascend_passes.ir.graph import value
+from ascend_passes.ir.trace import fake_mode_of, faking
+
+aten = torch.ops.aten
+
+
+def rotary_embedding(site: Site, given: Arguments) -> Mapping[str, fx.Node]:
+    """`_C::rotary_embedding(positions, query!, key!, head_size, cos_sin_cache, is_neox, ...)`.
+
+    `npu_mrope` without sections means the same. Each row of the cache is cosines, then sines, of
+    half a head. Positions are as many as tokens by the operator's contract, though a graph may have
+    two symbols for the number.
+    """
+    cache, head, query = given["cos_sin_cache"], given["head_size"], given["query"]
+    refuse_unless(value(given["positions"]).dim() == 1, "positions have more than one row")
+    refuse_unless(value(cache).shape[1] == head, "the rotation covers a part of each head only")
+    refuse_unless(not given.get("inverse"), "the rotation is an inverse one")
+    refuse_unless(value(cache).dtype == value(query).dtype, "cache and query have different dtypes")
+    rows = site.call(aten.index_select.default, cache, 0, given["positions"])
+    angles = [
+        whole_head(site, rows, query, start, head, given["is_neox"]) for start in (0, head // 2)
+    ]
+    mode = "half" if given["is_neox"] else "interleave"
+    return {
+        name: turned(site, given[name], angles, head, mode)
+        for name in ("query", "key")
+        if given.get(name) is not None
+    }
+
+
+def whole_head(
+    site: Site, rows: fx.Node, query: fx.Node, start: int, head: int, halves: bool
+) -> fx.Node:
+    """Cosines (start 0) or sines of a whole head, [1, T, 1, D], from the cache's rows of halves."""
+    half = site.call(aten.slice.Tensor, rows, 1, start, start + head // 2, 1)
+    if halves:
+        whole = site.call(aten.cat.default, [half, half], 1)
+    else:
+        whole = site.call(aten.stack.default, [half, half], -1)
+    shaped = site.call(aten.view.default, whole, [1, token_count(site, query), 1, head])
+    with faking(fake_mode_of([value(whole)])):  # by contract, where the shape rules see two symbols
+        shaped.meta["val"] = value(whole).new_empty([1, value(query).shape[0], 1, head])
+    return shaped
+
+
+def turned(site: Site, x: fx.Node, angles: list[fx.Node], head: int, mode: str) -> fx.Node:
+    """[T, heads * D] or [T, heads, D] rotated, in its own shape."""
+    tokens = token_count(site, x)
+    width = math.prod(value(x).shape[1:])
+    refuse_unless(isinstance(width, int), "the number of heads is not known while compiling")
+    heads = width // head
+    by_head = site.call(aten.view.default, x, [1, tokens, heads, head])
+    cos, sin = angles
+    result = site.npu("npu_rotary_mul", input=by_head, r1=cos, r2=sin, rotary_mode=mode)
+    return site.call(aten.view.default, result, [tokens, *value(x).shape[1:]])
+
+
+def token_count(site: Site, x: fx.Node) -> int | fx.Node:
+    """The first size of x, as a number or as a node that computes it."""
+    size = value(x).shape[0]
+    return size if isinstance(size, int) else site.call(aten.sym_size.int, x, 0)

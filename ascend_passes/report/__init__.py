@@ -1,0 +1,1 @@
+"""What happened, as a value, as text, and in a folder."""
