@@ -25,19 +25,14 @@ from ascend_passes.cost import model as cost
 from ascend_passes.cost import profiles
 from ascend_passes.cost.profiles import Profile
 from ascend_passes.distributed.groups import (
-    FUNCTIONAL,
-    VLLM,
-    Group,
     busiest,
     family_of,
     group_name,
-    plain_collective,
     ranks_of,
     resolve,
 )
 from ascend_passes.engine.normalize import remove_dead
-from ascend_passes.ir.graph import Context, operator_name, place, same_size, value, writes_possible
-from ascend_passes.ir.traits import ALL_REDUCE
+from ascend_passes.ir.graph import Context, operator_name, place, same_size, value
 from ascend_passes.options.value import switched_on
 from ascend_passes.passes.flashcomm.decision import Trial, compared, gathers, kept, taken, turn
 from ascend_passes.passes.flashcomm.gathers import Shard, local_needs, needed_whole
@@ -49,12 +44,12 @@ from ascend_passes.passes.flashcomm.sharded_rows import (
     Rows,
     gather,
     local_node,
-    operator_is_wait,
     prepare_sizes,
     reduce_of,
     scatter,
     source_input,
 )
+from ascend_passes.passes.flashcomm.sources import is_source, unfit
 from ascend_passes.report.value import Miss, Report
 
 NAME = "sequence_parallel"
@@ -179,14 +174,6 @@ def sinkable(graph: fx.Graph, context: Context) -> Findings:
     return found
 
 
-def is_source(node: fx.Node) -> bool:
-    """Whether a node gives the result of an all_reduce: the call itself, or the one wait for it."""
-    if operator_is_wait(node):
-        started = node.args[0]
-        return isinstance(started, fx.Node) and plain_collective(started) == ALL_REDUCE
-    return plain_collective(node) == ALL_REDUCE and family_of(node) == VLLM
-
-
 def start_stream(node: fx.Node, found: Findings) -> None:
     """Enter an all_reduce as a shard if its rows can be dealt out, else say why not."""
     call = reduce_of(node)
@@ -206,26 +193,6 @@ def start_stream(node: fx.Node, found: Findings) -> None:
         found.misses.append(Miss(NAME, node.name, place(node), reason))
         return
     found.shards[node] = Shard(rows, len(dimensions))
-
-
-def unfit(call: fx.Node, group: Group | None) -> str:
-    """Why an all_reduce cannot become a reduce_scatter and an all_gather; "" where it can."""
-    family, result = family_of(call), value(call)
-    if group is None:
-        return f"the group {group_name(call)!r} is not known to this process"
-    if group.size < 2:
-        return "the group has one rank"
-    if family == FUNCTIONAL and call.args[1] != "sum":
-        return f"the all_reduce computes {call.args[1]!r}, and only sums are dealt out in rows"
-    if family == FUNCTIONAL and writes_possible(call.target) and len(source_input(call).users) > 1:
-        return "the all_reduce writes a value that others read as well"
-    if not isinstance(result, Tensor) or result.dim() < 2:
-        return "the reduced value has no rows"
-    if same_size(Rows(group, tuple(result.shape[:-1])).count, 1):
-        return "there is one row only"
-    if family != VLLM and not all(map(operator_is_wait, call.users)):
-        return "the all_reduce is read before it is waited for"
-    return ""
 
 
 def take_output(node: fx.Node, found: Findings) -> None:
