@@ -37,6 +37,7 @@ ENGINE = (
     "rule",
     "template",
     "trace",
+    "variants",
 )
 MOST_ENGINE_LINES = 330
 INT8 = 1  # torch's number for the dtype
