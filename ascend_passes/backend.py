@@ -18,6 +18,7 @@ from ascend_passes.compile.saved import keep_saved_apart
 from ascend_passes.compile.variant import Keep, Later, device_type, optimize_module
 from ascend_passes.ir import trace
 from ascend_passes.ir.graph import Context
+from ascend_passes.ir.graph_ends import example_results
 from ascend_passes.options.plans import plans
 from ascend_passes.options.value import Options
 from ascend_passes.report.value import Report
@@ -150,7 +151,7 @@ def explain(
     found: list[Report] = []
 
     def compiler(gm: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
-        shapes = trace.example_results(gm)
+        shapes = example_results(gm)
         inputs = aligned_inputs(example, inputs)
         state = trace.static_positions() if inputs is example else ()
         compiled = CompiledGraph(

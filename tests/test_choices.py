@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ascend_passes import Rule, npu
 from ascend_passes.compile.stages import recognizes
+from ascend_passes.engine.misses import worth_telling
 from ascend_passes.engine.registry import find, identity, rules
-from ascend_passes.engine.rewrite import rewrite, worth_telling
+from ascend_passes.engine.rewrite import rewrite
 from ascend_passes.engine.rule import RuleError
 from ascend_passes.ir.graph import Context
 from ascend_passes.options.types import OptionError

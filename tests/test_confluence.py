@@ -17,7 +17,7 @@ from ascend_passes.ir.graph import Context
 from ascend_passes.models.merged import trace_merged
 from ascend_passes.options.value import Options
 from ascend_passes.passes.deduplicate import deduplicate
-from ascend_passes.verify.checks import firing
+from ascend_passes.verify.firing import firing
 from ascend_passes.verify.mutate import structure
 
 RULES = rules(Options())

@@ -15,9 +15,10 @@ import torch
 import ascend_passes
 from ascend_passes.cli.rules import every_rule
 from ascend_passes.engine import registry, stored, template
+from ascend_passes.engine.examples import has_any_rank
 from ascend_passes.engine.registry import helpers
 from ascend_passes.engine.rule import Rule
-from ascend_passes.engine.template import NoFormError, build, has_any_rank
+from ascend_passes.engine.template import NoFormError, build
 from ascend_passes.engine.template_data import NotDataError, argument_data, from_data, to_data
 from ascend_passes.ir import trace
 from ascend_passes.ir.traced_sizes import arithmetic

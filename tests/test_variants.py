@@ -9,8 +9,9 @@ from torch.nn.functional import silu
 from ascend_passes import npu
 from ascend_passes.engine.bind import WrongDtype
 from ascend_passes.engine.match import match
+from ascend_passes.engine.misses import worth_telling
 from ascend_passes.engine.registry import rules
-from ascend_passes.engine.rewrite import rewrite, worth_telling
+from ascend_passes.engine.rewrite import rewrite
 from ascend_passes.engine.template import outline
 from ascend_passes.ir.graph import Context
 from ascend_passes.options.value import Options

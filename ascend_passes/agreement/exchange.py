@@ -15,14 +15,13 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch.distributed as dist
 from torch import fx
 
+from ascend_passes.agreement.position import position
 from ascend_passes.distributed import mailbox, presence
 from ascend_passes.distributed.absence import Verdict, Watch, blame
 from ascend_passes.distributed.groups import FUNCTIONAL, VLLM, members
@@ -43,29 +42,6 @@ ALONE: ContextVar[bool] = ContextVar("ALONE", default=False)
 
 class AloneError(Exception):
     """The others are inside collectives and cannot come, but wait for this rank there."""
-
-
-@dataclass
-class Position:
-    """Where a party is in its exchanges."""
-
-    epoch: int = 0
-    """How often the party has begun anew, after a rank that could not go on."""
-    number: int = 0
-    """Of the next exchange since."""
-
-    def begin_anew(self) -> None:
-        """Leave an epoch that was closed."""
-        self.epoch, self.number = self.epoch + 1, 0
-
-
-_positions: WeakKeyDictionary[Any, dict[Party, Position]] = WeakKeyDictionary()
-
-
-def position(party: Party) -> Position:
-    """A party's count in this process, for as long as its process groups live."""
-    counts = _positions.setdefault(dist.group.WORLD, {})
-    return counts.setdefault(party, Position())
 
 
 def exchange(

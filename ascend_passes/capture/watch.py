@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ascend_passes.capture.fault import Fault, user_line
 from ascend_passes.capture.rules import refused
 from ascend_passes.ir.graph import model_line, place
-from ascend_passes.ir.trace import graph_break
+from ascend_passes.ir.graph_ends import graph_break
 
 HOST_READS: Mapping[Any, str] = MappingProxyType(
     {

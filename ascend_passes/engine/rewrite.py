@@ -3,7 +3,6 @@ first."""
 
 from __future__ import annotations
 
-import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ascend_passes.engine.bind import WrongDtype
 from ascend_passes.engine.emission import Emission, emit, kind_of
 from ascend_passes.engine.hazards import (
     insertion_point,
@@ -22,11 +20,12 @@ from ascend_passes.engine.hazards import (
     refuse_writes,
 )
 from ascend_passes.engine.match import Match, Stop, match, stops_at_once
+from ascend_passes.engine.misses import miss, told_from, worth_telling
 from ascend_passes.engine.normalize import normalize
 from ascend_passes.engine.rule import Rule, RuleError
 from ascend_passes.engine.template import Template, for_rank, outlines, rank_of
 from ascend_passes.ir.arguments import arguments
-from ascend_passes.ir.graph import Context, is_boundary, place, value
+from ascend_passes.ir.graph import Context, is_boundary, value
 from ascend_passes.report.value import Miss, Report
 
 SWEEPS = 16
@@ -151,23 +150,6 @@ def dtypes_at(node: fx.Node) -> set[torch.dtype]:
     return found
 
 
-def worth_telling(refused: Sequence[Miss]) -> list[Miss]:
-    """Of the misses at one node, the widest spelling's first: those of whole matches, for each rule
-    the one that came furthest, else the one of all that did; those of templates for another dtype
-    come last."""
-    whole: dict[str, Miss] = {}
-    for miss in refused:
-        if miss.complete and (miss.rule not in whole or miss.depth > whole[miss.rule].depth):
-            whole[miss.rule] = miss
-    if whole or not refused:
-        return list(whole.values())
-
-    def weight(miss: Miss) -> tuple[bool, int]:
-        return not isinstance(miss.reason, WrongDtype), miss.depth
-
-    return [max(reversed(refused), key=weight)]  # of equals, the shortest rule
-
-
 def by_anchor(work: Work, rules: Sequence[Rule]) -> dict[Any, list[Template]]:
     """Anchor operator -> templates, those with more steps first, then by name."""
     present = frozenset(node.target for node in work.graph.nodes if node.op == "call_function")
@@ -220,27 +202,6 @@ def attempt(work: Work, candidate: Template, node: fx.Node) -> tuple[Match, Emis
     if isinstance(emission, str):
         return miss(fitting, node, emission, len(fitting.steps), complete=True)
     return found, emission
-
-
-def miss(
-    candidate: Template, node: fx.Node, reason: str, depth: int, complete: bool = False
-) -> Miss | None:
-    """A refusal at a node, in terms of the model; None for one too far from a match to tell
-    anything."""
-    if not complete and depth < told_from(candidate):
-        return None
-    return Miss(candidate.rule.name, node.name, place(node), reason, depth, complete)
-
-
-@functools.lru_cache(maxsize=4096)
-def told_from(candidate: Template) -> int:
-    """How many steps must be there for a stop to be told.
-
-    Rules over NPU operators tell every stop behind their anchor; a spelling in aten starts at
-    operators as common as `mul`, so half of it must be there.
-    """
-    anchor = candidate.steps[candidate.anchor].target
-    return 1 if anchor.namespace == "npu" else max(2, len(candidate.steps) // 2)
 
 
 def emission_of(work: Work, found: Match) -> Emission | str:

@@ -26,6 +26,7 @@ DEVICE = "cpu"
 OUTLINE = "outline"
 MAKERS = (
     "distributed/groups.py",
+    "engine/examples.py",
     "engine/forms.py",
     "engine/normalize.py",
     "engine/rule.py",

@@ -16,6 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from ascend_passes.engine.examples import (
+    LEADING,
+    example_scalars,
+    example_shapes,
+    has_any_rank,
+    input_dtypes,
+)
 from ascend_passes.engine.normalize import normalize
 from ascend_passes.engine.rule import Input, Rule, RuleError, Spelling
 from ascend_passes.ir import trace
@@ -23,15 +30,6 @@ from ascend_passes.ir.arguments import arguments
 from ascend_passes.ir.graph import is_call, value
 from ascend_passes.ir.traced_sizes import size_function
 
-PRIMES = (11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71)
-"""Example numbers of named sizes: far from 0 and 1, which would be specialised, and no literal of a
-rule."""
-LEADING = (3, 5, 7)
-"""Example numbers of the sizes that `...` stands for."""
-FLOATS = tuple((2 * index + 1) / 512 + 0.25 for index in range(16))
-"""Stand-ins of float scalars: exact in float32, since composite kernels round Python numbers to
-it."""
-INTEGERS = tuple(100_003 + 2 * index for index in range(16))
 COMMUTATIVE = frozenset({torch.ops.aten.add.Tensor, torch.ops.aten.mul.Tensor})
 
 
@@ -104,32 +102,6 @@ class Template:
     def targets(self) -> frozenset[Any]:
         """The operators that a graph must have for the template to match."""
         return frozenset(step.target for step in self.steps if step.target is not operator.getitem)
-
-
-def example_shapes(spelling: Spelling, leading: int) -> list[tuple[int, ...]]:
-    """Shapes of the inputs with a prime for each named size."""
-    names = dict.fromkeys(size.name for item in spelling.inputs for size in item.sizes if size.name)
-    numbers = dict(zip(names, PRIMES, strict=False))
-    return [
-        (
-            *(LEADING[:leading] if item.any_rank else ()),
-            *(size.factor * numbers.get(size.name, 1) for size in item.sizes),
-        )
-        for item in spelling.inputs
-    ]
-
-
-def example_scalars(spelling: Spelling) -> dict[str, Any]:
-    """A number for each scalar that occurs nowhere else in the pattern."""
-    floats, integers = iter(FLOATS), iter(INTEGERS)
-    return {
-        name: next(floats if kind is float else integers) for name, kind in spelling.scalars.items()
-    }
-
-
-def input_dtypes(spelling: Spelling, dtype: torch.dtype) -> list[torch.dtype]:
-    """The dtype of each input when untyped ones are `dtype`."""
-    return [item.dtype or dtype for item in spelling.inputs]
 
 
 def traced(
@@ -303,11 +275,6 @@ def outlines(
         found = outline(rule, spelling, dtype, device)
         if found is not None and found.targets <= present:
             yield found
-
-
-def has_any_rank(spelling: Spelling) -> bool:
-    """Whether a spelling declares `...` somewhere."""
-    return any(item.any_rank for item in spelling.inputs)
 
 
 def for_rank(base: Template, rank: int, device: str) -> Template | None:

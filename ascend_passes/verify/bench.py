@@ -15,7 +15,7 @@ from ascend_passes.engine.rule import Rule
 from ascend_passes.engine.template import output_nodes
 from ascend_passes.ir.blueprint import copied_module
 from ascend_passes.ir.graph import Context, is_view, value
-from ascend_passes.verify.checks import firing
+from ascend_passes.verify.firing import firing
 
 ROUNDS = 5
 SITES = 16

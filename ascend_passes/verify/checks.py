@@ -5,28 +5,25 @@ Each takes a rule, one of its spellings and a seed, and yields a sentence for ea
 
 from __future__ import annotations
 
-import functools
 import inspect
 import itertools
 import operator
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from ascend_passes.engine.normalize import normalize
-from ascend_passes.engine.rewrite import rewrite
-from ascend_passes.engine.rule import Condition, Rule, Spelling, conditions, refusal
+from ascend_passes.engine.rule import Rule, Spelling, conditions, refusal
 from ascend_passes.engine.template import COMMUTATIVE
 from ascend_passes.ir.blueprint import copied_module
-from ascend_passes.ir.graph import Context, value
-from ascend_passes.report.value import Report
+from ascend_passes.ir.graph import value
 from ascend_passes.verify.choices import choices_without_form
 from ascend_passes.verify.difference import differences
 from ascend_passes.verify.exact import run_exactly
+from ascend_passes.verify.firing import each_call, firing, only, rewritten, several, told, with_line
 from ascend_passes.verify.mutate import (
     another_use,
     changes,
@@ -38,7 +35,7 @@ from ascend_passes.verify.mutate import (
     same_view,
     structure,
 )
-from ascend_passes.verify.trial import SCALES, Trial, trials, wrong_trials
+from ascend_passes.verify.trial import SCALES, trials, wrong_trials
 
 aten = torch.ops.aten
 MOST_LINES = 60
@@ -228,31 +225,6 @@ def conditions_refuse(rule: Rule, spelling: Spelling, seed: int) -> Iterator[str
         yield f"no dtype and no size that is tried falsifies line {index + 1} of where"
 
 
-def only(rule: Rule, spelling: Spelling) -> Rule:
-    """The rule with one of its spellings."""
-    others = frozenset(other.name for other in rule.spellings) - {spelling.name}
-    return replace(rule, without=rule.without | others)
-
-
-@functools.cache
-def at_dtype(rule: Rule, dtype: torch.dtype) -> Rule:
-    """The rule for one dtype; the same one each time, since templates are kept by rule."""
-    return replace(rule, dtypes=(dtype,))
-
-
-@functools.cache
-def with_line(rule: Rule, index: int) -> Rule:
-    """The rule with one line of its `where`."""
-    where = rule.where
-    assert where is not None
-
-    @functools.wraps(where)
-    def line(**given: Any) -> Iterator[Condition]:
-        yield list(where(**given))[index]
-
-    return replace(rule, where=line)
-
-
 def is_documented(rule: Rule, spelling: Spelling, seed: int) -> Iterator[str]:
     """The file has a docstring and stays short; each of several functions says what it is, and
     each choice is a form with some of the others."""
@@ -268,11 +240,6 @@ def is_documented(rule: Rule, spelling: Spelling, seed: int) -> Iterator[str]:
     yield from choices_without_form(rule)
 
 
-def several(rule: Rule) -> bool:
-    """Whether a rule's pattern is several functions."""
-    return len({inspect.unwrap(spelling.function) for spelling in rule.spellings}) > 1
-
-
 CHECKS: tuple[Check, ...] = (
     is_documented,
     fires_and_agrees,
@@ -285,39 +252,3 @@ CHECKS: tuple[Check, ...] = (
     respects_writes,
     conditions_refuse,
 )
-
-
-def rewritten(gm: fx.GraphModule, rule: Rule) -> tuple[fx.GraphModule, Report]:
-    """A copy of a normal graph after the rule, and what happened; the graph itself stays."""
-    after, _ = copied_module(gm)
-    report = rewrite(after.graph, [rule], Context())
-    after.recompile()
-    return after, report
-
-
-def told(report: Report) -> str:
-    """Why the rule did not fire, in its own words."""
-    return "; ".join(dict.fromkeys(miss.reason for miss in report.misses)) or "no operator was near"
-
-
-@functools.lru_cache(maxsize=64)
-def firing(rule: Rule, spelling: Spelling, seed: int) -> Trial | None:
-    """The first example's trial at the first dtype that fires; None where none does.
-
-    Its rule is for that dtype alone: half precision computes in float32 inside, where a rule for
-    float32 may rightly fire on what a rule for half precision must leave.
-    """
-    for dtype in rule.dtypes:
-        alone = at_dtype(rule, dtype)
-        trial = next(trials(alone, spelling, dtype, seed))
-        if rewritten(trial.graph(), alone)[1].fired:
-            return trial
-    return None
-
-
-def each_call(trial: Trial) -> Iterator[tuple[fx.GraphModule, fx.Node]]:
-    """Each operator call of the pattern, in a graph of its own that may be changed."""
-    original = trial.graph()
-    for node in pattern_calls(original.graph):
-        gm, new = copied_module(original)
-        yield gm, new[node]

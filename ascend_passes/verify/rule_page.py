@@ -12,11 +12,11 @@ from typing import Any
 
 from torch import fx
 
+from ascend_passes.engine.examples import example_scalars
 from ascend_passes.engine.rule import Rule
-from ascend_passes.engine.template import example_scalars
 from ascend_passes.ir import trace
-from ascend_passes.verify.checks import firing, rewritten
 from ascend_passes.verify.choices import is_form
+from ascend_passes.verify.firing import firing, rewritten
 from ascend_passes.verify.mutate import another_use, pattern_calls
 
 LEADING = (4,)

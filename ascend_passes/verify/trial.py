@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from ascend_passes.engine.examples import example_scalars, has_any_rank
 from ascend_passes.engine.normalize import normalize
 from ascend_passes.engine.rule import Rule, Spelling
-from ascend_passes.engine.template import example_scalars, has_any_rank
 from ascend_passes.ir import trace
 
 LEADING = ((4,), (2, 3))

@@ -12,7 +12,7 @@ from ascend_passes.cost.model import Estimate
 from ascend_passes.cost.profiles import Profile
 from ascend_passes.ir.graph import has_effect, value
 from ascend_passes.options.plans import Plan
-from ascend_passes.passes.flashcomm.sharded_rows import Build
+from ascend_passes.passes.flashcomm.build import Build
 from ascend_passes.report.value import Decision
 
 

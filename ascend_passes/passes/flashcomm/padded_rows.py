@@ -21,6 +21,7 @@ from torch import Tensor, fx
 from ascend_passes.cost import model as cost
 from ascend_passes.cost.profiles import Profile
 from ascend_passes.ir.graph import value
+from ascend_passes.passes.flashcomm.build import Build, stands_for
 from ascend_passes.passes.flashcomm.gathers import Shard
 from ascend_passes.passes.flashcomm.product import read_product
 from ascend_passes.passes.flashcomm.row_calls import Answer, LeadOf, LocalCall, RowsOf
@@ -30,15 +31,7 @@ from ascend_passes.passes.flashcomm.row_operators import (
     local_call,
     one_of_several,
 )
-from ascend_passes.passes.flashcomm.sharded_rows import (
-    Build,
-    Rows,
-    computed,
-    flattened,
-    padded,
-    reduce_of,
-    stands_for,
-)
+from ascend_passes.passes.flashcomm.sharded_rows import Rows, computed, flattened, padded, reduce_of
 
 
 @dataclass(frozen=True)

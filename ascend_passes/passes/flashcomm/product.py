@@ -12,7 +12,8 @@ from torch import fx
 
 from ascend_passes.ir.graph import arguments_by_name, operator_name, value
 from ascend_passes.ir.traits import traits_of
-from ascend_passes.passes.flashcomm.sharded_rows import Build, add, empty
+from ascend_passes.passes.flashcomm.build import Build, add
+from ascend_passes.passes.flashcomm.sharded_rows import empty
 
 aten = torch.ops.aten
 VIEWS = ("aten::view", "aten::_unsafe_view", "aten::reshape")

@@ -34,13 +34,13 @@ from ascend_passes.distributed.groups import (
 from ascend_passes.engine.normalize import remove_dead
 from ascend_passes.ir.graph import Context, operator_name, place, same_size, value
 from ascend_passes.options.value import switched_on
+from ascend_passes.passes.flashcomm.build import Build
 from ascend_passes.passes.flashcomm.decision import Trial, compared, gathers, kept, taken, turn
 from ascend_passes.passes.flashcomm.gathers import Shard, local_needs, needed_whole
 from ascend_passes.passes.flashcomm.padded_rows import Price, computed_padded, padded_value
 from ascend_passes.passes.flashcomm.row_calls import LocalCall, RowsOf
 from ascend_passes.passes.flashcomm.row_operators import local_call, one_of_several
 from ascend_passes.passes.flashcomm.sharded_rows import (
-    Build,
     Rows,
     gather,
     local_node,

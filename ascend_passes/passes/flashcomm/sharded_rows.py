@@ -10,9 +10,8 @@ from __future__ import annotations
 import itertools
 import math
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from torch import Tensor, fx
 from ascend_passes.distributed.groups import Group
 from ascend_passes.ir.graph import same_size, value
 from ascend_passes.ir.trace import fake_mode_of, faking
+from ascend_passes.passes.flashcomm.build import Build, add, stands_for
 from ascend_passes.passes.flashcomm.row_calls import Flat, LocalCall, RowsOf
 
 aten = torch.ops.aten
@@ -67,56 +67,6 @@ def unknown_sizes(rows: Rows, dimensions: Sequence[Size]) -> list[Size]:
         for size in dimensions
         if not isinstance(size, int) and not any(same_size(size, other) for other in known)
     ]
-
-
-@dataclass
-class Build:
-    """What has been added to a graph so far; everything in `made` may be erased again."""
-
-    graph: fx.Graph
-    author: str
-    """The pass, for the origin of its nodes."""
-    local: dict[fx.Node, fx.Node] = field(default_factory=dict)
-    """Node -> the node with this rank's rows of it, `[R, ...]`."""
-    gathered: dict[fx.Node, fx.Node] = field(default_factory=dict)
-    """Node -> the node that has all its rows again, of the same shape."""
-    padded: dict[tuple[fx.Node, int], fx.Node] = field(default_factory=dict)
-    """Node and its row dimensions -> the node that has all rows and padding, `[R * tp, ...]`."""
-    sizes: dict[tuple[int, str], fx.Node | int] = field(default_factory=dict)
-    made: dict[fx.Node, None] = field(default_factory=dict)
-
-    def discard(self) -> None:
-        """Erase all added nodes; the graph is as it was."""
-        for node in reversed(list(self.made)):
-            self.graph.erase_node(node)
-
-
-@contextmanager
-def stands_for(
-    build: Build, origin: fx.Node, before: bool = False, behind: fx.Node | None = None
-) -> Iterator[None]:
-    """Nodes made inside stand before or behind `origin` and carry its place in the model.
-
-    With `behind` they stand behind that node instead.
-    """
-    first, place = len(build.made), origin if before else (behind or origin).next
-    while place in build.made and not before:
-        place = place.next
-    with build.graph.inserting_before(place):
-        yield
-    for node in list(build.made)[first:]:
-        for key in ("stack_trace", "nn_module_stack"):
-            if key in origin.meta:
-                node.meta[key] = origin.meta[key]
-        node.meta["ascend_rule"] = build.author
-
-
-def add(build: Build, target: Any, args: tuple[Any, ...], meta: Any, **kwargs: Any) -> fx.Node:
-    """A call whose value is already known: sizes follow from the algebra, no guard is needed."""
-    node = build.graph.call_function(target, args, kwargs)
-    node.meta["val"] = meta
-    build.made[node] = None
-    return node
 
 
 def empty(like: Tensor, shape: Sequence[Size]) -> Tensor:

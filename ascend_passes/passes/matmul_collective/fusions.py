@@ -18,6 +18,7 @@ from ascend_passes import npu
 from ascend_passes.distributed.groups import VLLM, Group, communicator, family_of
 from ascend_passes.ir.graph import Context, is_call, operator_name, same_size, value
 from ascend_passes.ir.trace import fake_mode_of, faking
+from ascend_passes.passes.flashcomm.build import Build, add, stands_for
 from ascend_passes.passes.flashcomm.product import (
     PADDED,
     UNPADDED,
@@ -30,7 +31,7 @@ from ascend_passes.passes.flashcomm.product import (
     upwards,
     vector,
 )
-from ascend_passes.passes.flashcomm.sharded_rows import Build, add, empty, stands_for
+from ascend_passes.passes.flashcomm.sharded_rows import empty
 from ascend_passes.passes.matmul_collective.views import (
     awaited,
     gathered_from,

@@ -27,7 +27,7 @@ from ascend_passes.engine.normalize import remove_dead
 from ascend_passes.ir.graph import Context, place, writes_possible
 from ascend_passes.ir.traits import ALL_GATHER, ALL_REDUCE, REDUCE_SCATTER
 from ascend_passes.options.value import switched_on
-from ascend_passes.passes.flashcomm.sharded_rows import Build
+from ascend_passes.passes.flashcomm.build import Build
 from ascend_passes.passes.matmul_collective.fusions import (
     RefusedError,
     Replaced,

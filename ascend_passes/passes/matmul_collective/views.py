@@ -10,8 +10,8 @@ from torch import fx
 from ascend_passes.distributed.groups import Group, family_of, group_name, plain_collective, resolve
 from ascend_passes.ir.graph import is_call, operator_name, value
 from ascend_passes.ir.traits import ALL_GATHER
+from ascend_passes.passes.flashcomm.build import Build, add
 from ascend_passes.passes.flashcomm.product import UNPADDED, VIEWS, read_product, upwards
-from ascend_passes.passes.flashcomm.sharded_rows import Build, add
 
 aten = torch.ops.aten
 

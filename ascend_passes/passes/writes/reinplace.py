@@ -7,10 +7,9 @@ the memory, and where the graph ends by storing a new value into the same input 
 
 from __future__ import annotations
 
-import operator
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, fx
@@ -19,16 +18,12 @@ from ascend_passes.ir.graph import (
     Context,
     base,
     first,
-    is_call,
-    is_view,
     operator_name,
     place,
     same_size,
     same_sizes,
     same_strides,
     value,
-    writes_possible,
-    written,
 )
 from ascend_passes.ir.in_place import (
     SCATTERS,
@@ -41,25 +36,16 @@ from ascend_passes.ir.in_place import (
     refresh,
     view_node,
 )
-from ascend_passes.ir.proof import prove
-from ascend_passes.ir.sharing import aliases, reads_absolute_offset
-from ascend_passes.ir.traits import traits_of
+from ascend_passes.ir.sharing import aliases
+from ascend_passes.passes.writes.refusals import reason_against
+from ascend_passes.passes.writes.store import (
+    Write,
+    is_store,
+    path_to_input,
+)
 from ascend_passes.report.value import Miss, Report
 
 aten = torch.ops.aten
-
-
-@dataclass(frozen=True)
-class Write:
-    """A functional write that could happen in place."""
-
-    node: fx.Node
-    target: fx.Node
-    """The value that is written, in its old state."""
-    results: tuple[fx.Node, ...]
-    """The nodes that hold its new state."""
-    absorbed: tuple[fx.Node, ...] = ()
-    """Scatters that only put the new state of a view back into the tensor it is a view of."""
 
 
 def reinplace(graph: fx.Graph, context: Context) -> Report:
@@ -98,172 +84,10 @@ def reinplace(graph: fx.Graph, context: Context) -> Report:
     return Report(fired={"reinplace": total}, misses=tuple(misses), notes=notes)
 
 
-def is_store(node: fx.Node) -> bool:
-    """Whether a node stores a new value into an input of the graph."""
-    return is_call(node, aten.copy_.default) and first(node).op == "placeholder"
-
-
-def path_to_input(store: fx.Node) -> Iterator[fx.Node]:
-    """The functional writes between the stored value and the input that it is stored into."""
-    stack, seen = [store.args[1]], set()
-    while stack:
-        node = stack.pop()
-        if not isinstance(node, fx.Node) or node.op != "call_function" or node in seen:
-            continue
-        seen.add(node)
-        if node.target in SCATTERS:
-            yield node
-            stack += node.args[:2]
-        elif in_place_overload(node.target) is not None and isinstance(node.args[0], fx.Node):
-            yield node
-            stack.append(node.args[0])
-        elif is_view(node):
-            stack.append(node.args[0])
-        elif node.target is operator.getitem:
-            call = read_call(first(node))
-            stack += list(call.bases) if call is not None else []
-
-
 def worthwhile(node: fx.Node, kept: set[fx.Node]) -> bool:
     """Whether the write goes to an input's memory, or to the copy that a refused write made."""
     owner = base(first(node))
     return owner.op == "placeholder" or owner in kept
-
-
-def reason_against(write: Write) -> str | None:
-    """Why a write must stay functional, or None."""
-    owner = base(write.target)
-    new = aliases((*write.results, *write.absorbed))
-    old = aliases([owner]) - new
-    return (
-        refused_owner(owner)
-        or refused_place(write, owner)
-        or refused_arguments(write, old)
-        or refused_layout(write, new)
-        or refused_readers(write, owner, old)
-        or refused_results(owner, new)
-    )
-
-
-def refused_owner(owner: fx.Node) -> str | None:
-    """Whether the memory may be written at all."""
-    if owner.op == "placeholder":
-        if not stores(owner):
-            return "the graph returns the new value and leaves its input as it was"
-        if any(shares_storage(owner, other) for other in placeholders(owner.graph)):
-            return "another input shares the memory"
-        return None
-    source = first(owner) if owner.target is operator.getitem else owner
-    if source.op != "call_function":
-        return "a constant of the graph must not be written"
-    if writes_possible(source.target) or traits_of(source.target).returns_input:
-        return f"its memory comes from {operator_name(source)}, which may hand back its argument"
-    return None
-
-
-def refused_place(write: Write, owner: fx.Node) -> str | None:
-    """Whether the write could reach memory beside an input's elements, which the graph never
-    stores: only `as_strided` leads there."""
-    node, region = write.node, value(write.target)
-    strided = node.target is aten.as_strided_scatter.default
-    if strided:
-        region = fake_view(aten.as_strided.default, first(node), node.args[2:])
-    source = write.target
-    while source is not owner:
-        strided = strided or source.target is aten.as_strided.default
-        source = first(source)
-    if owner.op != "placeholder" or not strided or lies_within(region, value(owner)):
-        return None
-    return "as_strided may lead to memory beside the input's elements"
-
-
-def lies_within(region: Tensor, whole: Tensor) -> bool:
-    """Whether a tensor addresses nothing in its storage but elements of `whole`."""
-    start, end = region.storage_offset(), whole.storage_offset() + whole.numel()
-    steps = zip(region.shape, region.stride(), strict=True)
-    last = start + sum((size - 1) * stride for size, stride in steps)
-    dense = same_strides(whole, torch.empty_like(whole))
-    return dense and prove(whole.storage_offset() <= start) and prove(last < end)
-
-
-def placeholders(graph: fx.Graph) -> list[fx.Node]:
-    """The inputs of a graph."""
-    return graph.find_nodes(op="placeholder")
-
-
-def stores(owner: fx.Node) -> list[fx.Node]:
-    """The final stores into an input."""
-    return [user for user in owner.users if is_store(user) and user.args[0] is owner]
-
-
-def shares_storage(one: fx.Node, other: fx.Node) -> bool:
-    """Whether two inputs are views of the same memory, by their fake values."""
-    a, b = value(one), value(other)
-    if one is other or not isinstance(a, Tensor) or not isinstance(b, Tensor):
-        return False
-    return bool(a.untyped_storage()._cdata == b.untyped_storage()._cdata)
-
-
-def refused_arguments(write: Write, old: set[fx.Node]) -> str | None:
-    """Whether the write reads the written memory through another argument as well."""
-    uses = [n for n in argument_nodes(write.node) if n in old]
-    return "another argument is a view of the written memory" if uses != [write.target] else None
-
-
-def argument_nodes(node: fx.Node) -> list[fx.Node]:
-    """Every node among the arguments, repeats included."""
-    found: list[fx.Node] = []
-    fx.node.map_arg((node.args, node.kwargs), found.append)
-    return found
-
-
-def refused_layout(write: Write, new: set[fx.Node]) -> str | None:
-    """Whether a later reader depends on a layout that the written memory does not have."""
-    a = value(write.target)
-    for result in write.results:
-        b = value(result)
-        if a.dtype != b.dtype or not same_sizes(a.shape, b.shape):
-            return "the written tensor has another shape or dtype than the new value"
-        only_stored = all(is_store(user) or user in write.absorbed for user in result.users)
-        if not same_strides(a, b) and not only_stored:
-            return "later readers expect a dense tensor, the written one has gaps"
-        moved = not same_size(a.storage_offset(), b.storage_offset())
-        if moved and any(reads_absolute_offset(user) for node in new for user in node.users):
-            return "a later reader addresses the memory by a fixed offset"
-    return None
-
-
-def refused_readers(write: Write, owner: fx.Node, old: set[fx.Node]) -> str | None:
-    """Whether the old value is used after the write."""
-    allowed = {write.node, *write.absorbed, *old, *stores(owner)}
-    for alias in old:
-        for user in alias.users:
-            if user not in allowed and write.node < user:
-                return f"its old value is used later by {described(user)}"
-    return None
-
-
-def refused_results(owner: fx.Node, new: set[fx.Node]) -> str | None:
-    """Whether the new value is used where the memory may hold something else, or by the caller."""
-    if owner.op != "placeholder":
-        return None
-    final = stores(owner)[-1]
-    for alias in new:
-        for user in alias.users:
-            if user.op == "output":
-                return "the graph returns the new value beside storing it"
-            if alias in written(user):
-                return f"the new value is changed again by {described(user)}"
-            if final < user and final.args[1] not in new:
-                return f"the new value is used by {described(user)} after another one is stored"
-    return None
-
-
-def described(node: fx.Node) -> str:
-    """An operator's name, or what kind of node it is."""
-    return operator_name(node) or (
-        "the graph's result" if node.op == "output" else str(node.target)
-    )
 
 
 def with_scatters(write: Write) -> Write:
