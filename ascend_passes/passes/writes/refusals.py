@@ -24,7 +24,6 @@ from ascend_passes.ir.in_place import (
 from ascend_passes.ir.proof import prove
 from ascend_passes.ir.sharing import aliases, reads_absolute_offset
 from ascend_passes.ir.traits import traits_of
-from ascend_passes.passes.writes.reinplace import aten
 from ascend_passes.passes.writes.store import (
     Write,
     argument_nodes,
@@ -33,6 +32,8 @@ from ascend_passes.passes.writes.store import (
     shares_storage,
     stores,
 )
+
+aten = torch.ops.aten
 
 
 def reason_against(write: Write) -> str | None:

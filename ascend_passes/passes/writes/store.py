@@ -6,6 +6,7 @@ import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, fx
 
 from ascend_passes.ir.graph import (
@@ -19,7 +20,8 @@ from ascend_passes.ir.in_place import (
     in_place_overload,
     read_call,
 )
-from ascend_passes.passes.writes.reinplace import aten
+
+aten = torch.ops.aten
 
 
 @dataclass(frozen=True)
