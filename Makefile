@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint docs bench
+.PHONY: help venv demo check test lint docs bench
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -22,6 +22,9 @@ $(STAMP): pyproject.toml .ci/constraints.txt
 
 demo: venv ## compile and run small Qwen3 models on this machine, and compare them with eager
 	$(BIN)/python -m ascend_passes demo
+
+check: lint ## what every edit is worth: lint, and the tests that need no process of their own
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --no-loadscope-reorder -m "not own_process"
 
 test: venv ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --no-loadscope-reorder

@@ -15,6 +15,17 @@ import pytest
 from tests.soundness.today import VARIABLE, seed_of_the_day
 
 os.environ.setdefault("ASCEND_PASSES_VERIFY_EACH_STAGE", "1")  # here and in what tests start
+OWN_PROCESS = (
+    "bench",
+    "commands",
+    "conformance",
+    "distributed",
+    "fuzz",
+    "models",
+    "soundness",
+    "vllm",
+)
+"""Folders whose tests start processes, or take minutes of models; `make check` leaves them out."""
 WHOLE_FOLDERS = ("vllm", "conformance")
 """They install an environment each, and start engines that several files look at."""
 
@@ -28,6 +39,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: group(item.nodeid) not in WHOLE_FOLDERS)
+    for item in items:
+        if folder(item.nodeid) in OWN_PROCESS:
+            item.add_marker("own_process")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -44,6 +58,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 def group(nodeid: str) -> str:
     """What a test is run together with: its folder, or the tests of its file."""
-    file = nodeid.partition("::")[0]
-    folder = PurePosixPath(file).relative_to("tests").parts[0]
-    return folder if folder in WHOLE_FOLDERS else file
+    return folder(nodeid) if folder(nodeid) in WHOLE_FOLDERS else nodeid.partition("::")[0]
+
+
+def folder(nodeid: str) -> str:
+    """The folder inside `tests` that a test lies in, or its file."""
+    return PurePosixPath(nodeid.partition("::")[0]).relative_to("tests").parts[0]

@@ -1,10 +1,10 @@
-"""GeGLU of one packed projection, its GELU by a tanh, becomes `npu_geglu`.
+"""GeGLU of one packed projection becomes `npu_geglu`, its GELU exact or by a tanh.
 
-The operator activates its right half unless told otherwise. Separate projections stay: they would
-have to be copied side by side, and nothing behind joins the operator.
+The operator activates either half. Separate projections stay: they would have to be copied side by
+side, and nothing behind joins the operator.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -12,15 +12,17 @@ from torch import Tensor
 from ascend_passes import Rule, npu
 
 Packed = Annotated[Tensor, "... 2*I"]
+KINDS = {"none": 0, "tanh": 1}  # the operator's `approximate`
 
 
-def pattern(x: Packed):
-    gate, up = x[..., : x.shape[-1] // 2], x[..., x.shape[-1] // 2 :]
-    return torch.nn.functional.gelu(gate, approximate="tanh") * up
+def pattern(x: Packed, *, approximate: Literal["tanh", "none"], right: Literal[False, True]):
+    left, other = x[..., : x.shape[-1] // 2], x[..., x.shape[-1] // 2 :]
+    gate, up = (other, left) if right else (left, other)
+    return torch.nn.functional.gelu(gate, approximate=approximate) * up
 
 
-def replacement(x: Tensor):
-    return npu.npu_geglu(x, -1, 1, True)[0]
+def replacement(x: Tensor, *, approximate: str, right: bool):
+    return npu.npu_geglu(x, -1, KINDS[approximate], not right)[0]
 
 
 rule = Rule(pattern, replacement, examples=[{"I": 64}, {"I": 24576}], tolerance=2)
