@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from ascend_passes.backend import ascend_dense
-from tests.fuzz.check import RIGHT, WRONG, check, compiled_by
+from tests.fuzz.__main__ import seeds
+from tests.fuzz.check import RIGHT, WRONG, Verdict, check, compiled_by
 from tests.fuzz.compare import values
 from tests.fuzz.float64 import formula_differences, traced
 from tests.fuzz.generate import generate
@@ -19,6 +20,7 @@ from tests.fuzz.minimize import minimize
 from tests.fuzz.printing import printed
 from tests.fuzz.program import Call, Given, Program, Step
 from tests.fuzz.vocabulary import layers, npu
+from tests.fuzz.workers import Tally
 from tests.fuzz.worlds import eager, run
 
 ROOT = Path(__file__).parents[2]
@@ -120,6 +122,15 @@ def test_the_vocabulary_reaches_what_acts_on_whole_layers(operator, options, nam
         if check(program, formulas=False).fired.get(name):
             return
     pytest.fail(f"{name} fired in none of 20 programs")
+
+
+def test_runs_add_up_in_a_log(tmp_path):
+    log = tmp_path / "log.jsonl"
+    first = Tally.of(log)
+    first.add(3, Verdict(RIGHT, fired={"swiglu": 2}), ["gate", "residual"])
+    first.add(4, Verdict(WRONG, ("off",), frozenset({("result", "value")})), ["gate"])
+    assert Tally.of(log) == first
+    assert list(seeds(3, 4, 0, Tally.of(log).seeds)) == [5, 6]
 
 
 def test_rounding_is_allowed_and_more_is_not():
