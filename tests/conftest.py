@@ -15,7 +15,7 @@ import pytest
 from tests.soundness.today import VARIABLE, seed_of_the_day
 
 os.environ.setdefault("ASCEND_PASSES_VERIFY_EACH_STAGE", "1")  # here and in what tests start
-OWN_PROCESS = (
+OWN_PROCESS = ("commands", "conformance", "distributed", "fuzz", "models", "soundness", "vllm")
     "bench",
     "commands",
     "conformance",
