@@ -16,15 +16,6 @@ from tests.soundness.today import VARIABLE, seed_of_the_day
 
 os.environ.setdefault("ASCEND_PASSES_VERIFY_EACH_STAGE", "1")  # here and in what tests start
 OWN_PROCESS = ("commands", "conformance", "distributed", "fuzz", "models", "soundness", "vllm")
-    "bench",
-    "commands",
-    "conformance",
-    "distributed",
-    "fuzz",
-    "models",
-    "soundness",
-    "vllm",
-)
 """Folders whose tests start processes, or take minutes of models; `make check` leaves them out."""
 WHOLE_FOLDERS = ("vllm", "conformance")
 """They install an environment each, and start engines that several files look at."""
