@@ -256,8 +256,8 @@ def test_code_that_catches_the_interruption_ends_the_process():
 def test_a_checkout_has_its_own_rules(tmp_path):
     """Whatever is installed: its registry looks beside itself."""
     package = tmp_path / "ascend_passes"
-    package.mkdir()
-    copy = shutil.copy(registry.__file__, package / "registry.py")
+    (package / "engine").mkdir(parents=True)
+    copy = shutil.copy(registry.__file__, package / "engine" / "registry.py")
     spec = importlib.util.spec_from_file_location("other_registry", copy)
     other = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(other)

@@ -164,6 +164,8 @@ def test_a_rule_made_from_a_stored_one_is_traced():
 def test_a_rule_that_changes_on_disk_is_another_one(tmp_path):
     path = tmp_path / "rms_norm.py"
     shutil.copy(RULES["rms_norm"].source, path)
+    for shared in helpers(Path(RULES["rms_norm"].source).parent):
+        shutil.copy(shared, tmp_path)
     path.write_text(path.read_text().replace("* torch.rsqrt(", "/ torch.sqrt("))
     rule = registry.load(path)
     assert isinstance(rule, Rule) and rule.name == "rms_norm"

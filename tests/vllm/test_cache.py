@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ascend_passes.engine.registry import pattern_folders
+from ascend_passes.engine.registry import helpers, pattern_folders
 from tests.vllm.test_models import LAYERS, case
 
 COMPILATION = {"backend": "ascend_dense", "splitting_ops": [], "cudagraph_mode": "NONE"}
@@ -18,7 +18,10 @@ COMPILATION = {"backend": "ascend_dense", "splitting_ops": [], "cudagraph_mode":
 def starts(session: Any, checkpoints: Any, tmp_path_factory: Any) -> list[dict[str, Any]]:
     """A start from an empty cache, the same again, and one with a changed rule of the user's."""
     cache, folder = tmp_path_factory.mktemp("cache"), tmp_path_factory.mktemp("rules")
-    rule = Path(shutil.copy(pattern_folders()[1] / "add_rms_norm.py", folder / "users_own.py"))
+    ours = pattern_folders()[1]
+    for shared in helpers(ours):
+        shutil.copy(shared, folder)
+    rule = Path(shutil.copy(ours / "add_rms_norm.py", folder / "users_own.py"))
     options = {"ascend_passes": {"rule_path": str(folder), "rules": "-add_rms_norm"}}
     one = case("start", checkpoints(), "f32", COMPILATION, additional_config=options)
 
