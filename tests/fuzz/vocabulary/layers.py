@@ -41,7 +41,7 @@ def mlp_of(draw: Draw, rows: str, quantize: object) -> str:
 
 
 def layers_of_tables(draw: Draw) -> list[str]:
-    """Rotations of two layers, each with a table of its own whose content is equal."""
+    """Rotations of two layers in a row, each with a table of its own whose content is equal."""
     rows = draw.pick(
         lambda t: (
             t.dtype == draw.worlds[0]["DT"]
@@ -63,10 +63,13 @@ def layers_of_tables(draw: Draw) -> list[str]:
             "{r0}, {r1} = torch.cat([{r0}_h, {r0}_h], -1), torch.cat([{r1}_h, {r1}_h], -1)"
         )
         cos, sin = draw.emit("rope_lookup", text, positions, table, results=2)
-        for _ in range(draw.one_of(1, 2)):
-            heads = heads_of(draw, rows, draw.one_of(1, 2), size, True)
-            found.append(rotation(draw, heads, cos, sin, "half", 1))
-    return found
+        count = draw.one_of(1, 2)
+        heads = heads_of(draw, rows, count, size, True)
+        found.append(rotation(draw, heads, cos, sin, "half", 1))
+        shape = f"{{0}}.shape[0], {{0}}.shape[2], {count * size}"
+        flat = f"{{r0}} = {{0}}.transpose(1, 2).reshape({shape})"
+        rows = draw.emit("heads_joined", flat, found[-1])[0]
+    return [*found, rows]
 
 
-OPERATORS = {second_half: 2.5, layers_of_tables: 0.8}
+OPERATORS = {second_half: 2.5, layers_of_tables: 1.0}
