@@ -11,7 +11,6 @@ from typing import Any, NoReturn
 
 from ascend_passes.cli.limit import LOAD_SECONDS, limited
 from ascend_passes.cli.output import shortened
-from ascend_passes.compile.option_values import checked_options
 from ascend_passes.options.types import OptionError, nearest, parse, shown, unknown
 from ascend_passes.options.value import Options
 
@@ -216,5 +215,8 @@ def options_of(given: Mapping[str, Any]) -> Options:
     Raises:
         OptionError, RuleError: as `checked_options`; also where a rule file does not end.
     """
+    # It knows every rule and pass, and loads torch, which `--help` does without.
+    from ascend_passes.compile.option_values import checked_options
+
     with limited(LOAD_SECONDS, "loading the rule files of `rule_path`"):
         return checked_options(given)
