@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,6 +26,10 @@ from ascend_passes.report.value import Report
 
 _lock = threading.Lock()
 _reports: list[tuple[Report, Later]] = []
+MOST_REPORTS = 256
+"""Reports that are remembered; older ones are forgotten."""
+MOST_TEXTS = 16
+"""Reports that keep the text of their graphs: 290 kB at 16 layers."""
 
 
 def ascend_dense(
@@ -108,6 +113,10 @@ def keep_quietly(report: Report, later: Later = Report) -> None:
     """Remember a report, and where to ask what the compiled graph's runs add to it."""
     with _lock:
         _reports.append((report, later))
+        del _reports[:-MOST_REPORTS]
+        if len(_reports) > MOST_TEXTS:
+            old, runs = _reports[-MOST_TEXTS - 1]
+            _reports[-MOST_TEXTS - 1] = replace(old, graph_before="", graph_after=""), runs
 
 
 def keep(report: Report, options: Options, later: Later = Report) -> None:
@@ -180,7 +189,10 @@ def explain(
 
 
 def reports() -> list[Report]:
-    """What this process has compiled so far, the oldest first, with what capture did since."""
+    """What this process has compiled so far, the oldest first, with what capture did since.
+
+    The last 256 compilations; the last 16 of them have the text of their graphs.
+    """
     with _lock:
         return [report + later() for report, later in _reports]
 

@@ -224,12 +224,17 @@ def short(dtype: torch.dtype) -> str:
 def index_page(found: list[RulePage]) -> str:
     """The list of all rules with their sentences."""
     rows = [
-        f"| [{one.name}]({one.name}.md) | {one.kind} | {one.documentation.splitlines()[0]} |"
+        f"| [{one.name}]({one.name}.md) | {one.kind} | {first_paragraph(one.documentation)} |"
         for one in found
     ]
     return "\n".join(
         ["# Rules", "", GENERATED, "", "| rule | kind | |", "|---|---|---|", *rows, ""]
     )
+
+
+def first_paragraph(text: str) -> str:
+    """The paragraph in one line."""
+    return " ".join(text.partition("\n\n")[0].split())
 
 
 def rule_page(one: RulePage) -> str:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 import ascend_passes
-from ascend_passes import OptionError, Options
+from ascend_passes import OptionError, Options, Report, backend
 from ascend_passes.compile import pipeline
 from ascend_passes.compile.pipeline import ExpectationError
 from ascend_passes.compile.stages import Stage
@@ -562,3 +562,13 @@ def test_a_compiler_of_somebody_elses_optimizes():
     agrees(torch.compile(model, backend=backend), model, *rows())
     (report,) = reports
     assert not report.errors and report.fired["add_rms_norm"] == 1
+
+
+def test_a_process_that_compiles_without_end_remembers_a_bounded_part(monkeypatch):
+    monkeypatch.setattr(backend, "MOST_REPORTS", 5)
+    monkeypatch.setattr(backend, "MOST_TEXTS", 2)
+    for number in range(8):
+        backend.keep_quietly(Report(notes=(str(number),), graph_before="text", graph_after="text"))
+    found = ascend_passes.reports()
+    assert [report.notes for report in found] == [("3",), ("4",), ("5",), ("6",), ("7",)]
+    assert [bool(report.graph_before) for report in found] == [False, False, False, True, True]
