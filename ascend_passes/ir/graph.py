@@ -21,9 +21,6 @@ from ascend_passes.report.value import Place
 
 SIDE_EFFECT_NAMESPACES = ("npugraph_ex", "air", "streams")
 """Of operators whose calls matter though their schemas show no write."""
-BY_CONTRACT = "ascend_contract"
-"""Key of a node's meta entry: its noted sizes are those of an operator's contract, where shape
-rules alone see other symbols."""
 FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>\S+)')
 MODULE_STEP = re.compile(r"\['?([^\]']+)'?\]")
 

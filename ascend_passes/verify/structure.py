@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ascend_passes.ir.graph import BY_CONTRACT, value
+from ascend_passes.ir.graph import value
 from ascend_passes.ir.sharing import results
 from ascend_passes.ir.trace import fake_mode_of, faking
 
@@ -67,8 +67,6 @@ def require_value(node: fx.Node) -> None:
     except Exception as error:
         said = f"{node.format_node()} does not take its arguments: {error}"
         raise StructureError(said) from error
-    if node.meta.get(BY_CONTRACT) and [len(found.shape)] == [len(one.shape) for one in tensors]:
-        return
     if described_all(found) != described_all(value(node)):
         noted = described_all(value(node))
         raise StructureError(f"{node.format_node()} gives {described_all(found)}, noted is {noted}")

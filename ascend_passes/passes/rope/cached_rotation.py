@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from ascend_passes.engine.site import Arguments, Site, refuse_unless
-from ascend_passes.ir.graph import BY_CONTRACT, value
+from ascend_passes.ir.graph import value
 from ascend_passes.ir.trace import fake_mode_of, faking
 
 aten = torch.ops.aten
@@ -49,9 +49,8 @@ def whole_head(
     else:
         whole = site.call(aten.stack.default, [half, half], -1)
     shaped = site.call(aten.view.default, whole, [1, token_count(site, query), 1, head])
-    with faking(fake_mode_of([value(whole)])):
+    with faking(fake_mode_of([value(whole)])):  # by contract, where the shape rules see two symbols
         shaped.meta["val"] = value(whole).new_empty([1, value(query).shape[0], 1, head])
-    shaped.meta[BY_CONTRACT] = True  # the shape rules see two symbols
     return shaped
 
 
