@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx
 
 from ascend_passes.ir.graph import value
+from ascend_passes.ir.proof import prove
 from ascend_passes.ir.sharing import results
 from ascend_passes.ir.trace import fake_mode_of, faking
 
@@ -22,7 +23,7 @@ class Structure:
     """A graph as the stages found it, and the calls that were looked at since."""
 
     def __init__(self, graph: fx.Graph) -> None:
-        self.results = [described(one) for one in results(graph)]
+        self.results = [result_of(one) for one in results(graph)]
         self.seen: dict[fx.Node, Call] = {node: call_of(node) for node in graph.nodes}
 
     def require(self, graph: fx.Graph) -> None:
@@ -40,14 +41,19 @@ class Structure:
             if node.op == "call_function" and self.seen.get(node) != (call := call_of(node)):
                 require_value(node)
                 self.seen[node] = call
-        found = [described(one) for one in results(graph)]
-        if found != self.results:
+        found = [result_of(one) for one in results(graph)]
+        if differ(found, self.results):
             raise StructureError(f"the graph returns {found}, not {self.results}")
 
 
 def call_of(node: fx.Node) -> Call:
     """What a node computes."""
     return node.target, node.args, node.kwargs
+
+
+def result_of(one: Any) -> Any:
+    """The value of a result, which may be a number or None."""
+    return value(one) if isinstance(one, fx.Node) else one
 
 
 def require_value(node: fx.Node) -> None:
@@ -57,7 +63,8 @@ def require_value(node: fx.Node) -> None:
         StructureError: it has no noted value, or another one.
     """
     arguments, keywords = fx.map_arg((node.args, node.kwargs), value)
-    tensors = [v for v in torch.utils._pytree.tree_leaves(value(node)) if isinstance(v, Tensor)]
+    leaves = torch.utils._pytree.tree_leaves((arguments, keywords, value(node)))
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     if not tensors or has_unbacked(tensors):
         return  # a number, an effect, or sizes that each computation would name anew
     target: Any = node.target
@@ -65,11 +72,12 @@ def require_value(node: fx.Node) -> None:
         with faking(fake_mode_of(tensors)):
             found = target(*arguments, **keywords)
     except Exception as error:
+        if any(isinstance(leaf, torch.SymInt) for leaf in leaves):
+            return  # some operators compute on numbers only; what they give was noted by algebra
         said = f"{node.format_node()} does not take its arguments: {error}"
         raise StructureError(said) from error
-    if described_all(found) != described_all(value(node)):
-        noted = described_all(value(node))
-        raise StructureError(f"{node.format_node()} gives {described_all(found)}, noted is {noted}")
+    if differ(found, value(node)):
+        raise StructureError(f"{node.format_node()} gives {found}, noted is {value(node)}")
 
 
 def has_unbacked(tensors: list[Tensor]) -> bool:
@@ -78,17 +86,24 @@ def has_unbacked(tensors: list[Tensor]) -> bool:
     return any(symbols(tensor) for tensor in tensors)
 
 
-def described_all(fakes: Any) -> list[str]:
-    """`described` of each value of a call."""
-    return [described(one) for one in torch.utils._pytree.tree_leaves(fakes)]
+def differ(found: Any, noted: Any) -> bool:
+    """Whether values differ in number, kind, dtype, device, sizes, or strides where these count.
+
+    Two symbolic sizes that shape rules alone do not tell apart may be equal by what a pass knows.
+    """
+    ones, others = (torch.utils._pytree.tree_leaves(values) for values in (found, noted))
+    return len(ones) != len(others) or any(map(one_differs, ones, others))
 
 
-def described(one: Any) -> str:
-    """Dtype, sizes and strides of a value, in words; strides of dims with one element do not
-    count."""
-    fake = value(one) if isinstance(one, fx.Node) else one
-    if not isinstance(fake, Tensor):
-        return type(fake).__name__
-    steps = zip(fake.shape, fake.stride(), strict=True)
-    strides = [step for size, step in steps if not (isinstance(size, int) and size == 1)]
-    return f"{fake.dtype} {list(fake.shape)} {strides} on {fake.device}"
+def one_differs(found: Any, noted: Any) -> bool:
+    """`differ` of a single value."""
+    if not isinstance(found, Tensor) or not isinstance(noted, Tensor):
+        return isinstance(found, Tensor) != isinstance(noted, Tensor)
+    if (found.dtype, found.device, found.dim()) != (noted.dtype, noted.device, noted.dim()):
+        return True
+    long = [
+        dim for dim, size in enumerate(noted.shape) if not (isinstance(size, int) and size == 1)
+    ]
+    sizes = zip(found.shape, noted.shape, strict=True)
+    strides = ((found.stride(dim), noted.stride(dim)) for dim in long)
+    return any(prove(one != other) for one, other in (*sizes, *strides))

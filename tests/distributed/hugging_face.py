@@ -149,6 +149,6 @@ def case(
         expected, found = greedy(model, ids), greedy(rewritten, ids)
         error = relative(rewritten(ids), model(ids))
     reports = ascend_passes.reports()
-    assert not any(report.errors for report in reports)
+    assert not (errors := [e for report in reports for e in report.errors]), errors
     fired = sum(report.fired.get("sequence_parallel", 0) for report in reports)
     return expected, found, fired, error
