@@ -31,7 +31,7 @@ class Structure:
 
         Raises:
             StructureError: a node is read before it is computed; a call's noted value is not what
-                its operator gives; a result has another dtype, shape, or layout.
+                its operator gives; a result has another dtype or shape.
         """
         try:
             graph.lint()
@@ -87,9 +87,10 @@ def has_unbacked(tensors: list[Tensor]) -> bool:
 
 
 def differ(found: Any, noted: Any) -> bool:
-    """Whether values differ in number, kind, dtype, device, sizes, or strides where these count.
+    """Whether values differ in number, kind, dtype, device or sizes.
 
-    Two symbolic sizes that shape rules alone do not tell apart may be equal by what a pass knows.
+    Strides are not compared: what reads a value of another layout keeps those that it was noted
+    with. Two symbolic sizes that shape rules do not tell apart may be equal by what a pass knows.
     """
     ones, others = (torch.utils._pytree.tree_leaves(values) for values in (found, noted))
     return len(ones) != len(others) or any(map(one_differs, ones, others))
@@ -101,9 +102,5 @@ def one_differs(found: Any, noted: Any) -> bool:
         return isinstance(found, Tensor) != isinstance(noted, Tensor)
     if (found.dtype, found.device, found.dim()) != (noted.dtype, noted.device, noted.dim()):
         return True
-    long = [
-        dim for dim, size in enumerate(noted.shape) if not (isinstance(size, int) and size == 1)
-    ]
     sizes = zip(found.shape, noted.shape, strict=True)
-    strides = ((found.stride(dim), noted.stride(dim)) for dim in long)
-    return any(prove(one != other) for one, other in (*sizes, *strides))
+    return any(prove(one != other) for one, other in sizes)
