@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from ascend_passes import npu
-from ascend_passes.compile.pipeline import copied
 from ascend_passes.engine.registry import rules
 from ascend_passes.engine.rewrite import rewrite
 from ascend_passes.engine.rule import refusal
+from ascend_passes.ir.blueprint import copied
 from ascend_passes.ir.graph import Context
 from ascend_passes.options.value import Options
 from ascend_passes.passes.deduplicate import deduplicate
