@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ascend_passes import Rule, npu
+from ascend_passes.compile.option_values import checked_options
 from ascend_passes.compile.stages import recognizes
 from ascend_passes.engine.misses import worth_telling
 from ascend_passes.engine.registry import find, identity, rules
@@ -161,11 +162,11 @@ def spelled(options):
 def test_a_switch_turns_one_spelling_off_or_on():
     every = spelled(Options())
     assert {"add_rms_norm_quant", "add_rms_norm_quant[scale2]"} < every
-    off = Options.read({"rules": "-add_rms_norm_quant[zero,bias], -add_rms_norm_quant[scale2]"})
+    off = checked_options({"rules": "-add_rms_norm_quant[zero,bias], -add_rms_norm_quant[scale2]"})
     assert every - spelled(off) == {
         "add_rms_norm_quant[scale2]", "add_rms_norm_quant[zero,bias]"
     }  # fmt: skip
-    on = Options.read({"rules": "-*,+add_rms_norm_quant[scale2]"})
+    on = checked_options({"rules": "-*,+add_rms_norm_quant[scale2]"})
     assert [rule.name for rule in rules(on)] == ["add_rms_norm_quant"]
     assert spelled(on) == {"add_rms_norm_quant[scale2]"}
     assert rules(off) == rules(dataclasses.replace(off))  # kept, and their templates with them
@@ -197,13 +198,13 @@ def test_a_spelling_that_is_off_does_not_fire():
 def test_a_name_that_is_almost_one_names_it(name, meant):
     for given in ({"rules": f"-{name}"}, {"expect": {name: 1}}):
         with pytest.raises(OptionError, match="Did you mean") as told:
-            Options.read(given)
+            checked_options(given)
         assert f"Did you mean '{meant}" in str(told.value)
 
 
 def test_expect_counts_a_family_and_its_spellings(monkeypatch):
     monkeypatch.setenv("ASCEND_PASSES_EXPECT", "rms_norm=2,rms_norm_quant[zero,bias]=1")
-    assert dict(Options.read(None).expect) == {"rms_norm": 2, "rms_norm_quant[zero,bias]": 1}
+    assert dict(checked_options(None).expect) == {"rms_norm": 2, "rms_norm_quant[zero,bias]": 1}
 
 
 def test_of_a_rules_whole_misses_the_one_that_came_furthest_is_told():
@@ -242,7 +243,7 @@ def test_rules_of_a_users_folder_share_helpers_and_recognize(tmp_path):
     for factor in (2, 3):
         (tmp_path / "_shared.py").write_text(HELPER.format(factor=factor))
         find.cache_clear()
-        options = Options.read({"rule_path": str(tmp_path)})
+        options = checked_options({"rule_path": str(tmp_path)})
         (rule,) = (rule for rule in rules(options) if rule.name == "doubled")
         assert recognizes(rule)
         assert rule.pattern(1) == factor

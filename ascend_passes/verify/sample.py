@@ -56,8 +56,9 @@ def drawn(shape: list[int], dtype: torch.dtype, source: torch.Generator) -> Tens
         return torch.randint(-127, 128, shape, generator=source).to(dtype)
     if dtype == torch.int32:
         return torch.randint(-ZERO_POINTS, ZERO_POINTS + 1, shape, generator=source).to(dtype)
-    last = shape[-1] if shape else 1
-    return torch.arange(last).to(dtype).expand(shape).contiguous()
+    if not shape:
+        return torch.zeros(shape, dtype=dtype)
+    return torch.arange(shape[-1]).to(dtype).expand(shape).contiguous()
 
 
 def normal(shape: list[int], source: torch.Generator) -> Tensor:

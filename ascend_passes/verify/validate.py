@@ -56,7 +56,10 @@ class Baseline:
         source = torch.Generator().manual_seed(SEED)
         nodes = gm.graph.find_nodes(op="placeholder")
         with not_faking():
-            inputs = tuple(sample(node, context.constants, source) for node in nodes)
+            sampled = [sample(node, context.constants, source) for node in nodes]
+            for index, given in context.numbers.items():  # the graph is compiled for these alone
+                sampled[index] = torch.tensor(given, dtype=torch.float64)
+        inputs = tuple(sampled)
         try:
             return cls(inputs, everything(gm, inputs))
         except Exception as error:  # an operator refuses sampled inputs with whatever it likes

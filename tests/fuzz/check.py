@@ -93,10 +93,11 @@ def check(
 
 
 def fired_by(reports: Iterable[ascend_passes.Report]) -> Mapping[str, int]:
-    """How often each rule and pass fired."""
+    """How often each rule, each of its spellings and each pass fired."""
     total: Counter[str] = Counter()
     for report in reports:
         total.update(report.fired)
+        total.update(report.spellings)
     return +total
 
 

@@ -112,7 +112,7 @@ def test_a_seed_makes_one_program_that_runs(seed):
         (layers.second_half, (("prefetch_mlp", True),), "prefetch"),
         (layers.layers_of_tables, (), "share_tables"),
         (npu.add_norm_quantize, (), "add_rms_norm_quant"),
-        (npu.add_norm_quantize, (), "add_rms_norm_quant_reciprocal"),
+        (npu.add_norm_quantize, (), "add_rms_norm_quant[reciprocal]"),
     ],
 )
 def test_the_vocabulary_reaches_what_acts_on_whole_layers(operator, options, name, monkeypatch):
