@@ -103,7 +103,8 @@ from pathlib import Path
 import torch
 import my_operators
 
-from ascend_passes import npu, profiles
+from ascend_passes import npu
+from ascend_passes.cost import profiles
 from ascend_passes.__main__ import main
 from ascend_passes.cost.model import estimate
 from ascend_passes.ir.graph import Context, operator_name, value

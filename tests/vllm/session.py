@@ -37,8 +37,6 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
 
     import ascend_passes
 
-    # With AMX, vLLM quantizes inside its matmul on some CPUs and not on others; an NPU's never do.
-    torch.cpu._is_amx_tile_supported = lambda: False
     torch._dynamo.reset()
     ascend_passes.reset()
     loaded, start = compilation_counter.num_aot_artifacts_loaded, time.perf_counter()
