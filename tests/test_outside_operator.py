@@ -114,8 +114,11 @@ from ascend_passes.passes.prefetch import mlps
 from ascend_passes.passes.flashcomm.sequence_parallel import sequence_parallel
 from ascend_passes.compile.stages import recognize
 from ascend_passes.options.plans import Plan
-from docs import make
+import tests
 from tests.graphs import traced
+
+sys.path.append(str(Path(tests.__file__).parents[1] / "docs"))
+import make
 
 folder = sys.argv[1]
 options = Options(rule_path=folder, flashcomm=True, passes="-sequence_parallel.cost")
