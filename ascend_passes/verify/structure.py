@@ -103,4 +103,4 @@ def one_differs(found: Any, noted: Any) -> bool:
     if (found.dtype, found.device, found.dim()) != (noted.dtype, noted.device, noted.dim()):
         return True
     sizes = zip(found.shape, noted.shape, strict=True)
-    return any(prove(one != other) for one, other in sizes)
+    return any(one is not other and prove(one != other) for one, other in sizes)
