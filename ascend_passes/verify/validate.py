@@ -86,7 +86,7 @@ def refuse_difference(found: Match, emission: Emission, context: Context) -> str
     before, after = matched(found), replaced(found, emission)
     if unfit(before.graph) is not None:
         return None
-    nodes = list(dict.fromkeys(found.inputs.values()))
+    nodes = inputs_of(found)
     source = torch.Generator().manual_seed(SEED)
     with not_faking():
         values = tuple(sample(node, context.constants, source) for node in nodes)
@@ -123,10 +123,18 @@ def replaced(found: Match, emission: Emission) -> fx.GraphModule:
     return fx.GraphModule(torch.nn.Module(), graph)
 
 
+def inputs_of(found: Match) -> list[fx.Node]:
+    """Each distinct input of a match once, then what its nodes read beside: sizes."""
+    nodes = {node for node in found.nodes if node is not None}
+    read = (source for node in sorted(nodes) for source in node.all_input_nodes)
+    beside = (source for source in read if source not in nodes)
+    return list(dict.fromkeys((*found.inputs.values(), *beside)))
+
+
 def with_inputs(found: Match) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
     """A graph that takes each distinct input of a match once."""
     graph, new = fx.Graph(), {}
-    for index, node in enumerate(dict.fromkeys(found.inputs.values())):
+    for index, node in enumerate(inputs_of(found)):
         new[node] = graph.placeholder(f"input_{index}")
         new[node].meta["val"] = value(node)
     return graph, new
