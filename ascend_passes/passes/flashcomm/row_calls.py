@@ -6,9 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
-from ascend_passes.ir.graph import arguments_by_name, operator_name, same_size, same_sizes, value
+from ascend_passes.ir.arguments import entries
+from ascend_passes.ir.graph import operator_name, same_size, same_sizes, value
+from ascend_passes.ir.in_place import named_arguments
 from ascend_passes.ir.traits import Traits, traits_of
 
 
@@ -133,14 +136,18 @@ def columns_behind(given: Mapping[str, Any], traits: Traits, lead: int, rank: in
 
 def with_defaults(node: fx.Node) -> dict[str, Any]:
     """The arguments of a call by name, those that it leaves out as well."""
-    entries = node.target._schema.arguments  # type: ignore[union-attr]
-    given = {key: argument for key, argument, _ in arguments_by_name(node)}
-    return {entry.name: entry.default_value for entry in entries} | given
+    return dict(entries_of(node)) | named_arguments(node)
+
+
+def entries_of(node: fx.Node) -> tuple[tuple[str, Any], ...]:
+    """Name and default of each argument of the operator that a node calls."""
+    assert isinstance(node.target, torch._ops.OpOverload)
+    return entries(node.target)
 
 
 def rewritten(node: fx.Node, changed: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments of a call as it gives them, with other values for some."""
-    names = [entry.name for entry in node.target._schema.arguments]  # type: ignore[union-attr]
+    names = [name for name, _ in entries_of(node)]
     args = tuple(changed.get(name, one) for name, one in zip(names, node.args, strict=False))
     return args, {
         **node.kwargs,
