@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from ascend_passes.ir.graph import same_size, same_sizes, value
 from ascend_passes.ir.sharing import memory, results
@@ -42,19 +42,11 @@ def copy(node: fx.Node) -> fx.Node:
     """A copy of a tensor with the same strides, at the same place of a memory of its own."""
     fake = value(node)
     with faking(fake_mode_of([fake])):
-        plain = torch.empty_like(fake)
-    dense = same_sizes(fake.stride(), plain.stride()) and same_size(fake.storage_offset(), 0)
+        plain = aten.clone.default(fake)
+        dense = same_sizes(fake.stride(), plain.stride()) and same_size(fake.storage_offset(), 0)
+        whole = aten.copy.default(fake, fake)  # which copies all of the memory
+    call = (aten.clone.default, (node,)) if dense else (aten.copy.default, (node, node))
     with node.graph.inserting_before(node.graph.output_node()):
-        if dense:
-            new = node.graph.call_function(aten.clone.default, (node,))
-        else:  # which copies all of the memory
-            new = node.graph.call_function(aten.copy.default, (node, node))
-    new.meta = {**node.meta, "val": plain if dense else layout_of(fake)}
+        new = node.graph.call_function(*call)
+    new.meta = {**node.meta, "val": plain if dense else whole}
     return new
-
-
-def layout_of(fake: Tensor) -> Tensor:
-    """A fake tensor as another one, in a memory of its own."""
-    with faking(fake_mode_of([fake])):
-        copied: Tensor = aten.copy.default(fake, fake)
-    return copied
