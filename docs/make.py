@@ -19,6 +19,7 @@ from ascend_passes import npu
 from ascend_passes.cli.rules import every_rule
 from ascend_passes.compile.stages import STAGES
 from ascend_passes.engine import stored
+from ascend_passes.engine.rule import Rule
 from ascend_passes.models.limits import EXACT, FLOAT, NO_WORSE, W8A8
 from ascend_passes.npu.operator import Operator
 from ascend_passes.options.value import Options
@@ -66,10 +67,10 @@ def pages() -> Iterator[tuple[Path, str]]:
     yield DOCS / "operators.md", operators_page()
     yield DOCS / "accuracy.md", accuracy_page()
     yield DOCS / "architecture.md", architecture_page(DOCS / "architecture.md")
-    found = [page(rule) for rule in every_rule(Options())]
-    yield DOCS / "rules" / "index.md", index_page(found)
-    for one in found:
-        yield DOCS / "rules" / f"{one.name}.md", rule_page(one)
+    rules = every_rule(Options())
+    yield DOCS / "rules" / "index.md", index_page(rules)
+    for rule in rules:
+        yield DOCS / "rules" / f"{rule.name}.md", rule_page(page(rule))
 
 
 def architecture_page(path: Path) -> str:
@@ -221,20 +222,12 @@ def short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def index_page(found: list[RulePage]) -> str:
+def index_page(rules: Sequence[Rule]) -> str:
     """The list of all rules with their sentences."""
-    rows = [
-        f"| [{one.name}]({one.name}.md) | {one.kind} | {first_paragraph(one.documentation)} |"
-        for one in found
-    ]
+    rows = [f"| [{rule.name}]({rule.name}.md) | {rule.kind} | {rule.summary} |" for rule in rules]
     return "\n".join(
         ["# Rules", "", GENERATED, "", "| rule | kind | |", "|---|---|---|", *rows, ""]
     )
-
-
-def first_paragraph(text: str) -> str:
-    """The paragraph in one line."""
-    return " ".join(text.partition("\n\n")[0].split())
 
 
 def rule_page(one: RulePage) -> str:
