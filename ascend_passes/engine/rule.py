@@ -16,7 +16,7 @@ import re
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
@@ -160,11 +160,15 @@ def size_names(spelling: Spelling) -> Iterator[str]:
         yield from (size.name for size in item.sizes if size.name)
 
 
-def read_spellings(function: Callable[..., Any]) -> list[Spelling]:
-    """The spellings that a function stands for; errors as in `Rule`."""
+@cache
+def read_spellings(function: Callable[..., Any]) -> tuple[Spelling, ...]:
+    """The spellings that a function stands for; errors as in `Rule`.
+
+    A rule is made again whenever it gets a name or loses a spelling; its functions stay.
+    """
     every = list(variants(function))
     found = [read_spelling(function, variant, alone=len(every) == 1) for variant in every]
-    existing = [spelling for spelling in found if exists(spelling)]
+    existing = tuple(spelling for spelling in found if exists(spelling))
     if not existing:
         raise RuleError(f"{function.__name__} returns None whatever its choices are")
     return existing
