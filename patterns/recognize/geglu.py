@@ -25,4 +25,9 @@ def replacement(x: Tensor, *, approximate: str, right: bool):
     return npu.npu_geglu(x, -1, KINDS[approximate], not right)[0]
 
 
-rule = Rule(pattern, replacement, examples=[{"I": 64}, {"I": 24576}], tolerance=2)
+rule = Rule(
+    pattern,
+    replacement,
+    examples=[{"I": 64}, {"I": 24576}],
+    tolerance=3,  # float32 takes erfc, itself within 1.5 ULP, or a sigmoid, and two products
+)

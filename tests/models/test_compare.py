@@ -137,13 +137,14 @@ def test_a_wrong_rule_is_told_from_rounding(model_of, tmp_path):
     model, prompt, following = model_of("bfloat16"), token_ids(PROMPT), token_ids(1, seed=3)
     reference = reference_logits(model, prompt, following)
     errors = []
-    for rules in ("-*,+wrong", "-*"):
+    for rules, validate in (("-*", False), ("-*,+wrong", False), ("-*,+wrong", True)):
         torch._dynamo.reset()
-        exact = exact_forward(model, {"rule_path": str(tmp_path), "rules": rules})
+        options = {"rule_path": str(tmp_path), "rules": rules, "validate": validate}
         cache = new_cache(model, 1, PROMPT + 1)
-        logits = logits_of(exact, model, cache, prompt, following)
+        logits = logits_of(exact_forward(model, options), model, cache, prompt, following)
         errors.append(Error.between(logits, reference).relative)
-    assert errors[1] <= EXACT < errors[0] < 1e-3
+    without, wrong, validated = errors
+    assert max(without, validated) <= EXACT < wrong < 1e-3
 
 
 GOOD = Comparison(
