@@ -18,6 +18,8 @@ from torch import Tensor, fx
 from ascend_passes.capture.symbols import Number, free_symbols, is_tensor, number_of, symbol_of
 from ascend_passes.capture.update import in_updated_list
 from ascend_passes.engine.normalize import remove_dead
+from ascend_passes.ir.arguments import named_arguments
+from ascend_passes.ir.edit import Editor
 from ascend_passes.ir.graph import arguments_by_name, value
 
 aten = torch.ops.aten
@@ -136,7 +138,7 @@ def tensor_form(node: fx.Node, names: Mapping[str, Any]) -> Any:
 
 def counting_form(node: fx.Node, names: Mapping[str, Any]) -> Any:
     """`arange(n, n + 4)` is `arange(0, 4) + n`."""
-    fake, given = value(node), {name: argument for name, argument, _ in arguments_by_name(node)}
+    fake, given = value(node), named_arguments(node)
     known = isinstance(fake.shape[0], int) and isinstance(given.get("step", 1), int)
     known = known and set(names) == {"start"} and fake.dtype == torch.int64
     return aten.add.Tensor if known else None
@@ -194,14 +196,9 @@ def placeholder(graph: fx.Graph, last: fx.Node, number: fx.Node, reader: fx.Node
     """A new input behind `last` for a number of the graph."""
     fake, found = value(reader), number_of(number, graph)
     assert found is not None  # `taken` asks for it
-    with graph.inserting_after(last):
-        new = graph.placeholder(f"number_{number.name}")
-    trace = reader.meta.get("stack_trace")
-    new.meta = {
-        "val": fake.new_empty((), dtype=torch.int64),
-        LIFTED: Lifted(found, fake.device),
-        "stack_trace": trace,
-    }
+    with Editor(graph).at(reader, last.next) as edit:
+        new: fx.Node = edit.input(f"number_{number.name}", fake.new_empty((), dtype=torch.int64))
+    new.meta[LIFTED] = Lifted(found, fake.device)
     return new
 
 
@@ -210,7 +207,7 @@ def rewrite(node: fx.Node, form: Any, names: Mapping[str, fx.Node]) -> None:
     if node.target in COUNTING or node.target in FILLED:
         without_number(node, form, names)
         return
-    given = {name: argument for name, argument, _ in arguments_by_name(node)} | dict(names)
+    given = named_arguments(node) | dict(names)
     entries = [entry for entry in form._schema.arguments if entry.name in given]
     node.target = form
     node.args = tuple(given[entry.name] for entry in entries if not entry.kwarg_only)
@@ -220,12 +217,11 @@ def rewrite(node: fx.Node, form: Any, names: Mapping[str, fx.Node]) -> None:
 def without_number(node: fx.Node, form: Any, names: Mapping[str, fx.Node]) -> None:
     """Let a node make its tensor for 0, and another operator bring in the number."""
     users = list(node.users)
-    with node.graph.inserting_after(node):
-        shifted = node.graph.call_function(form, (node, *names.values()))
-    shifted.meta = dict(node.meta)
+    with Editor(node.graph).at(node, node.next) as edit:
+        shifted = edit.same(form, node, *names.values())
     for user in users:
         user.replace_input_with(node, shifted)
-    given = {name: argument for name, argument, _ in arguments_by_name(node)}
+    given = named_arguments(node)
     from_zero = dict.fromkeys(names, 0)
     if node.target in COUNTING:
         from_zero["end"] = value(node).shape[0] * given.get("step", 1)

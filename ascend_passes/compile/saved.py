@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from ascend_passes.ir.edit import Editor
 from ascend_passes.ir.graph import same_size, same_sizes, value
 from ascend_passes.ir.sharing import memory, results
 from ascend_passes.ir.trace import fake_mode_of, faking
@@ -45,8 +46,7 @@ def copy(node: fx.Node) -> fx.Node:
         plain = aten.clone.default(fake)
         dense = same_sizes(fake.stride(), plain.stride()) and same_size(fake.storage_offset(), 0)
         whole = aten.copy.default(fake, fake)  # which copies all of the memory
-    call = (aten.clone.default, (node,)) if dense else (aten.copy.default, (node, node))
-    with node.graph.inserting_before(node.graph.output_node()):
-        new = node.graph.call_function(*call)
-    new.meta = {**node.meta, "val": plain if dense else whole}
-    return new
+    with Editor(node.graph, "keep_saved_apart").at(node, node.graph.output_node()) as edit:
+        if dense:
+            return edit.known(plain, aten.clone.default, node)  # type: ignore[no-any-return]
+        return edit.known(whole, aten.copy.default, node, node)  # type: ignore[no-any-return]

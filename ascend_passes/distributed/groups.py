@@ -16,10 +16,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import fx
+from torch import Tensor, fx
 from torch.distributed import distributed_c10d
 
-from ascend_passes.ir.graph import operator_name
+from ascend_passes.ir.edit import Editor
+from ascend_passes.ir.graph import operator_name, value
 from ascend_passes.ir.traits import traits_of
 
 FUNCTIONAL = "_c10d_functional"
@@ -36,27 +37,26 @@ class Group:
     """This process's place in the group; no decision may depend on it."""
     family: str = FUNCTIONAL
 
-    def reduce_scatter(self, graph: fx.Graph, rows: fx.Node) -> list[fx.Node]:
-        """`[size * N, ...] -> [N, ...]`, a rank's rows of the sum; the last node is the result."""
+    def reduce_scatter(self, edit: Editor, rows: fx.Node, result: Tensor) -> fx.Node:
+        """`[size * N, ...] -> [N, ...]`, a rank's rows of the sum; `result` is its fake value."""
         if self.family == VLLM:
             target = torch.ops.vllm.reduce_scatter.default
-            return [graph.call_function(target, (rows, 0, self.size, self.name))]
+            return edit.known(result, target, rows, 0, self.size, self.name)
         target = torch.ops._c10d_functional.reduce_scatter_tensor.default
-        return waited(graph, graph.call_function(target, (rows, "sum", self.size, self.name)))
+        return waited(edit, edit.known(result, target, rows, "sum", self.size, self.name))
 
-    def all_gather(self, graph: fx.Graph, rows: fx.Node) -> list[fx.Node]:
-        """`[N, ...] -> [size * N, ...]`, the rows of all ranks; the last node is the result."""
+    def all_gather(self, edit: Editor, rows: fx.Node, result: Tensor) -> fx.Node:
+        """`[N, ...] -> [size * N, ...]`, the rows of all ranks; `result` is its fake value."""
         if self.family == VLLM:
             target = torch.ops.vllm.all_gather.default
-            return [graph.call_function(target, (rows, 0, self.size, self.name))]
+            return edit.known(result, target, rows, 0, self.size, self.name)
         target = torch.ops._c10d_functional.all_gather_into_tensor.default
-        return waited(graph, graph.call_function(target, (rows, self.size, self.name)))
+        return waited(edit, edit.known(result, target, rows, self.size, self.name))
 
 
-def waited(graph: fx.Graph, started: fx.Node) -> list[fx.Node]:
-    """A functional collective and the node that waits for it."""
-    wait = torch.ops._c10d_functional.wait_tensor.default
-    return [started, graph.call_function(wait, (started,))]
+def waited(edit: Editor, started: fx.Node) -> fx.Node:
+    """The node that waits for a functional collective."""
+    return edit.known(value(started), torch.ops._c10d_functional.wait_tensor.default, started)
 
 
 ASSUMED: ContextVar[Mapping[str, Group]] = ContextVar("ASSUMED", default=MappingProxyType({}))

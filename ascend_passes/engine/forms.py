@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from ascend_passes import npu
 from ascend_passes.ir.arguments import arguments
+from ascend_passes.ir.edit import Editor
 from ascend_passes.ir.graph import first, is_call, same_sizes, value, written
 from ascend_passes.ir.proof import prove
 from ascend_passes.ir.sharing import may_replace, memory, read_instead, size_shows
@@ -32,9 +33,8 @@ Form = Callable[[fx.Node], fx.Node | None]
 
 def call(node: fx.Node, target: Any, arguments: tuple[Any, ...], **keywords: Any) -> fx.Node:
     """A call with the value and origin of `node`, placed in front of it."""
-    with node.graph.inserting_before(node):
-        new = node.graph.call_function(target, arguments, keywords)
-    new.meta = dict(node.meta)
+    with Editor(node.graph).at(node) as edit:
+        new: fx.Node = edit.same(target, *arguments, **keywords)
     return new
 
 

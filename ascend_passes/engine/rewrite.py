@@ -25,6 +25,7 @@ from ascend_passes.engine.normalize import normalize
 from ascend_passes.engine.rule import Rule, RuleError
 from ascend_passes.engine.template import Template, for_rank, outlines, rank_of
 from ascend_passes.ir.arguments import arguments
+from ascend_passes.ir.edit import Editor
 from ascend_passes.ir.graph import Context, is_boundary, value
 from ascend_passes.report.value import Miss, Report
 
@@ -234,13 +235,13 @@ def apply(work: Work, found: Match, emission: Emission) -> None:
     for node in late_inputs(found, point):
         point.prepend(node)
     copies: dict[fx.Node, fx.Node] = {}
-    with graph.inserting_before(point):
+    with Editor(graph, found.template.name).at(found.anchor, point) as edit:
         for node in emission.graph.nodes:
             if node.op == "placeholder":
                 copies[node] = found.inputs[node.meta["input"]]
             elif node.op != "output":
-                copies[node] = graph.node_copy(node, copies.__getitem__)
-                stamp(copies[node], found, node)
+                args, kwargs = fx.map_arg((node.args, node.kwargs), copies.__getitem__)
+                copies[node] = edit.known(value(node), node.target, *args, **kwargs)
     for old, new in zip(found.outputs, emission.outputs, strict=True):
         if old is not None:
             old.replace_all_uses_with(copies[new], propagate_meta=False)
@@ -253,12 +254,3 @@ def apply(work: Work, found: Match, emission: Emission) -> None:
     for node in emission.outputs:
         for user in copies[node].users:
             work.read.pop(user, None)
-
-
-def stamp(new: fx.Node, found: Match, source: fx.Node) -> None:
-    """Give a new node its value and the origin of what it replaces."""
-    new.meta = {
-        key: item for key, item in found.anchor.meta.items() if key not in ("val", "tensor_meta")
-    }
-    new.meta["val"] = source.meta.get("val")
-    new.meta["ascend_rule"] = found.template.name

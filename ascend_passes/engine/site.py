@@ -7,16 +7,33 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, fx
+from torch import fx
 
 from ascend_passes import npu
+from ascend_passes.ir.arguments import schema_order
+from ascend_passes.ir.edit import Editor
 from ascend_passes.ir.graph import value
-from ascend_passes.ir.trace import fake_mode_of, faking
 
 
 class Refused(Exception):  # noqa: N818 - an answer, not a failure
     """Why a call stays as it is; the text is the miss's reason."""
+
+
+def legal_call(edit: Editor, name: str, soc: str, arguments: Mapping[str, Any]) -> fx.Node:
+    """A call of an NPU operator within its documented limits.
+
+    Raises:
+        Refused: the first limit that does not hold.
+    """
+    target = npu.packet(name).default
+    facts = {
+        key: value(given) if isinstance(given, fx.Node) else given
+        for key, given in arguments.items()
+    }
+    for holds, reason in npu.legality(name, facts, soc):
+        refuse_unless(holds, f"{name}: {reason}")
+    positional, keywords = schema_order(target, arguments)
+    return edit.call(target, *positional, **keywords)
 
 
 @dataclass(frozen=True)
@@ -30,38 +47,14 @@ class Site:
 
     def call(self, target: Any, *arguments: Any, **keywords: Any) -> fx.Node:
         """A node in front of the call, with its value and the origin of what it stands for."""
-        with self.node.graph.inserting_before(self.node):
-            new = self.node.graph.call_function(target, arguments, keywords)
-        given = fx.map_arg((arguments, keywords), value)
-        known = (*given, value(self.node))  # the call's own value where it takes no tensor
-        fakes = [v for v in torch.utils._pytree.tree_leaves(known) if isinstance(v, Tensor)]
-        with faking(fake_mode_of(fakes)):
-            new.meta["val"] = target(*given[0], **given[1])
-        for key in ("stack_trace", "nn_module_stack"):
-            if key in self.node.meta:
-                new.meta[key] = self.node.meta[key]
-        new.meta["ascend_rule"] = self.rule
+        with Editor(self.node.graph, self.rule).at(self.node) as edit:
+            new: fx.Node = edit.call(target, *arguments, **keywords)
         return new
 
     def npu(self, name: str, **arguments: Any) -> fx.Node:
-        """`call` of an NPU operator, within its documented limits.
-
-        Raises:
-            Refused: the first limit that does not hold.
-        """
-        fakes = {
-            key: value(item) if isinstance(item, fx.Node) else item
-            for key, item in arguments.items()
-        }
-        for holds, reason in npu.legality(name, fakes, self.soc):
-            if not holds:
-                raise Refused(reason)
-        entries = npu.packet(name).default._schema.arguments
-        positional = [e.name for e in entries if not e.kwarg_only and e.name in arguments]
-        keywords = {
-            e.name: arguments[e.name] for e in entries if e.kwarg_only and e.name in arguments
-        }
-        return self.call(npu.packet(name).default, *(arguments[n] for n in positional), **keywords)
+        """`call` of an NPU operator; errors as in `legal_call`."""
+        with Editor(self.node.graph, self.rule).at(self.node) as edit:
+            return legal_call(edit, name, self.soc, arguments)
 
     def item(self, source: fx.Node, index: int) -> fx.Node:
         """One of several results."""

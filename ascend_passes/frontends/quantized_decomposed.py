@@ -16,9 +16,9 @@ from torch import fx
 
 from ascend_passes.engine.site import Arguments, Site, Translation, refuse_unless
 from ascend_passes.frontends.vllm_operators import translate
+from ascend_passes.ir.arguments import named_arguments
 from ascend_passes.ir.content import all_zero, comparable
 from ascend_passes.ir.graph import Context, is_call, operator_name, same_strides, value, written
-from ascend_passes.ir.in_place import named_arguments
 from ascend_passes.ir.wording import short
 from ascend_passes.passes.constants.facts import Fact, record, untouched
 from ascend_passes.passes.writes.eliminate_zeros import filled_with

@@ -16,6 +16,7 @@ from torch import Tensor, fx
 from ascend_passes.engine.normalize import remove_dead
 from ascend_passes.engine.site import Refused, Site, Translation, refuse_unless
 from ascend_passes.frontends.vllm_translations import TRANSLATIONS
+from ascend_passes.ir.arguments import named_arguments
 from ascend_passes.ir.graph import (
     Context,
     is_call,
@@ -30,7 +31,6 @@ from ascend_passes.ir.in_place import (
     AUTO_FUNCTIONALIZED_V2,
     Call,
     View,
-    named_arguments,
     read_call,
 )
 from ascend_passes.report.value import Miss, Report

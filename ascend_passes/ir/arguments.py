@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -76,3 +77,28 @@ def dim_rank(node: fx.Node) -> int:
     inserted += int(node.target is aten.unsqueeze.default)
     fake = value(source) if isinstance(source, fx.Node) else None
     return fake.dim() + inserted if isinstance(fake, Tensor) else 0
+
+
+def named_arguments(node: fx.Node) -> dict[str, Any]:
+    """The given arguments of an operator call by their names in the schema."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return {}
+    names = [entry.name for entry in node.target._schema.arguments]
+    return dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
+
+
+def schema_order(
+    target: torch._ops.OpOverload, given: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments of a call; what is not given after a gap goes by keyword."""
+    positional: list[Any] = []
+    keywords: dict[str, Any] = {}
+    for entry in target._schema.arguments:
+        if entry.name not in given:
+            continue
+        in_row = len(positional) == target._schema.arguments.index(entry)
+        if entry.kwarg_only or not in_row:
+            keywords[entry.name] = given[entry.name]
+        else:
+            positional.append(given[entry.name])
+    return tuple(positional), keywords

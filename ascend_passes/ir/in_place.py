@@ -18,11 +18,14 @@ import torch
 from torch import fx
 from torch._ops import OpOverload
 
+from ascend_passes.ir.arguments import named_arguments, schema_order
+from ascend_passes.ir.edit import Editor
 from ascend_passes.ir.graph import value
 from ascend_passes.ir.sharing import aliases
 from ascend_passes.ir.trace import fake_mode_of, faking
 
 aten = torch.ops.aten
+AUTHOR = "reinplace"
 AUTO_FUNCTIONALIZED = torch.ops.higher_order.auto_functionalized
 AUTO_FUNCTIONALIZED_V2 = torch.ops.higher_order.auto_functionalized_v2
 SCATTERS: Mapping[Any, OpOverload] = MappingProxyType(
@@ -137,14 +140,6 @@ def read_call(node: fx.Node) -> Call | None:
     return Call(mutating, given, bases, first, readers(node))
 
 
-def named_arguments(node: fx.Node) -> dict[str, Any]:
-    """The given arguments of an operator call by their names in the schema."""
-    if not isinstance(node.target, OpOverload):
-        return {}
-    names = [entry.name for entry in node.target._schema.arguments]
-    return dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
-
-
 def read_second_version(node: fx.Node) -> Call | None:
     """`read_call` for `auto_functionalized_v2`, which names each written part of its bases."""
     mutating, given = node.args[0], dict(node.kwargs)
@@ -196,15 +191,14 @@ def readers(node: fx.Node) -> dict[int, tuple[fx.Node, ...]]:
 def emit(node: fx.Node, call: Call, bases: tuple[fx.Node, ...]) -> None:
     """Put the mutating operator itself in the place of its functional form; `bases` are written."""
     graph = node.graph
-    with graph.inserting_before(node):
-        given = {name: build(graph, item, bases) for name, item in call.arguments.items()}
-        direct = graph.call_function(call.operator, *schema_order(call.operator, given))
+    with Editor(graph, AUTHOR).at(node) as edit:
+        given = {name: build(edit, item, bases) for name, item in call.arguments.items()}
+        positional, keywords = schema_order(call.operator, given)
         returns = len(call.operator._schema.returns)
-        direct.meta = origin(node)
-        fakes = value(node)
-        if isinstance(fakes, (tuple, list)) and returns:
-            direct.meta["val"] = fakes[0] if returns == 1 else tuple(fakes[:returns])
-        own = list(returned(graph, direct, call, given))
+        fakes = value(node) if isinstance(value(node), (tuple, list)) and returns else (None,)
+        own_value = fakes[0] if returns <= 1 else tuple(fakes[:returns])
+        direct = edit.known(own_value, call.operator, *positional, **keywords)
+        own = list(returned(edit, direct, call, given))
     moved = [result for results in call.results.values() for result in results]
     views = aliases(moved) - set(moved)
     for index, results in call.results.items():
@@ -219,28 +213,18 @@ def emit(node: fx.Node, call: Call, bases: tuple[fx.Node, ...]) -> None:
     refresh(views)
 
 
-def build(graph: fx.Graph, item: Any, bases: tuple[fx.Node, ...]) -> Any:
+def build(edit: Editor, item: Any, bases: tuple[fx.Node, ...]) -> Any:
     """An argument of the mutating call: a view of a base where it writes."""
     if not isinstance(item, View):
         return item
     base = bases[item.base]
     if item.target is None:
         return base
-    return view_node(graph, item.target, base, item.arguments)
-
-
-def view_node(
-    graph: fx.Graph, target: OpOverload, source: fx.Node, arguments: tuple[Any, ...]
-) -> fx.Node:
-    """A new view of `source` with its fake value and `source`'s origin."""
-    node = graph.call_function(target, (source, *arguments))
-    node.meta = origin(source)
-    node.meta["val"] = fake_view(target, source, arguments)
-    return node
+    return edit.call(item.target, base, *item.arguments)
 
 
 def fake_view(target: OpOverload, source: fx.Node, arguments: tuple[Any, ...]) -> torch.Tensor:
-    """The fake value of a view; sizes among the arguments may be nodes."""
+    """The fake value of a view that is not in the graph."""
     known = fx.node.map_arg(arguments, value)
     with faking(fake_mode_of([value(source)])):
         fake: torch.Tensor = target(value(source), *known)
@@ -257,7 +241,7 @@ def refresh(views: Iterable[fx.Node]) -> None:
 
 
 def returned(
-    graph: fx.Graph, direct: fx.Node, call: Call, given: Mapping[str, Any]
+    edit: Editor, direct: fx.Node, call: Call, given: Mapping[str, Any]
 ) -> Iterator[fx.Node]:
     """The nodes for the operator's own results; one that is a written argument is that argument."""
     returns = call.operator._schema.returns
@@ -270,30 +254,4 @@ def returned(
         elif len(returns) == 1:
             yield direct
         else:
-            part = graph.call_function(operator.getitem, (direct, index))
-            part.meta = origin(direct)
-            part.meta["val"] = direct.meta["val"][index]
-            yield part
-
-
-def schema_order(
-    target: OpOverload, given: Mapping[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments of a call; what is not given after a gap goes by keyword."""
-    positional: list[Any] = []
-    keywords: dict[str, Any] = {}
-    for entry in target._schema.arguments:
-        if entry.name not in given:
-            continue
-        in_row = len(positional) == target._schema.arguments.index(entry)
-        if entry.kwarg_only or not in_row:
-            keywords[entry.name] = given[entry.name]
-        else:
-            positional.append(given[entry.name])
-    return tuple(positional), keywords
-
-
-def origin(node: fx.Node) -> dict[str, Any]:
-    """The meta entries that say where a node comes from, marked with the pass."""
-    kept = ("stack_trace", "nn_module_stack")
-    return {"ascend_rule": "reinplace", **{key: node.meta[key] for key in kept if key in node.meta}}
+            yield edit.item(direct, index)

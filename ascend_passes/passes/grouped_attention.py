@@ -17,9 +17,9 @@ from torch import Tensor, fx
 
 from ascend_passes.engine.normalize import remove_dead
 from ascend_passes.engine.site import Refused, Site
+from ascend_passes.ir.arguments import named_arguments, schema_order
 from ascend_passes.ir.graph import (
     Context,
-    arguments_by_name,
     base,
     first,
     is_call,
@@ -31,7 +31,6 @@ from ascend_passes.ir.graph import (
     value,
     written,
 )
-from ascend_passes.ir.in_place import schema_order
 from ascend_passes.ir.trace import fake_mode_of, faking
 from ascend_passes.report.value import Miss, Report
 
@@ -69,7 +68,7 @@ def grouped_attention(graph: fx.Graph, context: Context) -> Report:
     fired = 0
     misses: list[Miss] = []
     for node in [n for n in graph.nodes if operator_name(n) in ATTENTION]:
-        given = {name: argument for name, argument, _ in arguments_by_name(node)}
+        given = named_arguments(node)
         keys, values = repeat(given["key"]), repeat(given["value"])
         if keys is None and values is None:
             continue

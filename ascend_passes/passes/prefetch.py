@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx
 
 from ascend_passes import npu  # noqa: F401  # defines the operators
+from ascend_passes.ir.edit import Editor
 from ascend_passes.ir.graph import Context, argument_of, base, module_path, place, value
 from ascend_passes.ir.proof import prove
 from ascend_passes.ir.traits import traits_of
@@ -131,12 +132,9 @@ def insert(matmuls: tuple[fx.Node, ...], dependency: fx.Node, budget: int) -> It
         if size <= 0:
             return
         budget -= size
-        with matmul.graph.inserting_after(after):
-            arguments = (parameter, ready, size, 0)
-            after = matmul.graph.call_function(torch.ops.npu.npu_prefetch.default, arguments)
-        kept = ("stack_trace", "nn_module_stack")
-        after.meta = {key: matmul.meta[key] for key in kept if key in matmul.meta}
-        after.meta |= {"val": None, "ascend_rule": "prefetch"}
+        with Editor(matmul.graph, "prefetch").at(matmul, after.next) as edit:
+            target = torch.ops.npu.npu_prefetch.default
+            after = edit.known(None, target, parameter, ready, size, 0)
         where = module_path(dependency) or dependency.name
         yield (
             f"prefetch {size / MEBIBYTE:.3g} MiB of {module_path(matmul) or parameter.name}"
@@ -164,10 +162,10 @@ def place_on_side_stream(graph: fx.Graph) -> int:
         fx.node.has_side_effect(getattr(streams, name).default)
     nodes = graph.find_nodes(op="call_function", target=torch.ops.npu.npu_prefetch.default)
     for node in nodes:
-        with graph.inserting_before(node):
-            label = (["_user_stream_label"], [STREAM])
-            graph.call_function(streams.scope_enter.default, label)
-            graph.call_function(streams.wait.default, ([node.args[1]],))
-        with graph.inserting_after(node):
-            graph.call_function(streams.scope_exit.default, ())
+        edit = Editor(graph, "prefetch")
+        with edit.at(node):
+            edit.known(None, streams.scope_enter.default, ["_user_stream_label"], [STREAM])
+            edit.known(None, streams.wait.default, [node.args[1]])
+        with edit.at(node, node.next):
+            edit.known(None, streams.scope_exit.default)
     return len(nodes)

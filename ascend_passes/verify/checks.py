@@ -19,6 +19,7 @@ from ascend_passes.engine.normalize import normalize
 from ascend_passes.engine.rule import Rule, Spelling, conditions, refusal
 from ascend_passes.engine.template import COMMUTATIVE
 from ascend_passes.ir.blueprint import copied_module
+from ascend_passes.ir.edit import Editor
 from ascend_passes.ir.graph import value
 from ascend_passes.verify.choices import choices_without_form
 from ascend_passes.verify.difference import differences
@@ -191,9 +192,8 @@ def respects_writes(rule: Rule, spelling: Spelling, seed: int) -> Iterator[str]:
         calls = [n for n in pattern_calls(gm.graph) if n.target is not operator.getitem]
         if len(calls) < 2:
             return
-        with gm.graph.inserting_after(calls[0]):
-            write = gm.graph.call_function(aten.neg_.default, (target,))
-        write.meta["val"] = value(target)
+        with Editor(gm.graph).at(calls[0], calls[0].next) as edit:
+            edit.known(value(target), aten.neg_.default, target)
         gm.recompile()
         after, report = rewritten(gm, trial.rule)
         if report.fired:

@@ -13,6 +13,7 @@ from torch import Tensor, fx
 
 from ascend_passes.engine.forms import END
 from ascend_passes.ir import trace
+from ascend_passes.ir.edit import Editor
 from ascend_passes.ir.graph import value
 
 aten = torch.ops.aten
@@ -110,9 +111,8 @@ def another_use(node: fx.Node) -> fx.Node | None:
     free = next((index for index in range(len(fake)) if index not in taken), None)
     if free is None:
         return None
-    with node.graph.inserting_after(node):
-        part = node.graph.call_function(operator.getitem, (node, free))
-    part.meta["val"] = fake[free]
+    with Editor(node.graph).at(node, node.next) as edit:
+        part: fx.Node = edit.item(node, free)
     return part
 
 
@@ -123,10 +123,9 @@ def follow(node: fx.Node, insertion: Insertion) -> None:
         fake = target(value(node), *args, **kwargs)
     if fake.stride() != value(node).stride():
         return
-    with node.graph.inserting_after(node):
-        new = node.graph.call_function(target, (node, *args), kwargs)
-    new.meta["val"] = fake
-    node.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
+    with Editor(node.graph).at(node, node.next) as edit:
+        new = edit.known(fake, target, node, *args, **kwargs)
+    edit.replace(node, new)
 
 
 def same_view(fake: Tensor) -> Insertion:

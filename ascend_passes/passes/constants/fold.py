@@ -16,6 +16,7 @@ from torch import Tensor, fx
 
 from ascend_passes.engine.normalize import remove_dead
 from ascend_passes.ir.content import Snapshot, comparable
+from ascend_passes.ir.edit import Editor
 from ascend_passes.ir.graph import Context, base, has_effect, operator_name, place, value, written
 from ascend_passes.options.value import MEBIBYTE
 from ascend_passes.report.value import Miss, Report
@@ -236,10 +237,9 @@ def new_inputs(
     """Replace the chosen nodes by placeholders behind the last one; yields their names."""
     last = inputs[-1] if inputs else None
     for node in chosen:
-        point = graph.inserting_after(last) if last is not None else graph.inserting_before(None)
-        with point:
-            new = graph.placeholder(f"folded_{node.name}")
-        new.meta = {**node.meta, "ascend_rule": "fold_constants"}
+        behind = last.next if last is not None else next(iter(graph.nodes))
+        with Editor(graph, "fold_constants").at(node, behind) as edit:
+            new = edit.input(f"folded_{node.name}", value(node))
         node.replace_all_uses_with(new)
         last = new
         yield str(new.target)

@@ -21,7 +21,7 @@ from torch import Tensor, fx
 from ascend_passes.cost import model as cost
 from ascend_passes.cost.profiles import Profile
 from ascend_passes.ir.graph import value
-from ascend_passes.passes.flashcomm.build import Build, stands_for
+from ascend_passes.passes.flashcomm.build import Build
 from ascend_passes.passes.flashcomm.gathers import Shard
 from ascend_passes.passes.flashcomm.product import read_product
 from ascend_passes.passes.flashcomm.row_calls import Answer, LeadOf, LocalCall, RowsOf
@@ -168,10 +168,10 @@ def padded_value(
         operands = {
             one: padded_value(build, one, rows, calls, place) for one in calls[node].operands
         }
-        with stands_for(build, node, behind=place):
+        with build.behind(node, place):
             made = computed(build, node, calls[node], total, operands.__getitem__)
     else:
-        with stands_for(build, node, behind=place):
+        with build.behind(node, place):
             made = padded(build, rows, flattened(build, rows, node, given.lead))
     build.padded[node, given.lead] = made
     return made

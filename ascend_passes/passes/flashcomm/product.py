@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import fx
 
+from ascend_passes.ir.arguments import named_arguments
 from ascend_passes.ir.graph import arguments_by_name, operator_name, value
 from ascend_passes.ir.traits import traits_of
-from ascend_passes.passes.flashcomm.build import Build, add
+from ascend_passes.passes.flashcomm.build import Build
 from ascend_passes.passes.flashcomm.sharded_rows import empty
 
 aten = torch.ops.aten
@@ -48,7 +49,7 @@ def read_product(node: Any) -> Product | None:
     matmul = traits.matmul
     if matmul is None or matmul.transposed or traits.collective:
         return None
-    given = {name: argument for name, argument, _ in arguments_by_name(node)}
+    given = named_arguments(node)
     names = (matmul.left, matmul.right, matmul.scale, matmul.row_scale, matmul.bias)
     for name, argument, entry in arguments_by_name(node):
         plain = entry.has_default_value() and argument == entry.default_value
@@ -71,15 +72,15 @@ def row(build: Build, scale: fx.Node) -> fx.Node:
     """A scale per column as the fused operators take it: `[1, N]`, float32 or int64 words."""
     if value(scale).dtype == torch.bfloat16:
         wide = empty(value(scale), value(scale).shape).float()
-        scale = add(build, aten._to_copy.default, (scale,), wide, dtype=torch.float32)
+        scale = build.known(wide, aten._to_copy.default, scale, dtype=torch.float32)
     shape = (1, value(scale).numel())
-    return add(build, aten.reshape.default, (scale, [1, -1]), empty(value(scale), shape))
+    return build.known(empty(value(scale), shape), aten.reshape.default, scale, [1, -1])
 
 
 def column(build: Build, scale: fx.Node) -> fx.Node:
     """A scale per row as the fused operators take it: `[M, 1]`."""
     shape = (value(scale).shape[0], 1)
-    return add(build, aten.reshape.default, (scale, [-1, 1]), empty(value(scale), shape))
+    return build.known(empty(value(scale), shape), aten.reshape.default, scale, [-1, 1])
 
 
 def matrix(build: Build, node: fx.Node) -> fx.Node:
@@ -88,7 +89,7 @@ def matrix(build: Build, node: fx.Node) -> fx.Node:
     if len(shape) == 2:
         return node
     flat = empty(value(node), (math.prod(shape[:-1]), shape[-1]))
-    return add(build, aten.reshape.default, (node, [-1, shape[-1]]), flat)
+    return build.known(flat, aten.reshape.default, node, [-1, shape[-1]])
 
 
 def vector(build: Build, node: fx.Node) -> fx.Node:
@@ -96,4 +97,4 @@ def vector(build: Build, node: fx.Node) -> fx.Node:
     if value(node).dim() == 1:
         return node
     flat = empty(value(node), (value(node).numel(),))
-    return add(build, aten.reshape.default, (node, [-1]), flat)
+    return build.known(flat, aten.reshape.default, node, [-1])

@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ascend_passes.ir.arguments import entries
+from ascend_passes.ir.arguments import entries, named_arguments
 from ascend_passes.ir.graph import operator_name, same_size, same_sizes, value
-from ascend_passes.ir.in_place import named_arguments
 from ascend_passes.ir.traits import Traits, traits_of
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, fx
 from ascend_passes.distributed.groups import Group
 from ascend_passes.ir.graph import same_size, value
 from ascend_passes.ir.trace import fake_mode_of, faking
-from ascend_passes.passes.flashcomm.build import Build, add, stands_for
+from ascend_passes.passes.flashcomm.build import Build
 from ascend_passes.passes.flashcomm.row_calls import Flat, LocalCall, RowsOf
 
 aten = torch.ops.aten
@@ -83,12 +83,12 @@ def prepare_sizes(build: Build, rows: Rows, source: fx.Node) -> None:
         if isinstance(known, int):
             made = known
         else:
-            made = known_size(build.graph, known, source) or add(build, target, args, known)
+            made = known_size(build.graph, known, source) or build.known(known, target, *args)
         build.sizes[id(rows), name] = made
         return made
 
     tp, rank = rows.group.size, rows.group.rank
-    with stands_for(build, source, before=True):
+    with build.at(source):
         sym_size = aten.sym_size.int
         count: fx.Node | int = 1
         product: Size = 1
@@ -137,7 +137,7 @@ def flattened(build: Build, rows: Rows, node: fx.Node, lead: int) -> fx.Node:
         return node
     tail = value(node).shape[lead:]
     meta = empty(value(node), (rows.count, *tail))
-    return add(build, aten.reshape.default, (node, [-1, *tail]), meta)
+    return build.known(meta, aten.reshape.default, node, [-1, *tail])
 
 
 def padded(build: Build, rows: Rows, node: fx.Node) -> fx.Node:
@@ -147,7 +147,7 @@ def padded(build: Build, rows: Rows, node: fx.Node) -> fx.Node:
     tail = value(node).shape[1:]
     amount = [*([0, 0] * len(tail)), 0, build.sizes[id(rows), "pad"]]
     meta = empty(value(node), (rows.each * rows.group.size, *tail))
-    return add(build, aten.constant_pad_nd.default, (node, amount, 0), meta)
+    return build.known(meta, aten.constant_pad_nd.default, node, amount, 0)
 
 
 def unpadded(build: Build, rows: Rows, node: fx.Node, like: Tensor, lead: int) -> fx.Node:
@@ -156,11 +156,11 @@ def unpadded(build: Build, rows: Rows, node: fx.Node, like: Tensor, lead: int) -
     if not rows.exact:
         meta = empty(value(node), (rows.count, *tail))
         count = build.sizes[id(rows), "count"]
-        node = add(build, aten.slice.Tensor, (node, 0, 0, count, 1), meta)
+        node = build.known(meta, aten.slice.Tensor, node, 0, 0, count, 1)
     if lead == 1:
         return node
     shape = [*written_sizes(build, rows, like.shape[:lead]), *tail]
-    return add(build, aten.reshape.default, (node, shape), empty(like, like.shape))
+    return build.known(empty(like, like.shape), aten.reshape.default, node, shape)
 
 
 def written_sizes(build: Build, rows: Rows, dimensions: Sequence[Size]) -> list[fx.Node | int]:
@@ -179,28 +179,20 @@ def written_sizes(build: Build, rows: Rows, dimensions: Sequence[Size]) -> list[
 
 def scatter(build: Build, rows: Rows, source: fx.Node, partial: fx.Node) -> fx.Node:
     """This rank's rows of an all_reduce's result, from the partial sums, flat and padded."""
-    with stands_for(build, source):
+    with build.behind(source):
         meta = empty(value(partial), (rows.each, *value(partial).shape[1:]))
-        return collective(build, rows.group.reduce_scatter(build.graph, partial), meta)
+        return rows.group.reduce_scatter(build, partial, meta)
 
 
 def gather(build: Build, rows: Rows, node: fx.Node, lead: int) -> fx.Node:
     """All rows of `node`, from the ranks' local rows of it."""
     local = build.local[node]
     shape = (rows.each * rows.group.size, *value(local).shape[1:])
-    with stands_for(build, node):
+    with build.behind(node):
         meta = empty(value(local), shape)
-        whole = collective(build, rows.group.all_gather(build.graph, local), meta)
+        whole = rows.group.all_gather(build, local, meta)
         build.padded[node, lead] = whole
         return unpadded(build, rows, whole, value(node), lead)
-
-
-def collective(build: Build, nodes: list[fx.Node], meta: Tensor) -> fx.Node:
-    """Enter a collective's nodes, which all have the value of its result."""
-    for node in nodes:
-        node.meta["val"] = meta
-    build.made.update(dict.fromkeys(nodes))
-    return nodes[-1]
 
 
 def chunk(build: Build, rows: Rows, node: fx.Node, lead: int) -> fx.Node:
@@ -208,7 +200,7 @@ def chunk(build: Build, rows: Rows, node: fx.Node, lead: int) -> fx.Node:
     flat = padded(build, rows, flattened(build, rows, node, lead))
     meta = empty(value(flat), (rows.each, *value(flat).shape[1:]))
     start, end = build.sizes[id(rows), "start"], build.sizes[id(rows), "end"]
-    return add(build, aten.slice.Tensor, (flat, 0, start, end, 1), meta)
+    return build.known(meta, aten.slice.Tensor, flat, 0, start, end, 1)
 
 
 def local_node(
@@ -225,7 +217,7 @@ def local_node(
             return build.local[rows_of.node]
         return chunk(build, rows, whole.get(rows_of.node, rows_of.node), rows_of.lead)
 
-    with stands_for(build, node):
+    with build.behind(node):
         return computed(build, node, call, rows.each, operand)
 
 
@@ -238,13 +230,13 @@ def computed(
         if isinstance(argument, Flat):
             tail = value(argument.node).shape[value(argument.node).dim() - argument.dimensions :]
             meta = empty(value(argument.node), tail)
-            return add(build, aten.reshape.default, (argument.node, list(tail)), meta)
+            return build.known(meta, aten.reshape.default, argument.node, list(tail))
         return operand(argument) if isinstance(argument, RowsOf) else argument
 
     args, kwargs = fx.node.map_aggregate((call.args, dict(call.kwargs)), written)
     if call.target is None:
         return args[0]  # type: ignore[no-any-return]
-    return add(build, call.target, args, some_rows(count, value(node), call.lead), **kwargs)
+    return build.known(some_rows(count, value(node), call.lead), call.target, *args, **kwargs)
 
 
 def some_rows(count: Size, full: Any, lead: int) -> Any:

@@ -1,12 +1,11 @@
 """The fused operators that stand for a matmul and its collective, and the nodes around them.
 
 Each function answers for one collective: with the values that the added nodes replace, None where
-no matmul stands beside it, or a `RefusedError`. Nothing is replaced here.
+no matmul stands beside it, or a `Refused`. Nothing is replaced here.
 """
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -14,11 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ascend_passes import npu
 from ascend_passes.distributed.groups import VLLM, Group, communicator, family_of
+from ascend_passes.engine.site import legal_call, refuse_unless
 from ascend_passes.ir.graph import Context, is_call, operator_name, same_size, value
-from ascend_passes.ir.trace import fake_mode_of, faking
-from ascend_passes.passes.flashcomm.build import Build, add, stands_for
+from ascend_passes.passes.flashcomm.build import Build
 from ascend_passes.passes.flashcomm.product import (
     PADDED,
     UNPADDED,
@@ -49,10 +47,6 @@ Replaced = Mapping[fx.Node, fx.Node]
 """Value of the graph -> the added node that has the same value."""
 
 
-class RefusedError(Exception):
-    """A candidate that stays as it is; the text is the reason."""
-
-
 def fuse_reduce_scatter(
     build: Build, node: fx.Node, group: Group, context: Context
 ) -> Replaced | None:
@@ -61,13 +55,13 @@ def fuse_reduce_scatter(
     product = read_product(chain[-1])
     if product is None or node.args[1] not in ("sum", 0):
         return None
-    refuse_if(any(len(link.users) > 1 for link in chain), "the product is also read whole")
-    refuse_if(columns_change(chain), "the product is viewed with other columns in between")
+    refuse_unless(all(len(link.users) <= 1 for link in chain), "the product is also read whole")
+    refuse_unless(columns_stay(chain), "the product is viewed with other columns in between")
     pads = [link for link in chain if is_call(link, aten.constant_pad_nd.default)]
-    refuse_if(not all(map(pads_rows, pads)) or len(pads) > 1, "more than rows are padded")
+    refuse_unless(all(map(pads_rows, pads)) and len(pads) <= 1, "more than rows are padded")
     pad = pads[0].args[1] if pads else None
     rows = value(node.args[0]).shape[0]  # type: ignore[arg-type]
-    with stands_for(build, node):
+    with build.behind(node):
         left = padded(build, matrix(build, product.left), pad, rows)
         common = operands(product, left, group, context) | {"bias": product.bias}
         if product.per_token is None:
@@ -93,13 +87,13 @@ def fuse_all_gather(build: Build, node: fx.Node, group: Group, context: Context)
     assert product is not None
     readers = [one for one in readers_of(gathered, build.author) if one is not first]
     early = any(reader < first for reader in readers)
-    refuse_if(early, "the gathered rows are read before the matmul")
+    refuse_unless(not early, "the gathered rows are read before the matmul")
     local = node.args[0]
     assert isinstance(local, fx.Node)
-    refuse_if(
-        value(local).dim() != 2 or value(first).dim() != 2, "the rows are not a matrix [M, K]"
+    refuse_unless(
+        value(local).dim() == 2 and value(first).dim() == 2, "the rows are not a matrix [M, K]"
     )
-    with stands_for(build, first, before=True):
+    with build.at(first):
         common = operands(product, local, group, context)
         common |= {"bias": product.bias, "gather_output": bool(readers)}
         if product.per_token is None:
@@ -108,7 +102,9 @@ def fuse_all_gather(build: Build, node: fx.Node, group: Group, context: Context)
         else:
             name = "npu_all_gather_quant_mm"
             scales = gathered_from(product.per_token, group)
-            refuse_if(scales is None, "the scales of the rows do not come from a gather as well")
+            refuse_unless(
+                scales is not None, "the scales of the rows do not come from a gather as well"
+            )
             assert scales is not None
             common |= token_scales(build, product, scales)
         outputs = call(build, name, common, context)
@@ -125,7 +121,9 @@ def fuse_all_reduce(build: Build, node: fx.Node, group: Group, context: Context)
     product = read_product(chain[-1])
     if product is None:
         return None
-    refuse_if(any(len(link.users) > 1 for link in chain), "the product is also read before the sum")
+    refuse_unless(
+        all(len(link.users) <= 1 for link in chain), "the product is also read before the sum"
+    )
     common: dict[str, Any] = {
         "x1": product.left,
         "x2": product.right,
@@ -136,19 +134,13 @@ def fuse_all_reduce(build: Build, node: fx.Node, group: Group, context: Context)
         common |= {"dequant_scale": product.scale, "pertoken_scale": product.per_token}
         common |= {"y_dtype": CODES.get(value(product.node).dtype)}
     result = awaited(node)
-    with stands_for(build, node):
+    with build.behind(node):
         reduced = call(build, "npu_mm_all_reduce_base", common, context)[0]
         if value(reduced).dim() != value(result).dim():
             views = [link for link in chain if operator_name(link) in VIEWS]
-            refuse_if(len(views) != 1, "the product is viewed more than once before the sum")
-            reduced = add(build, aten.reshape.default, (reduced, views[0].args[1]), value(result))
+            refuse_unless(len(views) == 1, "the product is viewed more than once before the sum")
+            reduced = build.known(value(result), aten.reshape.default, reduced, views[0].args[1])
     return {result: reduced}
-
-
-def refuse_if(condition: bool, reason: str) -> None:
-    """Raise `RefusedError` with the reason where the condition holds."""
-    if condition:
-        raise RefusedError(reason)
 
 
 def operands(product: Product, left: fx.Node, group: Group, context: Context) -> dict[str, Any]:
@@ -185,23 +177,13 @@ def call(
     """Enter a legal call and give the nodes of its results.
 
     Raises:
-        RefusedError: a documented limit of the operator does not hold.
+        Refused: a documented limit of the operator does not hold.
     """
     given = {key: argument for key, argument in arguments.items() if argument is not None}
-    facts = {key: value(a) if isinstance(a, fx.Node) else a for key, a in given.items()}
-    with faking(fake_mode_of([fact for fact in facts.values() if isinstance(fact, Tensor)])):
-        for holds, reason in npu.legality(name, facts, context.options.soc):
-            refuse_if(not holds, f"{name}: {reason}")
-        result = npu.OPERATORS[name].fake(**facts)
-    schema = npu.packet(name).default._schema
-    positional = [entry.name for entry in schema.arguments if not entry.kwarg_only]
-    args = tuple(given.pop(key) for key in positional)
-    node = add(build, npu.packet(name).default, args, result, **given)
-    if isinstance(result, Tensor):
+    node = legal_call(build, name, context.options.soc, given)
+    if isinstance(value(node), Tensor):
         return (node,)
-    return tuple(
-        add(build, operator.getitem, (node, index), one) for index, one in enumerate(result)
-    )
+    return tuple(build.item(node, index) for index in range(len(value(node))))
 
 
 def pads_rows(node: fx.Node) -> bool:
@@ -212,10 +194,10 @@ def pads_rows(node: fx.Node) -> bool:
     return rows_only and isinstance(filler, (int, float)) and filler == 0
 
 
-def columns_change(chain: list[fx.Node]) -> bool:
-    """Whether the links of a chain differ in their last dimension."""
+def columns_stay(chain: list[fx.Node]) -> bool:
+    """Whether the links of a chain have the same last dimension."""
     last = [value(link).shape[-1] for link in chain]
-    return not all(same_size(size, last[0]) for size in last)
+    return all(same_size(size, last[0]) for size in last)
 
 
 def padded(build: Build, node: fx.Node, pad: Any, rows: Any) -> fx.Node:
@@ -224,8 +206,8 @@ def padded(build: Build, node: fx.Node, pad: Any, rows: Any) -> fx.Node:
         return node
     tail = value(node).shape[1:]
     amount = [*([0, 0] * len(tail)), 0, pad[-1]]
-    return add(
-        build, aten.constant_pad_nd.default, (node, amount, 0), empty(value(node), (rows, *tail))
+    return build.known(
+        empty(value(node), (rows, *tail)), aten.constant_pad_nd.default, node, amount, 0
     )
 
 
@@ -236,4 +218,4 @@ def unpadded(build: Build, product: Product, result: fx.Node) -> fx.Node:
     )
     if cut is None:
         return result
-    return add(build, aten.slice.Tensor, (result, *cut.args[1:]), value(product.node))
+    return build.known(value(product.node), aten.slice.Tensor, result, *cut.args[1:])

@@ -24,12 +24,12 @@ from ascend_passes.cost import model as cost
 from ascend_passes.cost import profiles
 from ascend_passes.distributed.groups import Group, family_of, group_name, plain_collective, resolve
 from ascend_passes.engine.normalize import remove_dead
+from ascend_passes.engine.site import Refused
 from ascend_passes.ir.graph import Context, place, writes_possible
 from ascend_passes.ir.traits import ALL_GATHER, ALL_REDUCE, REDUCE_SCATTER
 from ascend_passes.options.value import switched_on
 from ascend_passes.passes.flashcomm.build import Build
 from ascend_passes.passes.matmul_collective.fusions import (
-    RefusedError,
     Replaced,
     fuse_all_gather,
     fuse_all_reduce,
@@ -119,7 +119,7 @@ def prepared(graph: fx.Graph, node: fx.Node, fuse: Fuse, group: Group, context: 
     build = Build(graph, NAME)
     try:
         replaced = fuse(build, node, group, context)
-    except RefusedError as refusal:
+    except Refused as refusal:
         build.discard()
         return Site(node, Build(graph, NAME), {}, str(refusal))
     return Site(node, build, replaced or {}, "" if replaced else ALONE)
@@ -128,4 +128,4 @@ def prepared(graph: fx.Graph, node: fx.Node, fuse: Fuse, group: Group, context: 
 def replace(site: Site) -> None:
     """Give the readers of the old values the new ones."""
     for old, new in site.replaced.items():
-        old.replace_all_uses_with(new, delete_user_cb=lambda user: user not in site.build.made)
+        site.build.replace(old, new)

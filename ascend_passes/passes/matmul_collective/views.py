@@ -10,7 +10,7 @@ from torch import fx
 from ascend_passes.distributed.groups import Group, family_of, group_name, plain_collective, resolve
 from ascend_passes.ir.graph import is_call, operator_name, value
 from ascend_passes.ir.traits import ALL_GATHER
-from ascend_passes.passes.flashcomm.build import Build, add
+from ascend_passes.passes.flashcomm.build import Build
 from ascend_passes.passes.flashcomm.product import UNPADDED, VIEWS, read_product, upwards
 
 aten = torch.ops.aten
@@ -68,5 +68,5 @@ def repeated_views(build: Build, gathered: fx.Node, whole: fx.Node) -> dict[fx.N
     for view in list(views_of(gathered))[1:]:
         source = view.args[0]
         assert isinstance(source, fx.Node)
-        again[view] = add(build, view.target, (again[source], *view.args[1:]), value(view))
+        again[view] = build.known(value(view), view.target, again[source], *view.args[1:])
     return again

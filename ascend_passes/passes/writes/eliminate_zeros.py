@@ -16,6 +16,7 @@ from torch import Tensor, fx
 
 from ascend_passes.engine.forms import same_layout
 from ascend_passes.engine.normalize import remove_dead
+from ascend_passes.ir.edit import Editor
 from ascend_passes.ir.graph import Context, place, same_sizes, value
 from ascend_passes.ir.sharing import may_replace, memory, size_shows
 from ascend_passes.passes.writes.overwritten import unwritten
@@ -82,9 +83,8 @@ def empty_instead(node: fx.Node) -> fx.Node | str:
     if node.target in FILL_ARGUMENT:
         del args[FILL_ARGUMENT[node.target]]
     keywords = {**node.kwargs, "dtype": value(node).dtype}
-    with node.graph.inserting_before(node):
-        new = node.graph.call_function(EMPTY[node.target], tuple(args), keywords)
-    new.meta = {**node.meta, "ascend_rule": RULE}
+    with Editor(node.graph, RULE).at(node) as edit:
+        new: fx.Node = edit.same(EMPTY[node.target], *args, **keywords)
     return new
 
 
@@ -180,10 +180,8 @@ def zeros_instead(node: fx.Node) -> fx.Node | None:
     source = next((n for n in node.all_input_nodes if keeps(node, n)), None)
     if source is None:
         return None
-    with node.graph.inserting_before(node):
-        keywords = {"dtype": value(node).dtype}
-        new = node.graph.call_function(aten.zeros_like.default, (source,), keywords)
-    new.meta = {**node.meta, "ascend_rule": RULE}
+    with Editor(node.graph, RULE).at(node) as edit:
+        new: fx.Node = edit.same(aten.zeros_like.default, source, dtype=value(node).dtype)
     return new
 
 

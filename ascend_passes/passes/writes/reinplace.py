@@ -14,6 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, fx
 
+from ascend_passes.ir.edit import Editor
 from ascend_passes.ir.graph import (
     Context,
     base,
@@ -26,15 +27,14 @@ from ascend_passes.ir.graph import (
     value,
 )
 from ascend_passes.ir.in_place import (
+    AUTHOR,
     SCATTERS,
     Call,
     emit,
     fake_view,
     in_place_overload,
-    origin,
     read_call,
     refresh,
-    view_node,
 )
 from ascend_passes.ir.sharing import aliases
 from ascend_passes.passes.writes.refusals import reason_against
@@ -140,15 +140,14 @@ def same_place(tensor: Tensor, offset: int | torch.SymInt, region: Tensor) -> bo
 def rewrite_operator(write: Write) -> None:
     """Exchange a functional operator, or a scatter, for its in-place form."""
     node, graph = write.node, write.node.graph
-    with graph.inserting_before(node):
+    with Editor(graph, AUTHOR).at(node) as edit:
         if node.target in SCATTERS:
-            region = view_node(graph, SCATTERS[node.target], write.target, node.args[2:])
-            new = graph.call_function(aten.copy_.default, (region, node.args[1]))
+            region = edit.call(SCATTERS[node.target], write.target, *node.args[2:])
+            edit.known(value(region), aten.copy_.default, region, node.args[1])
         else:
             overload = in_place_overload(node.target)
             assert overload is not None
-            new = graph.call_function(overload, node.args, node.kwargs)
-    new.meta = {**origin(node), "val": value(first(new))}
+            edit.known(value(first(node)), overload, *node.args, **node.kwargs)
     moved = {*write.absorbed, node}
     views = aliases(moved) - moved
     for gone in (node, *write.absorbed):
@@ -169,20 +168,13 @@ def rewrite_call(node: fx.Node, call: Call) -> list[str | None]:
         for target, reason in zip(call.bases, reasons, strict=True)
     ):
         return reasons
-    with node.graph.inserting_before(node):
+    with Editor(node.graph, AUTHOR).at(node) as edit:
         bases = tuple(
-            clone(target) if reason else target
+            edit.call(aten.clone.default, target) if reason else target
             for target, reason in zip(call.bases, reasons, strict=True)
         )
     emit(node, call, bases)
     return reasons
-
-
-def clone(node: fx.Node) -> fx.Node:
-    """A copy of a tensor that must keep its value."""
-    new = node.graph.call_function(aten.clone.default, (node,))
-    new.meta = {**origin(node), "val": torch.empty_like(value(node))}
-    return new
 
 
 def drop_store(store: fx.Node) -> None:
