@@ -12,7 +12,7 @@ from typing import Any
 
 from ascend_passes.compile.stages import STAGES
 from ascend_passes.options.value import Options, parse
-from tests.fuzz.check import GENERATOR, REFUSED, RIGHT, TORCH, WRONG, check
+from tests.fuzz.check import GENERATOR, REFUSED, RIGHT, TORCH, UNJUDGED, WRONG, check
 from tests.fuzz.generate import generate
 from tests.fuzz.minimize import minimize
 from tests.fuzz.options import rule_names
@@ -73,6 +73,7 @@ def table(tally: Tally, now: int, seconds: float) -> str:
         WRONG: "wrong",
         TORCH: "aot_eager differs from eager alike",
         REFUSED: "refused by strict",
+        UNJUDGED: "without a reference in float64",
         GENERATOR: "generator errors",
     }
     used = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -5,6 +5,7 @@ They share no code with the operators of the package: they judge them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -134,6 +135,17 @@ def swiglu(given: Any) -> Any:
     return gate / (1 + torch.exp(-gate)) * up
 
 
+def geglu(given: Any) -> Any:
+    """`npu_geglu`: one half times the GELU of the other, and that GELU."""
+    left, right = given["input"].double().chunk(2, given["dim"])
+    gate, up = (left, right) if given["activate_left"] else (right, left)
+    if given["approximate"] == 1:
+        active = gate / (1 + torch.exp(-math.sqrt(8 / math.pi) * (gate + 0.044715 * gate**3)))
+    else:
+        active = gate * torch.special.ndtr(gate)
+    return active * up, active
+
+
 def swiglu_quant(given: Any) -> Any:
     """`npu_swiglu_quant` by each row's largest value."""
     assert given["quant_mode"] == 1
@@ -223,6 +235,7 @@ FORMULAS: Mapping[str, Formula] = MappingProxyType(
         "npu::npu_quantize": npu_quantize,
         "npu::npu_dynamic_quant": dynamic_quant,
         "npu::npu_quant_matmul": quant_matmul,
+        "npu::npu_geglu": geglu,
         "npu::npu_swiglu": swiglu,
         "npu::npu_swiglu_quant": swiglu_quant,
         "npu::npu_rotary_mul": rotary_mul,

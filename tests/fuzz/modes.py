@@ -40,6 +40,11 @@ def widened(argument: Any) -> Any:
     return WIDE.get(argument, argument) if isinstance(argument, torch.dtype) else argument
 
 
+def dense(result: Any) -> Any:
+    """A result in rows of its own."""
+    return result.contiguous() if isinstance(result, Tensor) else result
+
+
 class Exact(TorchDispatchMode):
     """Floating dtypes that a graph names become float64; the NPU's operators become formulas.
 
@@ -58,7 +63,8 @@ class Exact(TorchDispatchMode):
         """The operator, or its formula."""
         formula = FORMULAS.get(func._schema.name)
         if formula is not None:
-            return formula(by_name(func, args, kwargs))
+            # The operators give dense results, whatever their inputs' layout is.
+            return tree_map(dense, formula(by_name(func, args, kwargs)))
         if func.namespace in ("npu", "quantized_decomposed"):
             raise NotImplementedError(f"no formula for {func}")
         return func(*tree_map(widened, args), **tree_map(widened, dict(kwargs)))
