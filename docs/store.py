@@ -14,8 +14,9 @@ from ascend_passes.engine.examples import LEADING, has_any_rank
 from ascend_passes.engine.registry import LOADED
 from ascend_passes.engine.rule import Rule, Spelling
 from ascend_passes.engine.stored import DEVICE, case, changes, document, maker_digests, surroundings
-from ascend_passes.engine.template import NoFormError, build
+from ascend_passes.engine.template import build
 from ascend_passes.engine.template_data import NotDataError, to_data
+from ascend_passes.engine.template_value import NoFormError
 from ascend_passes.ir import trace
 from ascend_passes.options.value import Options
 

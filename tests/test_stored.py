@@ -18,8 +18,9 @@ from ascend_passes.engine import registry, stored, template
 from ascend_passes.engine.examples import has_any_rank
 from ascend_passes.engine.registry import helpers
 from ascend_passes.engine.rule import Rule
-from ascend_passes.engine.template import NoFormError, build
+from ascend_passes.engine.template import build
 from ascend_passes.engine.template_data import NotDataError, argument_data, from_data, to_data
+from ascend_passes.engine.template_value import NoFormError
 from ascend_passes.ir import trace
 from ascend_passes.ir.traced_sizes import arithmetic
 from ascend_passes.options.value import Options

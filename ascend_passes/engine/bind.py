@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from ascend_passes.engine.rule import Input
-from ascend_passes.engine.template import InputUse, ScalarUse, SizeUse, Template, Term
+from ascend_passes.engine.rule import LIST, Input
+from ascend_passes.engine.template_value import InputUse, ScalarUse, SizeUse, Template, Term
 from ascend_passes.ir.graph import same_size, value
 from ascend_passes.ir.wording import name, short
 
 
 class WrongDtype(str):
     """A reason that may be wrong about the model: a template for another dtype might fit better."""
+
+
+TYPES: Mapping[Any, tuple[type, ...]] = MappingProxyType(
+    {int: (int, torch.SymInt), float: (int, float), str: (str,)}
+)
+SAID: Mapping[Any, str] = MappingProxyType({str: "a string", LIST: "a list of numbers"})
 
 
 @dataclass
@@ -110,16 +117,24 @@ def untyped(template: Template, bound: Bindings, wanted: str) -> Iterator[str]:
 
 
 def bind_scalar(template: Template, wanted: str, given: Any, bound: Bindings) -> str | None:
-    """Bind a Python number; a bool is none, and a size is an int."""
+    """Bind a Python value; a bool is no number, and a size is an int."""
     if isinstance(given, fx.Node):
         given = value(given)
-    kinds = (int, torch.SymInt) if template.spelling.scalars[wanted] is int else (int, float)
-    if isinstance(given, bool) or not isinstance(given, kinds):
-        return f"{wanted} is {given!r}, not a number that is known while compiling"
+    kind = template.spelling.scalars[wanted]
+    if not is_scalar(given, kind):
+        what = SAID.get(kind, "a number")
+        return f"{wanted} is {given!r}, not {what} that is known while compiling"
     here = bound.scalars.setdefault(wanted, given)
     if here is given or same_literal(here, given):
         return None
     return f"{wanted} is both {here} and {given}"
+
+
+def is_scalar(given: Any, kind: Any) -> bool:
+    """Whether a graph's argument is what a scalar is declared as."""
+    if kind == LIST:
+        return isinstance(given, tuple) and all(type(one) is int for one in given)
+    return not isinstance(given, bool) and isinstance(given, TYPES[kind])
 
 
 def same_literal(wanted: Any, given: Any) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ascend_passes.engine.rule import Spelling
+from ascend_passes.engine.rule import LIST, Rule, Spelling
 
 PRIMES = (11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71)
 """Example numbers of named sizes: far from 0 and 1, which would be specialised, and no literal of a
@@ -23,6 +23,7 @@ it."""
 
 
 INTEGERS = tuple(100_003 + 2 * index for index in range(16))
+STRINGS = tuple(f"string_{index}" for index in range(16))
 
 
 def example_shapes(spelling: Spelling, leading: int) -> list[tuple[int, ...]]:
@@ -38,11 +39,23 @@ def example_shapes(spelling: Spelling, leading: int) -> list[tuple[int, ...]]:
     ]
 
 
-def example_scalars(spelling: Spelling) -> dict[str, Any]:
-    """A number for each scalar that occurs nowhere else in the pattern."""
-    floats, integers = iter(FLOATS), iter(INTEGERS)
+def example_scalars(rule: Rule, spelling: Spelling, which: int = 0) -> dict[str, Any]:
+    """A value for each scalar that occurs nowhere else in the pattern.
+
+    A list is one of those that the rule gives, `which`: another one might mean nothing.
+    """
+    stocks = {float: iter(FLOATS), int: iter(INTEGERS), str: iter(STRINGS)}
     return {
-        name: next(floats if kind is float else integers) for name, kind in spelling.scalars.items()
+        name: list(rule.values[name][which]) if kind == LIST else next(stocks[kind])
+        for name, kind in spelling.scalars.items()
+    }
+
+
+def tried_scalars(rule: Rule, spelling: Spelling) -> dict[str, Any]:
+    """`example_scalars`, and the rule's own values where it has some."""
+    return {
+        name: rule.values[name][0] if name in rule.values else example
+        for name, example in example_scalars(rule, spelling).items()
     }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from torch import fx
 
 from ascend_passes.engine.bind import Bindings, Goal, bind, failed_check, named_sizes
-from ascend_passes.engine.template import InputUse, Step, Template, Term
+from ascend_passes.engine.template_value import InputUse, Step, Template, Term
 from ascend_passes.ir.arguments import arguments
 from ascend_passes.ir.wording import name, operator_text
 

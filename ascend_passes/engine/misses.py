@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import fx
 
 from ascend_passes.engine.bind import WrongDtype
-from ascend_passes.engine.template import Template
+from ascend_passes.engine.template_value import Template
 from ascend_passes.ir.graph import place
 from ascend_passes.report.value import Miss
 

@@ -23,7 +23,8 @@ from ascend_passes.engine.match import Match, Stop, match, stops_at_once
 from ascend_passes.engine.misses import miss, told_from, worth_telling
 from ascend_passes.engine.normalize import normalize
 from ascend_passes.engine.rule import Rule, RuleError
-from ascend_passes.engine.template import Template, for_rank, outlines, rank_of
+from ascend_passes.engine.template import for_rank, outlines, rank_of
+from ascend_passes.engine.template_value import Template
 from ascend_passes.ir.arguments import arguments
 from ascend_passes.ir.edit import Editor
 from ascend_passes.ir.graph import Context, is_boundary, value

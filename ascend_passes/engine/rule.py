@@ -5,8 +5,8 @@ The functions declare everything. A parameter `x: Annotated[Tensor, "N H"]` is a
 have names; equal names are equal sizes, `"... H"` is any rank, `"N 2*H"` a multiple, `"1"` a fixed
 size. A dtype after the sizes fixes it (`Annotated[Tensor, "H", torch.float32]`); tensors without
 one share the dtype that the rule is tried for. A keyword-only parameter is a scalar that a match
-binds. `A | None`, `A | B` and `Literal` are choices, and a function is a spelling for each
-combination of them (see `variants`).
+binds: a number, a string such as a group's name, or a list of ints. `A | None`, `A | B` and
+`Literal` are choices, and a function is a spelling for each combination of them (see `variants`).
 """
 
 from __future__ import annotations
@@ -24,13 +24,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ascend_passes.engine.variants import Variant, bound, variants
+from ascend_passes.engine.variants import ACTIVATION_DTYPES, Variant, bound, variants
 from ascend_passes.ir.proof import prove
 from ascend_passes.options.errors import RuleError as RuleError
 
 SIZE = re.compile(r"^(?:(?P<factor>\d+)\*)?(?P<name>[A-Za-z_]\w*)$|^(?P<fixed>\d+)$")
 ELLIPSIS = "..."
-ACTIVATION_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+LIST = list[int]
+SCALARS = (int, float, str, LIST)
+"""What a scalar may be declared as; other kinds are choices, see `variants`."""
 Condition = tuple[Any, str]
 KINDS = ("recognize", "fuse")
 
@@ -123,7 +125,8 @@ class Rule:
     name: str = ""
     source: str = ""
     values: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    """Scalar name -> values for tests, where the defaults of `verify` do not fit."""
+    """Scalar name -> values for tests, where the defaults of `verify` do not fit; of a list two
+    that the pattern can be traced with."""
 
     def __post_init__(self) -> None:
         if not self.examples:
@@ -132,8 +135,20 @@ class Rule:
         missing -= set(self.examples[0])
         if missing:
             raise RuleError(f"examples[0] has no number for {', '.join(sorted(missing))}")
+        for name in self.lists:
+            if len(self.values.get(name, ())) < 2:
+                raise RuleError(
+                    f"{name} is a list; a rule is traced with two, so give "
+                    f"values={{{name!r}: [[...], [...]]}}"
+                )
         if self.kind not in (*KINDS, "", Path(self.source).parent.name):
             raise RuleError(f"kind is {self.kind!r}; it is one of {', '.join(map(repr, KINDS))}")
+
+    @property
+    def lists(self) -> tuple[str, ...]:
+        """The scalars that are lists."""
+        every = (item for spelling in self.spellings for item in spelling.scalars.items())
+        return tuple(dict.fromkeys(name for name, kind in every if kind == LIST))
 
     @cached_property
     def spellings(self) -> tuple[Spelling, ...]:
@@ -181,8 +196,11 @@ def read_spelling(function: Callable[..., Any], variant: Variant, alone: bool) -
     for name, hint in variant.hints.items():
         where = f"parameter {name!r} of {function.__name__}"
         if parameters[name].kind is inspect.Parameter.KEYWORD_ONLY:
-            if hint not in (int, float):
-                raise RuleError(f"{where} is a scalar; declare it as int, float or Literal")
+            if hint not in SCALARS:
+                raise RuleError(
+                    f"{where} is a scalar; declare it as int, float, str or list[int], or as a "
+                    "choice: bool, torch.dtype or Literal"
+                )
             scalars[name] = hint
         else:
             inputs.append(read_input(name, hint, where))
@@ -259,4 +277,6 @@ def replacement_arguments(
 ) -> dict[str, Any]:
     """The bound inputs and scalars that the replacement takes."""
     wanted = inspect.signature(rule.replacement).parameters
-    return {name: value for name, value in {**inputs, **scalars}.items() if name in wanted}
+    lists = {name: list(scalars[name]) for name in rule.lists if name in scalars}
+    given = {**inputs, **scalars, **lists}
+    return {name: value for name, value in given.items() if name in wanted}

@@ -17,8 +17,8 @@ import torch
 
 from ascend_passes.engine.registry import LOADED, PACKAGE, installed
 from ascend_passes.engine.rule import Rule, Spelling
-from ascend_passes.engine.template import NoFormError, Template
 from ascend_passes.engine.template_data import from_data
+from ascend_passes.engine.template_value import NoFormError, Template
 
 FILE = PACKAGE / "engine" / "stored_templates.json"
 DEVICE = "cpu"
@@ -32,8 +32,10 @@ MAKERS = (
     "engine/rule.py",
     "engine/template.py",
     "engine/template_data.py",
+    "engine/template_value.py",
     "engine/variants.py",
     "ir/arguments.py",
+    "ir/edit.py",
     "ir/graph.py",
     "ir/proof.py",
     "ir/sharing.py",

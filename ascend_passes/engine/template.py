@@ -9,8 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import operator
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,94 +24,33 @@ from ascend_passes.engine.examples import (
 )
 from ascend_passes.engine.normalize import normalize
 from ascend_passes.engine.rule import Input, Rule, RuleError, Spelling
+from ascend_passes.engine.template_value import (
+    COMMUTATIVE,
+    InputUse,
+    NoFormError,
+    ScalarUse,
+    SizeUse,
+    Step,
+    Template,
+    Term,
+    literal,
+    shape_of,
+)
 from ascend_passes.ir import trace
 from ascend_passes.ir.arguments import arguments
 from ascend_passes.ir.graph import is_call, value
 from ascend_passes.ir.traced_sizes import size_function
 
-COMMUTATIVE = frozenset({torch.ops.aten.add.Tensor, torch.ops.aten.mul.Tensor})
-
-
-class NoFormError(RuleError):
-    """A combination of choices for which the pattern returns None, maybe for one dtype alone."""
-
-
-@dataclass(frozen=True)
-class Term:
-    """A use of another term's value."""
-
-    index: int
-
-
-@dataclass(frozen=True)
-class InputUse:
-    """A use of an input."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class ScalarUse:
-    """A use of a scalar."""
-
-    name: str
-
-
-@dataclass(frozen=True, eq=False)
-class SizeUse:
-    """A use of a number computed from sizes of inputs."""
-
-    text: str
-    function: Callable[..., Any]
-    sources: tuple[tuple[str, int], ...]
-    """(input, dim) of each argument of `function`."""
-
-
-@dataclass(frozen=True, eq=False)
-class Step:
-    """One operator call of a template."""
-
-    target: Any
-    arguments: tuple[Any, ...]
-    commutes: bool
-
-
-@dataclass(frozen=True, eq=False)
-class Template:
-    """A compiled spelling."""
-
-    rule: Rule
-    spelling: Spelling
-    dtype: torch.dtype
-    steps: tuple[Step, ...]
-    outputs: tuple[int, ...]
-    """Index of the step behind each value that the pattern returns."""
-    anchor: int
-    """Index of the step where matching starts: the last operator call of the pattern."""
-    anchor_rank: int
-    ranks: dict[str, int]
-    """Rank of each input."""
-
-    @property
-    def name(self) -> str:
-        """See `Rule.name_of`."""
-        return self.rule.name_of(self.spelling)
-
-    @functools.cached_property
-    def targets(self) -> frozenset[Any]:
-        """The operators that a graph must have for the template to match."""
-        return frozenset(step.target for step in self.steps if step.target is not operator.getitem)
-
 
 def traced(
     spelling: Spelling,
+    scalars: Mapping[str, Any],
     dtype: torch.dtype,
     leading: int,
     device: str,
     make_inputs: Callable[..., Any],
 ) -> fx.Graph:
     """The normal graph of a spelling."""
-    scalars = example_scalars(spelling)
     shapes = example_shapes(spelling, leading)
     inputs = make_inputs(shapes, input_dtypes(spelling, dtype), device)
     graph = trace.trace(lambda *tensors: spelling.function(*tensors, **scalars), inputs).graph
@@ -161,18 +99,20 @@ def build(
     leading: int,
     device: str,
     make_inputs: Callable[..., Any],
+    which: int = 0,
 ) -> Template:
     """Trace a spelling and read its graph.
 
     Raises:
         RuleError: an input or a scalar that the pattern does not use, a tensor that it makes of
-            numbers, or no operator call at all.
+            numbers, no operator call at all, or a graph that depends on a list beyond holding it.
     """
-    graph = traced(spelling, dtype, leading, device, make_inputs)
+    example = example_scalars(rule, spelling, which)
+    graph = traced(spelling, example, dtype, leading, device, make_inputs)
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     named = dict(zip(placeholders, spelling.inputs, strict=True))
     symbols = input_symbols(named)
-    scalars = {number: name for name, number in example_scalars(spelling).items()}
+    scalars = {literal(one): name for name, one in example.items()}
     calls = [node for node in graph.nodes if node.op == "call_function" and not is_size(node)]
     position = {node: index for index, node in enumerate(calls)}
     results = output_nodes(graph)
@@ -186,6 +126,9 @@ def build(
 
     def read(argument: Any) -> Any:
         """A graph's argument as a template's."""
+        if isinstance(argument, (list, tuple)) and literal(argument) in scalars:
+            used.add(scalars[literal(argument)])
+            return ScalarUse(scalars[literal(argument)])
         if isinstance(argument, (list, tuple)):
             return tuple(read(item) for item in argument)
         if isinstance(argument, fx.Node) and argument in position:
@@ -197,7 +140,7 @@ def build(
             argument = value(argument)
         if isinstance(argument, torch.SymInt):
             return size_use(argument, symbols)
-        if type(argument) in (int, float) and argument in scalars:
+        if type(argument) in (int, float, str) and argument in scalars:
             used.add(scalars[argument])
             return ScalarUse(scalars[argument])
         return argument
@@ -209,7 +152,7 @@ def build(
     if unused:
         raise RuleError(f"{rule.name}.{spelling.name} does not use {', '.join(sorted(unused))}")
     anchor = max(index for index, step in enumerate(steps) if step.target is not operator.getitem)
-    return Template(
+    found = Template(
         rule,
         spelling,
         dtype,
@@ -219,6 +162,14 @@ def build(
         anchor_rank=rank_of(value(calls[anchor])),
         ranks={item.name: value(node).dim() for node, item in named.items()},
     )
+    if rule.lists and which == 0:
+        again = build(rule, spelling, dtype, leading, device, make_inputs, which=1)
+        if [shape_of(step) for step in steps] != [shape_of(step) for step in again.steps]:
+            raise RuleError(
+                f"{rule.name}.{spelling.name} is another graph with other values of "
+                f"{', '.join(rule.lists)}, or has one of its values as a literal too"
+            )
+    return found
 
 
 def output_nodes(graph: fx.Graph) -> list[fx.Node]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ascend_passes.engine.rule import Rule, Spelling
-from ascend_passes.engine.template import (
+from ascend_passes.engine.template_value import (
     COMMUTATIVE,
     InputUse,
     ScalarUse,

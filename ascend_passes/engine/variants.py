@@ -2,7 +2,8 @@
 
 A parameter `A | None` may be absent, and the function is called with None; `A | B` has either
 declaration; a TypeVar with constraints is one choice for all the parameters that it declares, and
-TypeVars of one name choose together; a keyword-only `Literal` is a choice among values.
+TypeVars of one name choose together; a keyword-only `Literal` is a choice among values, operators
+among them, `bool` among both, `torch.dtype` among the dtypes of activations.
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
+
+import torch
+
+ACTIVATION_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
 @dataclass(frozen=True)
@@ -86,8 +91,8 @@ def options_of(
 ) -> list[Option]:
     """What a parameter may be; a hint that is no choice, or none at all, is the only option."""
     hint = settled.get(hint, hint) if isinstance(hint, TypeVar) else hint
-    if typing.get_origin(hint) is typing.Literal:
-        values = typing.get_args(hint)
+    values = values_of(hint)
+    if values:
         labels = ["", *(said(parameter, value) for value in values[1:])]
         return [Option(parameter, None, *pair) for pair in zip(values, labels, strict=True)]
     absent = [Option(parameter, None, None, "")] if may_be_absent(hint) else []
@@ -101,13 +106,23 @@ def options_of(
     return [*absent, *declared]
 
 
+def values_of(hint: Any) -> tuple[Any, ...]:
+    """What a parameter chooses among: the members of a `Literal`, both bools, the dtypes of
+    activations; nothing for a hint that is no such choice."""
+    if hint is bool:
+        return (False, True)
+    if hint is torch.dtype:
+        return ACTIVATION_DTYPES
+    return typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
+
+
 missing = inspect.Parameter.empty
 """The hint of a parameter that has none: an input whose declaration is at fault."""
 
 
 def said(parameter: str, value: Any) -> str:
     """What a name says of a value that was chosen: of True the parameter alone."""
-    return parameter if value is True else f"{parameter}={value}"
+    return parameter if value is True else f"{parameter}={str(value).removeprefix('torch.')}"
 
 
 def parts(hint: Any) -> tuple[Any, ...]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from ascend_passes.distributed.groups import FUNCTIONAL, communicator, resolve
 from ascend_passes.ir.traits import traits_of
 from ascend_passes.npu.operator import Conditions, Operator
 from ascend_passes.npu.register import install
@@ -80,6 +81,19 @@ def packet(name: str) -> Any:
 def call(name: str, *arguments: Any, **keywords: Any) -> Any:
     """Call an operator by name."""
     return packet(name)(*arguments, **keywords)
+
+
+def hcom(group: str, device: str) -> str:
+    """What an operator's `hcom` takes for a process group: HCCL's name of it on an NPU, the group's
+    own elsewhere.
+
+    Args:
+        group: the name that a collective gives; one that this process does not know comes back,
+            and the operator's limits refuse it.
+        device: type of the device, `x.device.type`.
+    """
+    known = resolve(group, FUNCTIONAL)
+    return group if known is None else communicator(known, device)
 
 
 def legality(name: str, arguments: Mapping[str, Any], soc: str) -> Conditions:

@@ -11,16 +11,18 @@ import operator
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from ascend_passes.engine.normalize import normalize
 from ascend_passes.engine.rule import Rule, Spelling, conditions, refusal
-from ascend_passes.engine.template import COMMUTATIVE
+from ascend_passes.engine.template_value import COMMUTATIVE, literal
 from ascend_passes.ir.blueprint import copied_module
 from ascend_passes.ir.edit import Editor
 from ascend_passes.ir.graph import value
+from ascend_passes.verify.alike_ranks import renamed
 from ascend_passes.verify.choices import choices_without_form
 from ascend_passes.verify.difference import differences
 from ascend_passes.verify.exact import run_exactly
@@ -85,17 +87,25 @@ def scalars_matter(rule: Rule, spelling: Spelling, seed: int) -> Iterator[str]:
         return
     before = [run_exactly(trial.graph(), trial.inputs(scale)) for scale in SCALES]
     for name, number in trial.scalars.items():
-        other = rule.values[name][-1] if name in rule.values else 3 * number
+        other = another(rule, name, number)
         changed = replace(trial, scalars={**trial.scalars, name: other})
         gm = changed.graph()
         now = [run_exactly(gm, trial.inputs(scale)) for scale in SCALES]
-        if all(map(torch.equal, itertools.chain(*before), itertools.chain(*now))):
+        named = isinstance(number, str)  # which group it is changes nothing where ranks are alike
+        if not named and all(map(torch.equal, itertools.chain(*before), itertools.chain(*now))):
             yield f"{name} = {number} and {name} = {other} give one result ({trial})"
         after, report = rewritten(gm, trial.rule)
         if not report.fired:
             yield f"does not fire with {name} = {other}: {told(report)} ({trial})"
         else:
             yield from differences(changed, gm, after)
+
+
+def another(rule: Rule, name: str, tried: Any) -> Any:
+    """Another value of a scalar."""
+    if name in rule.values:
+        return rule.values[name][-1]
+    return renamed(tried) if isinstance(tried, str) else 3 * tried
 
 
 def operands_commute(rule: Rule, spelling: Spelling, seed: int) -> Iterator[str]:
@@ -119,7 +129,7 @@ def literals_count(rule: Rule, spelling: Spelling, seed: int) -> Iterator[str]:
         return
     alone = only(trial.rule, spelling)
     original = trial.graph()
-    written, kept = structure(original.graph), set(trial.scalars.values())
+    written, kept = structure(original.graph), set(map(literal, trial.scalars.values()))
     for node in pattern_calls(original.graph):
         for args, kwargs in changes((node.args, node.kwargs), kept):
             gm, new = copied_module(original)

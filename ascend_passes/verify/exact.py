@@ -10,6 +10,7 @@ from torch import Tensor, fx
 from torch.overrides import TorchFunctionMode
 
 from ascend_passes import npu
+from ascend_passes.verify.alike_ranks import alike_ranks
 
 NARROWING = (Tensor.float, Tensor.half, Tensor.bfloat16)
 
@@ -51,7 +52,7 @@ class Exact(fx.Interpreter):
 
 def run(gm: Callable[..., Any], inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """The results of a graph on real inputs."""
-    with torch.no_grad():
+    with torch.no_grad(), alike_ranks():
         results = gm(*inputs)
     return tuple(results) if isinstance(results, (list, tuple)) else (results,)
 

@@ -16,9 +16,8 @@ from ascend_passes.engine.rule import Condition, Rule, Spelling
 from ascend_passes.ir.blueprint import copied_module
 from ascend_passes.ir.graph import Context
 from ascend_passes.report.value import Report
-from ascend_passes.verify.mutate import (
-    pattern_calls,
-)
+from ascend_passes.verify.alike_ranks import assumed_groups
+from ascend_passes.verify.mutate import pattern_calls
 from ascend_passes.verify.trial import Trial, trials
 
 
@@ -55,7 +54,8 @@ def several(rule: Rule) -> bool:
 def rewritten(gm: fx.GraphModule, rule: Rule) -> tuple[fx.GraphModule, Report]:
     """A copy of a normal graph after the rule, and what happened; the graph itself stays."""
     after, _ = copied_module(gm)
-    report = rewrite(after.graph, [rule], Context())
+    with assumed_groups():
+        report = rewrite(after.graph, [rule], Context())
     after.recompile()
     return after, report
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from ascend_passes.engine.forms import END
+from ascend_passes.engine.template_value import literal
 from ascend_passes.ir import trace
 from ascend_passes.ir.edit import Editor
 from ascend_passes.ir.graph import value
@@ -39,11 +40,13 @@ def is_placeholder(argument: Any) -> bool:
 
 
 def changes(argument: Any, kept: Collection[Any]) -> Iterator[Any]:
-    """The argument with one literal in it changed, for each; numbers in `kept` stay."""
+    """The argument with one literal in it changed, for each; those in `kept` stay."""
     if isinstance(argument, dict):
         for key, item in argument.items():
             yield from ({**argument, key: other} for other in changes(item, kept))
     elif isinstance(argument, (list, tuple)):
+        if literal(argument) in kept:
+            return
         for index, item in enumerate(argument):
             for other in changes(item, kept):
                 yield type(argument)([*argument[:index], other, *argument[index + 1 :]])
@@ -52,7 +55,7 @@ def changes(argument: Any, kept: Collection[Any]) -> Iterator[Any]:
     elif isinstance(argument, (int, float)) and argument not in kept and argument != END:
         yield argument + 1
         yield argument - 1
-    elif isinstance(argument, str):
+    elif isinstance(argument, str) and argument not in kept:
         yield OTHER_MODES.get(argument, f"no {argument}")
     elif isinstance(argument, torch.dtype) and argument.is_floating_point:
         yield torch.float64

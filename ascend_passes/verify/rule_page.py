@@ -12,9 +12,10 @@ from typing import Any
 
 from torch import fx
 
-from ascend_passes.engine.examples import example_scalars
+from ascend_passes.engine.examples import tried_scalars
 from ascend_passes.engine.rule import Rule
 from ascend_passes.ir import trace
+from ascend_passes.verify.alike_ranks import assumed_groups
 from ascend_passes.verify.choices import is_form
 from ascend_passes.verify.firing import firing, rewritten
 from ascend_passes.verify.mutate import another_use, pattern_calls
@@ -86,18 +87,15 @@ def traced(rule: Rule, function: Callable[..., Any]) -> str:
     ]
     dtypes = [item.dtype or rule.dtypes[0] for item in spelling.inputs]
     names = [item.name for item in spelling.inputs]
-    scalars = {
-        name: rule.values[name][0] if name in rule.values else number
-        for name, number in example_scalars(spelling).items()
-    }
-
+    scalars = tried_scalars(rule, spelling)
     wanted = inspect.signature(function).parameters
 
     def call(*tensors: Any) -> Any:
         given = {**spelling.constants, **dict(zip(names, tensors, strict=True)), **scalars}
         return function(**{name: value for name, value in given.items() if name in wanted})
 
-    graph = trace.trace(call, trace.fake_inputs(shapes, dtypes, "cpu")).graph
+    with assumed_groups():
+        graph = trace.trace(call, trace.fake_inputs(shapes, dtypes, "cpu")).graph
     for node, name in zip(graph.find_nodes(op="placeholder"), names, strict=True):
         node.name = name
     return listing(graph)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ascend_passes.engine.examples import example_scalars, has_any_rank
+from ascend_passes.engine.examples import has_any_rank, tried_scalars
 from ascend_passes.engine.normalize import normalize
 from ascend_passes.engine.rule import Rule, Spelling
 from ascend_passes.ir import trace
@@ -124,10 +124,7 @@ class Trial:
 def trials(rule: Rule, spelling: Spelling, dtype: torch.dtype, seed: int) -> Iterator[Trial]:
     """One for each example, and one at random sizes."""
     any_rank = has_any_rank(spelling)
-    numbers = {
-        name: rule.values[name][0] if name in rule.values else number
-        for name, number in example_scalars(spelling).items()
-    }
+    numbers = tried_scalars(rule, spelling)
     for index, sizes in enumerate(rule.examples):
         leading = LEADING[index % len(LEADING)] if any_rank else ()
         yield Trial(rule, spelling, dtype, {**rule.examples[0], **sizes}, leading, numbers, seed)
