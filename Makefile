@@ -27,7 +27,7 @@ check: lint ## what every edit is worth: lint, and the tests that need no proces
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --no-loadscope-reorder -m "not own_process"
 
 test: venv ## run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --no-loadscope-reorder --durations=30
 
 lint: venv ## ruff, formatting, mypy, and whether the generated pages are up to date
 	$(BIN)/ruff check .

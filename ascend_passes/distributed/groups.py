@@ -12,16 +12,18 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, fx
 from torch.distributed import distributed_c10d
 
-from ascend_passes.ir.edit import Editor
 from ascend_passes.ir.graph import operator_name, value
 from ascend_passes.ir.traits import traits_of
+
+if TYPE_CHECKING:  # it loads what traces, which the operators do without
+    from ascend_passes.ir.edit import Editor
 
 FUNCTIONAL = "_c10d_functional"
 VLLM = "vllm"
