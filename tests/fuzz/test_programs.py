@@ -6,7 +6,7 @@ import datetime
 
 import pytest
 
-from tests.fuzz.check import RIGHT, WRONG, check
+from tests.fuzz.check import REFUSED, RIGHT, TORCH, UNJUDGED, WRONG, check
 from tests.fuzz.generate import generate
 from tests.fuzz.minimize import minimize
 from tests.fuzz.printing import printed
@@ -32,4 +32,4 @@ def test_programs_of_the_day(first, capsys):
             small = minimize(program, verdict, SECONDS)
             told = "\n".join([f"python -m tests.fuzz --seed {seed} --count 1", *verdict.lines])
             pytest.fail(f"{told}\n{printed(small)}", pytrace=False)
-        assert verdict.kind in (RIGHT, "refused", "torch"), f"seed {seed}: {verdict.lines}"
+        assert verdict.kind in (RIGHT, REFUSED, TORCH, UNJUDGED), f"seed {seed}: {verdict.lines}"
