@@ -71,7 +71,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # paths need not be text
     try:
-        return answered(parser().parse_args(words))  # which itself ends where words are wrong
+        return run_command(parser().parse_args(words))  # which itself ends where words are wrong
     except BrokenPipeError:
         return no_reader()
     except KeyboardInterrupt:
@@ -79,10 +79,10 @@ def main(words: Sequence[str] | None = None) -> int:
     except Exception as error:
         if "--debug" in (sys.argv if words is None else words):
             traceback.print_exc()
-        return judged(error)
+        return say_error(error)
 
 
-def answered(arguments: argparse.Namespace) -> int:
+def run_command(arguments: argparse.Namespace) -> int:
     """Run the command; raises UsageError where a rule's code ends the process."""
     try:
         status = int(arguments.run(arguments))
@@ -92,7 +92,7 @@ def answered(arguments: argparse.Namespace) -> int:
     return status
 
 
-def judged(error: Exception) -> int:
+def say_error(error: Exception) -> int:
     """Say in one line what went wrong."""
     cause = getattr(error, "inner_exception", error)  # what torch.compile wraps
     if isinstance(cause, ExpectationError):

@@ -13,7 +13,14 @@ from ascend_passes.cli.rules import every_rule
 from ascend_passes.engine.examples import LEADING, has_any_rank
 from ascend_passes.engine.registry import LOADED
 from ascend_passes.engine.rule import Rule, Spelling
-from ascend_passes.engine.stored import DEVICE, case, changes, document, maker_digests, surroundings
+from ascend_passes.engine.stored import (
+    DEVICE,
+    case,
+    changed_makers,
+    document,
+    maker_digests,
+    surroundings,
+)
 from ascend_passes.engine.template import build
 from ascend_passes.engine.template_data import NotDataError, to_data
 from ascend_passes.engine.template_value import NoFormError
@@ -26,7 +33,7 @@ KEPT = range(1, len(LEADING) + 1)
 
 def stale() -> Iterator[str]:
     """Why the file is not what this torch and these sources would give; nothing where it is."""
-    yield from changes(document())
+    yield from changed_makers(document())
     rules = {rule.name: LOADED[rule] for rule in every_rule(Options())}
     stored = {name: entry["digest"] for name, entry in document()["rules"].items()}
     for name in sorted({*rules, *stored}):
@@ -36,7 +43,7 @@ def stale() -> Iterator[str]:
 
 def text() -> str:
     """What the file must hold; rules are traced where the file of now is out of date."""
-    keep = not list(changes(document()))
+    keep = not list(changed_makers(document()))
     rules = {rule.name: entry(rule, keep) for rule in every_rule(Options())}
     head = {**surroundings(), "makers": maker_digests()}
     lines = [f' "{name}": {json.dumps(found, indent=2)},' for name, found in head.items()]

@@ -24,7 +24,7 @@ from ascend_passes.ir.blueprint import copied
 from ascend_passes.ir.graph import Context
 from ascend_passes.options.value import Options
 from ascend_passes.passes.deduplicate import deduplicate
-from ascend_passes.verify.exact import distance, run, run_exactly
+from ascend_passes.verify.exact import distance, run_exactly, run_graph
 from tests.graphs import traced
 
 INT8 = 1  # torch's number for the dtype
@@ -175,7 +175,9 @@ def assert_one_operator(model, inputs):
     assert kernels(gm) == [FUSED], str(report)
     assert report.fired["add_rms_norm_quant"] == 1
     assert sum(report.spellings[name] for name in report.spellings if "quant" in name) == 1
-    results = zip(run(before, inputs), run(gm, inputs), run_exactly(before, inputs), strict=True)
+    results = zip(
+        run_graph(before, inputs), run_graph(gm, inputs), run_exactly(before, inputs), strict=True
+    )
     *rows, (old, new, _) = results
     assert torch.equal(old, new)
     for old, new, true in rows:

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from ascend_passes.__main__ import main
-from ascend_passes.compile.bisect import BisectError, Switch, culprits, switches, without
+from ascend_passes.compile.bisect import BisectError, Switch, culprits, switched_off, switches
 from ascend_passes.options.value import Options
 from tests.test_validate import OWN_SPELLINGS, WRONG_RULE
 
@@ -62,7 +62,7 @@ def test_a_difference_that_is_not_ours_is_said():
 
 
 def test_switches_come_behind_the_users_own():
-    options = without({"rules": "-*,+swiglu", "flashcomm": True}, [Switch("rules", "swiglu")])
+    options = switched_off({"rules": "-*,+swiglu", "flashcomm": True}, [Switch("rules", "swiglu")])
     assert options == {"rules": "-*,+swiglu,-swiglu", "flashcomm": True, "passes": ""}
 
 

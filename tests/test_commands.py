@@ -18,7 +18,7 @@ from ascend_passes.cli import environment as doctor
 from ascend_passes.cli import limit
 from ascend_passes.cli.bench_cold import Cold
 from ascend_passes.cli.bench_compile import Row, bars
-from ascend_passes.cli.check import choose
+from ascend_passes.cli.check import chosen_rules
 from ascend_passes.cli.demo import save_model
 from ascend_passes.cli.new import TEMPLATE
 from ascend_passes.cli.output import progress
@@ -136,13 +136,13 @@ def test_no_name_of_a_rule_runs_the_current_folder(tmp_path, monkeypatch):
     for folder in (Path(), Path("swiglu")):
         folder.mkdir(exist_ok=True)
         (folder / "x.py").write_text("open('RAN', 'w')")
-    assert [rule.name for rule in choose("swiglu", Options())] == ["swiglu"]
+    assert [rule.name for rule in chosen_rules("swiglu", Options())] == ["swiglu"]
     for name in ("", ".", "x", "x.py"):
         with pytest.raises(ValueError):
-            choose(name, Options())
+            chosen_rules(name, Options())
     assert not Path("RAN").exists()
     with pytest.raises(RuleError, match="must end in"):
-        choose("./swiglu", Options())
+        chosen_rules("./swiglu", Options())
     assert Path("RAN").exists()
 
 

@@ -52,7 +52,7 @@ def test_bench_comm_counts_each_plan_at_each_size(capsys: Any) -> None:
 def test_tune_writes_a_profile_that_the_option_takes(capsys: Any, tmp_path: Path) -> None:
     path = tmp_path / "mine.json"
     assert main(["tune", "--device", "cpu", "--ranks", "2", "--out", str(path)]) == 0
-    found = profiles.read(str(path))
+    found = profiles.read_profile(str(path))
     assert found.name == "mine" and "float32" in found.matmul_rates
     figures = json.loads(path.read_text())
     rates = [figures["memory_bandwidth"], figures["link_bandwidth"], *found.matmul_rates.values()]

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import fx
 
-from ascend_passes.cli.dense_layers import GROUP, Sizes, layers_graph, rewritten
+from ascend_passes.cli.dense_layers import GROUP, Sizes, after_passes, layers_graph
 from ascend_passes.cost import model as cost
 from ascend_passes.cost import profiles
 from ascend_passes.distributed.groups import Group, assuming
@@ -29,7 +29,7 @@ APART = Options(matmul_reduce_scatter=False)
 
 
 def wire(flashcomm: bool, layers: int) -> float:
-    graph = rewritten(layers_graph(Sizes(), layers, RANKS), APART, RANKS, flashcomm)
+    graph = after_passes(layers_graph(Sizes(), layers, RANKS), APART, RANKS, flashcomm)
     with assuming(Group(GROUP, RANKS, 0)):
         return cost.estimate(graph, profiles.ATLAS_800_A2, TOKENS).wire_bytes
 
@@ -87,12 +87,12 @@ def test_no_crossing_where_it_never_pays() -> None:
 def test_a_profile_survives_its_file(tmp_path: object) -> None:
     path = tmp_path / "profile.json"  # type: ignore[operator]
     path.write_text(profiles.ATLAS_800_A2.to_json())
-    assert profiles.read(str(path)) == profiles.ATLAS_800_A2
+    assert profiles.read_profile(str(path)) == profiles.ATLAS_800_A2
 
 
 def test_an_unknown_profile_names_the_known_ones() -> None:
     with pytest.raises(OptionError, match="atlas-800-a2"):
-        profiles.read("atlas-801")
+        profiles.read_profile("atlas-801")
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_plans_that_are_compared_fuse_the_same_norms() -> None:
     """Else one of them would pay for kernels that the compiled graph has not."""
 
     def norms(flashcomm: bool) -> Counter[str]:
-        graph = rewritten(layers_graph(Sizes(), 2, RANKS), APART, RANKS, flashcomm)
+        graph = after_passes(layers_graph(Sizes(), 2, RANKS), APART, RANKS, flashcomm)
         names = (operator_name(node) for node in graph.nodes)
         return Counter(name for name in names if "rms_norm" in name or name == "aten::add")
 
@@ -163,7 +163,7 @@ def test_a_figure_that_no_device_has_is_refused(
     path = tmp_path / "profile.json"
     path.write_text(json.dumps(FIGURES | change))
     with pytest.raises(OptionError, match=reason):
-        profiles.read(str(path))
+        profiles.read_profile(str(path))
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -171,7 +171,7 @@ def test_no_figure_may_be_missing(tmp_path: Path, name: str) -> None:
     path = tmp_path / "profile.json"
     path.write_text(json.dumps({key: FIGURES[key] for key in FIGURES if key != name}))
     with pytest.raises(OptionError, match=f"{name} is missing"):
-        profiles.read(str(path))
+        profiles.read_profile(str(path))
 
 
 @pytest.mark.parametrize(
@@ -188,20 +188,20 @@ def test_a_file_that_is_no_profile_is_one_line(tmp_path: Path, text: str, reason
     path = tmp_path / "profile.json"
     path.write_text(text)
     with pytest.raises(OptionError, match=reason):
-        profiles.read(str(path))
+        profiles.read_profile(str(path))
 
 
 @pytest.mark.parametrize("name", ["/dev/zero", "/proc/kmsg", "/", "x" * 5000, "\0"])
 def test_what_is_no_ordinary_file_is_not_read(name: str) -> None:
     with pytest.raises(OptionError, match="nor a profile file"):
-        profiles.read(name)
+        profiles.read_profile(name)
 
 
 def test_a_profile_of_one_process_has_endless_links(tmp_path: Path) -> None:
     alone = replace(profiles.ATLAS_800_A2, link_bandwidth=math.inf)
     path = tmp_path / "profile.json"
     path.write_text(alone.to_json())
-    assert profiles.read(str(path)) == alone
+    assert profiles.read_profile(str(path)) == alone
 
 
 def test_a_call_without_tokens_has_a_plan() -> None:

@@ -89,24 +89,24 @@ def test_a_process_tells_where_it_is_until_it_ends(store: dist.Store) -> None:
     presence.announce()
     found = presence.ask(0)
     assert isinstance(found, presence.Whereabouts) and found.entered == {"0": [0]}
-    host, _, _ = json.loads(store.get(presence.key(0)))
+    host, _, _ = json.loads(store.get(presence.address_key(0)))
     with socket.socket() as refused:
         refused.bind((host, 0))  # bound, but nobody listens
-        store.set(presence.key(7), json.dumps([host, refused.getsockname()[1], "password"]))
+        store.set(presence.address_key(7), json.dumps([host, refused.getsockname()[1], "password"]))
         assert presence.ask(7) is presence.Presence.GONE
     assert presence.ask(8) is presence.Presence.UNKNOWN
 
 
 def test_nobody_is_told_without_the_password(store: dist.Store) -> None:
     presence.announce()
-    host, port, password = json.loads(store.get(presence.key(0)))
-    store.set(presence.key(7), json.dumps([host, port, "0" * len(password)]))
+    host, port, password = json.loads(store.get(presence.address_key(0)))
+    store.set(presence.address_key(7), json.dumps([host, port, "0" * len(password)]))
     assert presence.ask(7) is presence.Presence.UNKNOWN
 
 
 @pytest.mark.parametrize("address", [b"", b"7", b"[1, 2]", b'["host", "port", ""]', b"[" * 100_000])
 def test_an_address_that_makes_no_sense_is_none(store: dist.Store, address: bytes) -> None:
-    store.set(presence.key(7), address)
+    store.set(presence.address_key(7), address)
     assert presence.ask(7) is presence.Presence.UNKNOWN
 
 

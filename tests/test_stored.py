@@ -16,7 +16,7 @@ import ascend_passes
 from ascend_passes.cli.rules import every_rule
 from ascend_passes.engine import registry, stored, template
 from ascend_passes.engine.examples import has_any_rank
-from ascend_passes.engine.registry import helpers
+from ascend_passes.engine.registry import helper_files
 from ascend_passes.engine.rule import Rule
 from ascend_passes.engine.template import build
 from ascend_passes.engine.template_data import NotDataError, argument_data, from_data, to_data
@@ -105,7 +105,7 @@ def test_all_code_that_makes_a_template_is_in_its_key():
             to_data(fresh(rule, spelling, dtype, leading))
         finally:
             sys.setprofile(None)
-        sources = {rule.source, *map(str, helpers(Path(rule.source).parent))}
+        sources = {rule.source, *map(str, helper_files(Path(rule.source).parent))}
         ours = {file for file in ran if file.startswith(str(stored.PACKAGE.parent) + "/")}
         ours = {file for file in ours if ".venv" not in file and file != __file__}
         assert ours - sources <= named, rule.name
@@ -141,37 +141,37 @@ CHANGES = {
 def test_what_may_be_out_of_date_is_traced(change, forgotten, monkeypatch):
     rule = RULES["rms_norm"]
     wanted = rule, rule.spellings[0], torch.bfloat16
-    assert stored.find(*wanted, None, "cpu") is not None
+    assert stored.find_stored(*wanted, None, "cpu") is not None
     found = copy.deepcopy(stored.document())
     change(found)
     stored.usable.cache_clear()
     stored.by_case.cache_clear()
     monkeypatch.setattr(stored, "document", lambda: found)
-    assert stored.find(*wanted, None, "cpu") is None
+    assert stored.find_stored(*wanted, None, "cpu") is None
     assert to_data(template.outline(*wanted, "cpu")) == to_data(fresh(*wanted, None))
 
 
 def test_another_kind_of_device_is_traced():
     rule = RULES["rms_norm"]
-    assert stored.find(rule, rule.spellings[0], torch.bfloat16, None, "cuda") is None
+    assert stored.find_stored(rule, rule.spellings[0], torch.bfloat16, None, "cuda") is None
 
 
 def test_a_rule_made_from_a_stored_one_is_traced():
     rule = RULES["rms_norm"]
     other = replace(rule, pattern=rule.pattern[1:])
-    assert stored.find(other, other.spellings[0], torch.bfloat16, None, "cpu") is None
+    assert stored.find_stored(other, other.spellings[0], torch.bfloat16, None, "cpu") is None
 
 
 @pytest.mark.parametrize("changed", ["rms_norm.py", "_rows.py"])
 def test_a_rule_that_changes_on_disk_is_another_one(tmp_path, changed):
     source = Path(RULES["rms_norm"].source)
-    for file in (source, *helpers(source.parent)):
+    for file in (source, *helper_files(source.parent)):
         shutil.copy(file, tmp_path)
 
     def found():
         rule = registry.load(tmp_path / source.name)
         assert isinstance(rule, Rule) and rule.name == "rms_norm"
-        return stored.find(rule, rule.spellings[0], torch.bfloat16, None, "cpu")
+        return stored.find_stored(rule, rule.spellings[0], torch.bfloat16, None, "cpu")
 
     assert found() is not None
     text = (tmp_path / changed).read_text()

@@ -12,7 +12,7 @@ import ascend_passes
 from ascend_passes.compile import pipeline
 from ascend_passes.compile.stages import Stage
 from ascend_passes.report.value import Report
-from ascend_passes.verify.validate import difference
+from ascend_passes.verify.validate import wide_difference
 
 WRONG_RULE = '''"""The gate and the rows change places."""
 from typing import Annotated
@@ -153,7 +153,7 @@ def test_what_cannot_be_run_is_noted():
     ],
 )
 def test_bounds_of_floating_values(wanted, found, same):
-    sentence = difference(
+    sentence = wide_difference(
         torch.tensor(wanted, dtype=torch.float64), torch.tensor(found, dtype=torch.float64)
     )
     assert (sentence is None) == same
@@ -166,7 +166,7 @@ def test_bounds_of_integers(steps, share, same):
     wanted = torch.zeros(1000, dtype=torch.int8)
     found = wanted.clone()
     found[: int(share * 1000)] = steps
-    assert (difference(wanted, found) is None) == same
+    assert (wide_difference(wanted, found) is None) == same
 
 
 def test_the_report_of_a_validated_graph_is_the_same(tmp_path):

@@ -322,7 +322,7 @@ def test_where_content_is_not_compared_a_refresh_reads_it(
     options: dict[str, str], every: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on other devices, where the host would wait for a comparison."""
-    monkeypatch.setattr(content, "kind", lambda tensor, index: ("identity",))
+    monkeypatch.setattr(content, "comparison_kind", lambda tensor, index: ("identity",))
     model, other = Embedded(), Other()
     step, second = (
         torch.compile(m, backend="ascend_dense", options=options or None) for m in (model, other)

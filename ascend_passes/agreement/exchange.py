@@ -129,7 +129,7 @@ def catch_up(party: Party) -> None:
         if dist.get_rank() not in closing.excused:
             missed = closing
     if missed is not None:
-        text = f"rank {missed.rank} of {called(party)} failed to compile: {missed.why}"
+        text = f"rank {missed.rank} of {party_text(party)} failed to compile: {missed.why}"
         raise AgreementError(text, [party])
 
 
@@ -147,7 +147,9 @@ def await_all(parties: Mapping[Party, Sequence[str]], spots: Mapping[Party, str]
         judge(parties, missing, watch.look(missing))
         if time.monotonic() > end:
             party, rank = missing[0]
-            late = f"rank {rank} of {called(party)} did not compile this graph within {PATIENCE}"
+            late = (
+                f"rank {rank} of {party_text(party)} did not compile this graph within {PATIENCE}"
+            )
             where = watch.places.get(rank, presence.Presence.UNKNOWN.value)
             raise give_up(parties, f"{late}: {where}")
         time.sleep(pause)
@@ -168,7 +170,7 @@ def judge(
         verdict = verdicts.get(rank)
         if verdict is None:
             continue
-        text = f"rank {rank} of {called(party)} cannot come to this graph: {verdict.told}"
+        text = f"rank {rank} of {party_text(party)} cannot come to this graph: {verdict.told}"
         if verdict.kind == "ahead":
             raise AloneError(text)
         blame(rank, verdict)
@@ -187,7 +189,7 @@ def collected(
     for rank in party:
         found, answers[rank] = mailbox.read(party, spot, rank, count, valid)
         if found != topic:
-            text = f"rank {rank} of {called(party)} compares {found} where this one has {topic}"
+            text = f"rank {rank} of {party_text(party)} compares {found} where this one has {topic}"
             raise AgreementError(text)
     return answers
 
@@ -200,11 +202,11 @@ def give_up(
     Whoever comes late must not go on alone; the `excused` know already why.
     """
     for party in parties:
-        close(party, why, excused)
+        close_epoch(party, why, excused)
     return AgreementError(why, parties)
 
 
-def close(party: Party, why: str, excused: Sequence[int] = ()) -> None:
+def close_epoch(party: Party, why: str, excused: Sequence[int] = ()) -> None:
     """Close a party's epoch, where nobody did, and begin the next."""
     mailbox.close(party, position(party).epoch, why, excused)
     position(party).begin_anew()
@@ -221,7 +223,7 @@ def go_alone(spots: Mapping[Party, str], why: str) -> None:
     warnings.warn(f"{mailbox.printable(why)}. {told}", RuntimeWarning, stacklevel=2)
 
 
-def called(party: Party) -> str:
+def party_text(party: Party) -> str:
     """A party in words."""
     return f"the group of ranks {list(party)}"
 
@@ -255,7 +257,7 @@ def tell(graph: fx.Graph, error: BaseException) -> None:
     for party in parties:
         if party not in known:
             with contextlib.suppress(AgreementError):  # the store is lost, which they see too
-                close(party, why)
+                close_epoch(party, why)
     if parties:
         error.add_note(TOLD)
 

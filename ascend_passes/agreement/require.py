@@ -60,7 +60,7 @@ def require_agreement(
     facts = {name: {**mine, "group": place_among(name, ranks)} for name, ranks in groups.items()}
     alone = not (context.options.flashcomm or context.options.matmul_all_reduce)
     answers = exchange(groups, topic, facts, lambda told: all_texts(told, facts), alone)
-    differ = {name: ranks for name, ranks in groups.items() if differences(answers[name])}
+    differ = {name: ranks for name, ranks in groups.items() if differing_topics(answers[name])}
     if not differ:
         return
     # All ranks of these groups have read the same facts, so all of them come here.
@@ -68,7 +68,7 @@ def require_agreement(
     details = exchange(differ, f"what differs in {topic}", behind, is_detail)
     told = "\n".join(
         f"ranks of group {name!r} would run different graphs; {topic} differs\n"
-        f"{explained(answers[name], details[name])}"
+        f"{difference_lines(answers[name], details[name])}"
         for name in differ
     )
     raise AgreementError(told)
@@ -122,7 +122,7 @@ def digest(graph: fx.Graph, context: Context) -> dict[str, str]:
         "versions": f"torch {torch.__version__}, torch-npu {installed('torch-npu')}",
         RULES: identity(sources_of(options))[:12],
         "options": json.dumps(public, sort_keys=True),
-        "profile": profiles.read(options.profile).to_json(),
+        "profile": profiles.read_profile(options.profile).to_json(),
         "plan": str(context.plan),
         COLLECTIVES: hashed(schedule(graph)),
     }
@@ -145,23 +145,25 @@ def is_detail(told: Any) -> bool:
 
 def speaks(answers: Mapping[int, Facts]) -> bool:
     """Whether this rank tells details: the first of a side does, so that few messages are long."""
-    found = (ranks[0] for topic in differences(answers) for _, ranks in sides(answers, topic))
+    found = (ranks[0] for topic in differing_topics(answers) for _, ranks in sides(answers, topic))
     return dist.get_rank() in found
 
 
-def differences(answers: Mapping[int, Facts]) -> list[str]:
+def differing_topics(answers: Mapping[int, Facts]) -> list[str]:
     """The topics in which ranks differ."""
     return [topic for topic in next(iter(answers.values())) if len(sides(answers, topic)) > 1]
 
 
-def explained(
+def difference_lines(
     answers: Mapping[int, Facts], details: Mapping[int, Mapping[str, Sequence[str]]]
 ) -> str:
     """What differs between the ranks of a group, a line for each topic."""
-    return "\n".join(described(topic, answers, details) for topic in differences(answers))
+    return "\n".join(
+        difference_line(topic, answers, details) for topic in differing_topics(answers)
+    )
 
 
-def described(
+def difference_line(
     topic: str,
     answers: Mapping[int, Facts],
     details: Mapping[int, Mapping[str, Sequence[str]]],
@@ -173,11 +175,11 @@ def described(
     if apart:
         return f"{topic}: {apart}"
     shown = [text for text, _ in found]
-    pairs = zip(found, entries(shown) if topic in TABLES else shown, strict=True)
+    pairs = zip(found, differing_entries(shown) if topic in TABLES else shown, strict=True)
     return f"{topic}: " + "; ".join(f"ranks {ranks} have {text}" for (_, ranks), text in pairs)
 
 
-def entries(tables: Sequence[str]) -> list[str]:
+def differing_entries(tables: Sequence[str]) -> list[str]:
     """Of JSON objects the entries that differ: `flashcomm=True`."""
     parsed = [json.loads(text) for text in tables]
     names = [n for n in parsed[0] if len({json.dumps(one.get(n)) for one in parsed}) > 1]

@@ -32,12 +32,12 @@ def schedule(graph: fx.Graph) -> list[str]:
     found, groups = [], dict[str, int]()
     for node in graph.nodes:
         if traits_of(node.target).collective:
-            found.append((line(node, groups), str(place_of(node))))
-    lines = renamed([what for what, _ in found])
+            found.append((schedule_line(node, groups), str(place_of(node))))
+    lines = with_numbered_symbols([what for what, _ in found])
     return [f"{what}\n{where}" for what, (_, where) in zip(lines, found, strict=True)]
 
 
-def line(node: fx.Node, groups: dict[str, int]) -> str:
+def schedule_line(node: fx.Node, groups: dict[str, int]) -> str:
     """A collective without its place; `groups` numbers those of the lines before."""
     plain = []
     for name, given, _ in arguments_by_name(node):
@@ -70,21 +70,21 @@ def inputs(node: fx.Node) -> list[fx.Node]:
     return [n for n in node.args[:2] if isinstance(n, fx.Node) and isinstance(value(n), Tensor)]
 
 
-def renamed(lines: list[str]) -> list[str]:
+def with_numbered_symbols(lines: list[str]) -> list[str]:
     """The same lines with symbols numbered as they appear: names depend on the process."""
     names: dict[str, str] = {}
     rename = lambda found: names.setdefault(found[0], f"size{len(names)}")  # noqa: E731
     return [re.sub(r"\bs\d+\b", rename, line) for line in lines]
 
 
-def compared(collective: str) -> str:
+def compared_part(collective: str) -> str:
     """The part of a line of `schedule` in which ranks must agree."""
     return collective.partition("\n")[0]
 
 
 def hashed(texts: Sequence[str]) -> str:
     """Twelve digits that stand for what ranks compare of these lines."""
-    return hashlib.sha256("\n".join(map(compared, texts)).encode()).hexdigest()[:12]
+    return hashlib.sha256("\n".join(map(compared_part, texts)).encode()).hexdigest()[:12]
 
 
 def told_apart(sides: Mapping[str, Sequence[str]]) -> str:
@@ -98,15 +98,15 @@ def told_apart(sides: Mapping[str, Sequence[str]]) -> str:
         here = {
             who: lines[index] if index < len(lines) else NOTHING for who, lines in sides.items()
         }
-        if len({compared(line) for line in here.values()}) > 1:
+        if len({compared_part(line) for line in here.values()}) > 1:
             many = "; ".join(f"{who} have {len(lines)}" for who, lines in sides.items())
             number = f" ({many} in all)" if len(counts) > 1 else ""
-            told = "; ".join(f"{who} have {words(line)}" for who, line in here.items())
+            told = "; ".join(f"{who} have {schedule_text(line)}" for who, line in here.items())
             return f"number {index + 1}{number}: {told}"
     return ""
 
 
-def words(collective: str) -> str:
+def schedule_text(collective: str) -> str:
     """A line of `schedule` in one line."""
     what, _, where = collective.partition("\n")
     return f"{what} ({where})" if where else what

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ascend_passes.capture.fault import CaptureError, failure
+from ascend_passes.capture.fault import CaptureError, fault_error
 
 HOST_BUFFERS = 4
 """Results that may be on their way to the host at once; a decode loop has two."""
@@ -76,7 +76,7 @@ class Accelerator:
         """Record on the device's own graph; see `device.Device`."""
         strangers = [tensor for tensor in inputs if not self.resident(tensor)]
         if strangers:
-            raise failure("host_input", detail=f"an input is on {strangers[0].device}")
+            raise fault_error("host_input", detail=f"an input is on {strangers[0].device}")
         graph = self._new_graph()
         try:
             if self._keeper is None:
@@ -87,7 +87,7 @@ class Accelerator:
             raise
         except RuntimeError as error:
             self._module.synchronize()
-            raise failure("device", detail=str(error).splitlines()[0]) from error
+            raise fault_error("device", detail=str(error).splitlines()[0]) from error
         return AcceleratorGraph(graph, self._update_graph), result
 
     def _empty_graph(self, pool: Any) -> Any:

@@ -9,14 +9,15 @@ import torch
 from torch import Tensor, fx
 
 from ascend_passes.capture.fault import Fault
-from ascend_passes.capture.rules import refused
+from ascend_passes.capture.rules import capture_refusal
+from ascend_passes.capture.symbols import is_tensor
 from ascend_passes.ir.graph import operator_name, place, value
 
 
 def faults(graph: fx.Graph, device: str) -> Iterator[Fault]:
     """Every node that cannot be captured on this type of device, with the model's line."""
     for node in graph.nodes:
-        kind = kind_of(node, device)
+        kind = fault_kind_of(node, device)
         if kind:
             yield fault_at(kind, node)
 
@@ -33,7 +34,7 @@ def constants(gm: fx.GraphModule) -> tuple[Tensor, ...]:
     return tuple(tensor for tensor in found if isinstance(tensor, Tensor))
 
 
-def kind_of(node: fx.Node, device: str) -> str | None:
+def fault_kind_of(node: fx.Node, device: str) -> str | None:
     """The kind of fault that a node is, or None."""
     if node.op == "placeholder":
         return "host_input" if node.users and on_host(value(node), device) else None
@@ -42,7 +43,7 @@ def kind_of(node: fx.Node, device: str) -> str | None:
     if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
         return None
     inputs = fx.map_arg((node.args, node.kwargs), value)
-    kind = refused(node.target, *inputs)
+    kind = capture_refusal(node.target, *inputs)
     if kind is None and on_host(value(node), device):
         return "host_copy" if any(map(is_tensor, node.all_input_nodes)) else "host_constant"
     return kind
@@ -54,11 +55,6 @@ def constant(node: fx.Node) -> Any:
     for step in str(node.target).split("."):
         found = getattr(found, step, None)
     return found if isinstance(found, Tensor) else value(node)
-
-
-def is_tensor(node: fx.Node) -> bool:
-    """Whether a node's value is one tensor."""
-    return isinstance(value(node), Tensor)
 
 
 def on_host(fake: Any, device: str) -> bool:

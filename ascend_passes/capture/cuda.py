@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ascend_passes.capture.accelerator import Accelerator
-from ascend_passes.capture.fault import failure
+from ascend_passes.capture.fault import fault_error
 
 
 def cuda() -> Accelerator:
@@ -29,4 +29,4 @@ def refuse_update(graph: Any, values: Sequence[Mapping[str, Sequence[int]]]) -> 
         CaptureError: always; capture one graph for each value instead.
     """
     names = ", ".join(sorted({name for mapping in values for name in mapping}))
-    raise failure("no_update", detail=f"CUDA graphs hold {names} as captured")
+    raise fault_error("no_update", detail=f"CUDA graphs hold {names} as captured")

@@ -209,7 +209,7 @@ def decode_loop(
     results = Results(batch, ends, pad_token_id, stream)
     launcher = device_for(input_ids.device.type).launcher()
     try:
-        run(launcher, start, advance, max_new_tokens, results, lag=int(asynchronous))
+        run_loop(launcher, start, advance, max_new_tokens, results, lag=int(asynchronous))
     finally:
         launcher.close()
     return torch.cat([prompt, *results.columns], dim=1)
@@ -252,7 +252,7 @@ class Results:
         return bool(self._ended.all())
 
 
-def run(
+def run_loop(
     launcher: Launcher,
     start: Callable[[], Tensor],
     advance: Callable[[], Tensor],

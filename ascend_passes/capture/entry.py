@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ascend_passes.capture.device import Graph
 from ascend_passes.capture.layout import Layout
-from ascend_passes.capture.results import Strided, narrowed, one_of, separate
+from ascend_passes.capture.results import Strided, has_separate_elements, narrowed, one_of
 from ascend_passes.capture.symbols import evaluate
 
 
@@ -33,7 +33,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Variant:
+class EntryUse:
     """How calls of one shape use an entry."""
 
     entry: Entry
@@ -43,18 +43,20 @@ class Variant:
 
 def variant_of(
     layout: Layout, inputs: Sequence[Any], rows: int, entries: dict[Any, Entry]
-) -> Variant:
+) -> EntryUse:
     """The variant for calls of this shape, in the entry of its padded size."""
     bindings = layout.bindings(inputs)
     padded = bindings if layout.symbol is None else {**bindings, layout.symbol: rows}
     sizes = {index: evaluate(size, padded) for index, size in layout.sizes.items()}
     entry = entries.setdefault(tuple(sizes.values()), Entry(sizes))
     if padded == bindings:
-        return Variant(entry)
-    return Variant(entry, tuple(result.lies(bindings) for result in layout.results))
+        return EntryUse(entry)
+    return EntryUse(entry, tuple(result.lies(bindings) for result in layout.results))
 
 
-def load(layout: Layout, entry: Entry, inputs: Sequence[Any], fills: Mapping[int, float]) -> int:
+def copy_inputs(
+    layout: Layout, entry: Entry, inputs: Sequence[Any], fills: Mapping[int, float]
+) -> int:
     """Copy a call's inputs and numbers into the entry's memory; returns the inputs' bytes."""
     copied = 0
     for index, lifted in layout.lifted.items():
@@ -82,7 +84,7 @@ def new_buffer(given: Tensor, wanted: Sequence[int], dims: Sequence[int]) -> Ten
 
     An input of fewer rows than wanted gets rows without gaps, or one row for all along `dims`.
     """
-    if tuple(wanted) == tuple(given.shape) and separate(one_of(given, dims)):
+    if tuple(wanted) == tuple(given.shape) and has_separate_elements(one_of(given, dims)):
         return torch.empty_strided(
             given.shape, given.stride(), dtype=given.dtype, device=given.device
         )
@@ -90,7 +92,7 @@ def new_buffer(given: Tensor, wanted: Sequence[int], dims: Sequence[int]) -> Ten
     return given.new_empty(size).expand(tuple(wanted))
 
 
-def arguments(layout: Layout, entry: Entry, inputs: Sequence[Any]) -> list[Any]:
+def graph_arguments(layout: Layout, entry: Entry, inputs: Sequence[Any]) -> list[Any]:
     """The graph's arguments: fixed memory, inputs used in place, numbers of the padded size."""
     given = [
         entry.buffers[index]

@@ -70,7 +70,7 @@ class CaptureError(RuntimeError):
         self.fault = fault
 
 
-def failure(kind: str, operator: str = "", detail: str = "") -> CaptureError:
+def fault_error(kind: str, operator: str = "", detail: str = "") -> CaptureError:
     """The error for a fault that happens now; its line is the innermost one of the user's code."""
     return CaptureError(Fault(kind, operator, user_line(), detail))
 

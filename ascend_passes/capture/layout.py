@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from ascend_passes.capture.numbers import Lifted, counted_symbols, decider, lifted_inputs
-from ascend_passes.capture.results import Result, results
+from ascend_passes.capture.results import Result, results_of_graph
 from ascend_passes.capture.symbols import (
     Number,
     expressions,
@@ -99,7 +99,7 @@ class Layout:
             tokens=ids,
             symbol=symbol_of(value(inputs[ids]).shape[0]) if ids is not None else None,
             symbols=known_symbols(inputs),
-            results=results(gm.graph, position),
+            results=results_of_graph(gm.graph, position),
             updates=tuple(updates(gm.graph)),
         )
 

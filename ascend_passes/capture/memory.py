@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ascend_passes.capture.fault import failure
+from ascend_passes.capture.fault import fault_error
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,13 @@ class Reference:
     dtype: torch.dtype
 
 
-def address(tensor: Tensor) -> int:
+def storage_address(tensor: Tensor) -> int:
     """Where the storage of a tensor begins."""
     return tensor.untyped_storage().data_ptr()
 
 
 @dataclass(frozen=True)
-class Input:
+class HeldInput:
     """An input's tensor and memory, neither of which this keeps alive.
 
     Memory outlives its tensor where another tensor lies in it, as after
@@ -43,7 +43,7 @@ class Input:
     storage: weakref.ref[torch.UntypedStorage]
 
     @classmethod
-    def of(cls, tensor: Tensor) -> Input:
+    def of(cls, tensor: Tensor) -> HeldInput:
         """A tensor as an input."""
         return cls(weakref.ref(tensor), weakref.ref(tensor.untyped_storage()))
 
@@ -52,23 +52,23 @@ class Memory:
     """Inputs by weak reference and address, and everything made inside the capture."""
 
     def __init__(self, inputs: Sequence[Tensor]) -> None:
-        self._inputs = [Input.of(tensor) for tensor in inputs]
-        self._addresses = [address(tensor) for tensor in inputs]
+        self._inputs = [HeldInput.of(tensor) for tensor in inputs]
+        self._addresses = [storage_address(tensor) for tensor in inputs]
         self._blocks = {where: block for block, where in enumerate(self._addresses) if where}
         self._owned: dict[int, Tensor] = {}
 
     def knows(self, tensor: Tensor) -> bool:
         """Whether the tensor lies in an input or in something made inside the capture."""
-        where = address(tensor)
+        where = storage_address(tensor)
         return not where or where in self._blocks or where in self._owned
 
     def own(self, tensor: Tensor) -> None:
         """Take in a result; it stays alive and in place as long as the graph."""
-        self._owned.setdefault(address(tensor), tensor)
+        self._owned.setdefault(storage_address(tensor), tensor)
 
     def is_input(self, tensor: Tensor) -> bool:
         """Whether the tensor lies in the memory of an input."""
-        return address(tensor) in self._blocks
+        return storage_address(tensor) in self._blocks
 
     def refer(self, value: Any, operator: str) -> Any:
         """What a call keeps of an argument: a region for inputs, the object for everything else.
@@ -78,12 +78,12 @@ class Memory:
         """
         if not isinstance(value, Tensor):
             return value
-        where = address(value)
+        where = storage_address(value)
         if where in self._owned or not where:
             return value
         if where not in self._blocks:
             shape = "x".join(map(str, value.shape)) or "scalar"
-            raise failure("undeclared_memory", operator, f"{shape} {value.dtype}")
+            raise fault_error("undeclared_memory", operator, f"{shape} {value.dtype}")
         return Reference(
             self._blocks[where],
             tuple(value.shape),
@@ -108,12 +108,12 @@ class Memory:
         """An input's memory that is still there and where it was; errors as in `resolve`."""
         one, where = self._inputs[block], self._addresses[block]
         tensor, storage = one.tensor(), one.storage()
-        if tensor is not None and address(tensor) != where:
-            raise failure("moved_input", detail=f"input {block}")
+        if tensor is not None and storage_address(tensor) != where:
+            raise fault_error("moved_input", detail=f"input {block}")
         if storage is None:
-            raise failure("freed_input", detail=f"input {block}")
+            raise fault_error("freed_input", detail=f"input {block}")
         if storage.data_ptr() != where:
-            raise failure("moved_input", detail=f"input {block}")
+            raise fault_error("moved_input", detail=f"input {block}")
         return storage
 
     def check(self) -> None:
@@ -126,7 +126,7 @@ class Memory:
         freed = [block for block, one in enumerate(self._inputs) if one.storage() is None]
         if not freed:
             return
-        now = {address(tensor): tensor for tensor in inputs if isinstance(tensor, Tensor)}
+        now = {storage_address(tensor): tensor for tensor in inputs if isinstance(tensor, Tensor)}
         for block in freed:
             if self._addresses[block] in now:
-                self._inputs[block] = Input.of(now[self._addresses[block]])
+                self._inputs[block] = HeldInput.of(now[self._addresses[block]])

@@ -15,7 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ascend_passes.capture.symbols import Number, free_symbols, is_tensor, number_of, symbol_of
+from ascend_passes.capture.symbols import (
+    Number,
+    free_symbols,
+    is_tensor,
+    source_of_number,
+    symbol_of,
+)
 from ascend_passes.capture.update import in_updated_list
 from ascend_passes.engine.normalize import remove_dead
 from ascend_passes.ir.arguments import named_arguments
@@ -75,7 +81,7 @@ def lift_numbers(gm: fx.GraphModule) -> int:
     counted = counted_symbols(inputs)
     made: dict[tuple[Any, torch.device], fx.Node] = {}
     for node in list(graph.nodes) if counted else ():
-        names = taken(node, counted)
+        names = taken_numbers(node, counted)
         if node.target in COUNTING:  # the end follows from the start
             names.pop("end", None)
         form = tensor_form(node, names) if names else None
@@ -86,7 +92,7 @@ def lift_numbers(gm: fx.GraphModule) -> int:
             if key not in made:
                 made[key] = placeholder(graph, [*inputs, *made.values()][-1], argument, node)
             names[name] = made[key]
-        rewrite(node, form, names)
+        take_placeholders(node, form, names)
     remove_dead(graph)
     gm.recompile()
     return len(made)
@@ -105,7 +111,7 @@ def counted_symbols(inputs: Sequence[fx.Node]) -> frozenset[Any]:
     return frozenset(numbers - sizes)
 
 
-def taken(node: fx.Node, counted: frozenset[Any]) -> dict[str, fx.Node]:
+def taken_numbers(node: fx.Node, counted: frozenset[Any]) -> dict[str, fx.Node]:
     """The counted numbers that an operator takes, by the names of its arguments."""
     return {
         name: argument
@@ -113,7 +119,7 @@ def taken(node: fx.Node, counted: frozenset[Any]) -> dict[str, fx.Node]:
         if isinstance(argument, fx.Node)
         and isinstance(value(argument), torch.SymInt)
         and free_symbols(value(argument)) & counted
-        and number_of(argument, node.graph) is not None
+        and source_of_number(argument, node.graph) is not None
     }
 
 
@@ -125,11 +131,13 @@ def tensor_form(node: fx.Node, names: Mapping[str, Any]) -> Any:
     if node.target in COUNTING:
         return counting_form(node, names)
     if node.target in FILLED:
-        exact = not fake.is_complex() and (not fake.is_floating_point() or wide(fake))
+        exact = not fake.is_complex() and (
+            not fake.is_floating_point() or holds_whole_numbers(fake)
+        )
         return aten.fill.Tensor if exact and set(names) == {FILLED[node.target]} else None
     packet = getattr(node.target, "overloadpacket", None)
     operator = str(getattr(packet, "__name__", "")).rstrip("_")
-    if operator not in EXACT or not all(map(is_exact(operator), operands(node))):
+    if operator not in EXACT or not all(map(is_exact(operator), tensor_operands(node))):
         return None
     if any(n == "alpha" and argument != 1 for n, argument, _ in arguments_by_name(node)):
         return None
@@ -144,7 +152,7 @@ def counting_form(node: fx.Node, names: Mapping[str, Any]) -> Any:
     return aten.add.Tensor if known else None
 
 
-def wide(fake: Tensor) -> bool:
+def holds_whole_numbers(fake: Tensor) -> bool:
     """Whether a tensor holds integers, or floats of full precision."""
     return fake.dtype in (torch.float32, torch.float64)
 
@@ -159,13 +167,13 @@ def is_exact(operator: str) -> Any:
         if fake.is_complex() or (fake.is_floating_point() and operator not in EXACT_IN_FLOAT):
             return False
         if fake.is_floating_point():
-            return wide(fake)
+            return holds_whole_numbers(fake)
         return fake.dim() > 0 or fake.dtype in (torch.int64, torch.bool)
 
     return exact
 
 
-def operands(node: fx.Node) -> Iterator[Tensor]:
+def tensor_operands(node: fx.Node) -> Iterator[Tensor]:
     """The tensors that an operator takes."""
     for argument in node.all_input_nodes:
         if is_tensor(argument):
@@ -194,15 +202,15 @@ def takes_tensors(form: Any, node: fx.Node, names: Mapping[str, Any]) -> bool:
 
 def placeholder(graph: fx.Graph, last: fx.Node, number: fx.Node, reader: fx.Node) -> fx.Node:
     """A new input behind `last` for a number of the graph."""
-    fake, found = value(reader), number_of(number, graph)
-    assert found is not None  # `taken` asks for it
+    fake, found = value(reader), source_of_number(number, graph)
+    assert found is not None  # `taken_numbers` asks for it
     with Editor(graph).at(reader, last.next) as edit:
         new: fx.Node = edit.input(f"number_{number.name}", fake.new_empty((), dtype=torch.int64))
     new.meta[LIFTED] = Lifted(found, fake.device)
     return new
 
 
-def rewrite(node: fx.Node, form: Any, names: Mapping[str, fx.Node]) -> None:
+def take_placeholders(node: fx.Node, form: Any, names: Mapping[str, fx.Node]) -> None:
     """Let a node take the placeholders in place of its numbers."""
     if node.target in COUNTING or node.target in FILLED:
         without_number(node, form, names)

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ascend_passes.capture.fault import CaptureError, Fault, failure
+from ascend_passes.capture.fault import CaptureError, Fault, fault_error
 from ascend_passes.capture.memory import Memory
-from ascend_passes.capture.recording import Pool, RecordedGraph, Recording, tensors
+from ascend_passes.capture.recording import Pool, RecordedGraph, Recording, tensor_leaves
 from ascend_passes.capture.rules import group_of
 from ascend_passes.capture.watch import HostReads
 
@@ -60,7 +60,7 @@ class Recorder:
     def synchronize(self) -> None:
         """Wait for the device, which is a fault inside a capture."""
         if self._capturing:
-            raise failure("synchronize")
+            raise fault_error("synchronize")
 
     @contextlib.contextmanager
     def side_stream(self) -> Iterator[Callable[[], None]]:
@@ -80,19 +80,19 @@ class Recorder:
     ) -> tuple[RecordedGraph, Any]:
         """Record `function`; see `device.Device`."""
         if self._capturing:
-            raise failure("nested_capture")
+            raise fault_error("nested_capture")
         if not all(map(self.resident, inputs)):
-            raise failure("host_input")
+            raise fault_error("host_input")
         memory = Memory(inputs)
         recording = Recording(memory, self._warmed)
         self._capturing, self._apart = True, 0
         try:
-            with torch.no_grad(), HostReads(refuse), recording:
+            with torch.no_grad(), HostReads(raise_fault), recording:
                 result = function()
             if self._apart:
-                raise failure("unjoined_stream")
-            if not all(map(memory.knows, tensors(result))):
-                raise failure("undeclared_memory", detail="a result")
+                raise fault_error("unjoined_stream")
+            if not all(map(memory.knows, tensor_leaves(result))):
+                raise fault_error("undeclared_memory", detail="a result")
         finally:
             self._capturing = False
             recording.restore()
@@ -147,6 +147,6 @@ class WorkerLauncher:
         self._worker.shutdown(wait=True)
 
 
-def refuse(fault: Fault) -> None:
+def raise_fault(fault: Fault) -> None:
     """Raise a fault that the watch found."""
     raise CaptureError(fault)

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from ascend_passes.capture.fault import failure
+from ascend_passes.capture.fault import fault_error
 from ascend_passes.capture.memory import Memory
-from ascend_passes.capture.rules import group_of, refused
+from ascend_passes.capture.rules import capture_refusal, group_of
 from ascend_passes.capture.update import updated_call
 from ascend_passes.ir.graph import writes_possible
 from ascend_passes.ir.traits import traits_of
@@ -25,7 +25,7 @@ HOST_CONSTANTS = ("aten::lift_fresh", "aten::lift_fresh_copy")
 
 
 @dataclass(frozen=True)
-class Call:
+class RecordedCall:
     """One recorded operator call; inputs of the graph are regions, not tensors."""
 
     function: Any
@@ -53,18 +53,18 @@ class RecordedGraph:
     """`device.Graph` of the recorder."""
 
     def __init__(self, pool: Pool) -> None:
-        self.calls: list[Call] | None = None
+        self.calls: list[RecordedCall] | None = None
         self._memory = Memory(())
         self._pool = pool
 
-    def hold(self, memory: Memory, calls: list[Call]) -> None:
+    def hold(self, memory: Memory, calls: list[RecordedCall]) -> None:
         """Take a finished recording; the memory is poisoned until the first replay.
 
         Raises:
             CaptureError: `captured_twice`.
         """
         if self.calls is not None:
-            raise failure("captured_twice")
+            raise fault_error("captured_twice")
         self._memory, self.calls = memory, calls
         self.poison()
 
@@ -75,25 +75,25 @@ class RecordedGraph:
             CaptureError: not captured, an input freed or moved, a shape that depends on data.
         """
         if self.calls is None:
-            raise failure("not_captured")
+            raise fault_error("not_captured")
         self._memory.renew(inputs)
         self._memory.check()
         self._pool.replaying(self)
         with torch.no_grad():
             for call in self.calls:
-                run(call, self._memory)
+                replay_call(call, self._memory)
 
     def update(self, values: Sequence[Mapping[str, Sequence[int]]]) -> None:
         """New host-side parameters for attention operators; see `device.Graph`."""
         calls = self.calls or []
         places = [index for index, call in enumerate(calls) if traits_of(call.function).host_lists]
         if not places:
-            raise failure("no_update")
+            raise fault_error("no_update")
         for turn, index in enumerate(places):
             call = calls[index]
             given = values[turn] if len(values) > 1 else values[0]
             args, kwargs = updated_call(call.function, call.args, call.kwargs, given)
-            calls[index] = Call(call.function, args, kwargs, call.results)
+            calls[index] = RecordedCall(call.function, args, kwargs, call.results)
 
     def poison(self) -> None:
         """Fill the graph's memory with values that show when they are read."""
@@ -107,7 +107,7 @@ class Recording(TorchDispatchMode):
 
     def __init__(self, memory: Memory, warmed: set[str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.calls: list[Call] = []
+        self.calls: list[RecordedCall] = []
         self._memory = memory
         self._warmed = warmed
         self._before: dict[int, tuple[Tensor, Tensor]] = {}
@@ -118,7 +118,7 @@ class Recording(TorchDispatchMode):
         kwargs = kwargs or {}
         self._refuse(function, args, kwargs)
         refer = self._memory.refer
-        kept = tree_map(lambda value: refer(value, name(function)), (args, kwargs))
+        kept = tree_map(lambda value: refer(value, recorded_name(function)), (args, kwargs))
         self._save_what_is_written(function, args, kwargs)
         result = function(*args, **kwargs)
         new = tuple(
@@ -128,27 +128,27 @@ class Recording(TorchDispatchMode):
         )
         for _, leaf in new:
             self._memory.own(leaf)
-        if name(function) not in UNINITIALIZED and (
+        if recorded_name(function) not in UNINITIALIZED and (
             new or writes_possible(function) or not views(function)
         ):
-            self.calls.append(Call(function, kept[0], kept[1], new))
+            self.calls.append(RecordedCall(function, kept[0], kept[1], new))
         return result
 
     def _refuse(self, function: Any, args: Any, kwargs: Any) -> None:
-        kind = refused(function, args, kwargs)
+        kind = capture_refusal(function, args, kwargs)
         group = group_of(function, args, kwargs)
         if group is not None and group not in self._warmed:
             kind = "cold_collective"
-        if name(function) in HOST_CONSTANTS and not self._memory.is_input(args[0]):
+        if recorded_name(function) in HOST_CONSTANTS and not self._memory.is_input(args[0]):
             kind = "host_constant"
         if kind:
-            raise failure(kind, name(function))
+            raise fault_error(kind, recorded_name(function))
 
     def _save_what_is_written(self, function: Any, args: Any, kwargs: Any) -> None:
         # vLLM's collectives say that they make their result; on a CPU they overwrite their input.
         if not writes_possible(function) and group_of(function, args, kwargs) is None:
             return
-        for tensor in filter(self._memory.is_input, tensors((args, kwargs))):
+        for tensor in filter(self._memory.is_input, tensor_leaves((args, kwargs))):
             storage = tensor.untyped_storage()
             self._before.setdefault(storage.data_ptr(), (tensor, bytes_of(tensor).clone()))
 
@@ -158,7 +158,7 @@ class Recording(TorchDispatchMode):
             bytes_of(tensor).copy_(saved)
 
 
-def name(function: Any) -> str:
+def recorded_name(function: Any) -> str:
     """`namespace::name` of an operator."""
     return str(function._schema.name)
 
@@ -179,7 +179,7 @@ def is_empty(tensor: Tensor) -> bool:
     return tensor.untyped_storage().nbytes() == 0
 
 
-def tensors(values: Any) -> list[Tensor]:
+def tensor_leaves(values: Any) -> list[Tensor]:
     """The tensors among the leaves of nested arguments."""
     return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
 
@@ -198,7 +198,7 @@ def poison(memory: Tensor) -> None:
         memory.fill_(torch.iinfo(memory.dtype).min)
 
 
-def run(call: Call, memory: Memory) -> None:
+def replay_call(call: RecordedCall, memory: Memory) -> None:
     """Run one call and put its results where the capture put them.
 
     Raises:
@@ -211,5 +211,5 @@ def run(call: Call, memory: Memory) -> None:
         leaves = [torch.ops._c10d_functional.wait_tensor(leaf) for leaf in leaves]
     for index, fixed in call.results:
         if leaves[index].shape != fixed.shape:
-            raise failure("dynamic_shape", name(call.function))
+            raise fault_error("dynamic_shape", recorded_name(call.function))
         fixed.copy_(leaves[index])

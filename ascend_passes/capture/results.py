@@ -16,7 +16,7 @@ from ascend_passes.capture.symbols import (
     expression_of,
     expressions,
     is_tensor,
-    number_of,
+    source_of_number,
 )
 from ascend_passes.ir.graph import base, value
 
@@ -46,17 +46,17 @@ class Result:
         return evaluate(self.size, bindings), evaluate(self.stride, bindings), offset
 
 
-def results(graph: fx.Graph, position: Mapping[fx.Node, int]) -> tuple[Result, ...]:
+def results_of_graph(graph: fx.Graph, position: Mapping[fx.Node, int]) -> tuple[Result, ...]:
     """What the outputs are, in order."""
     given = graph.output_node().args[0]
     nodes = given if isinstance(given, (list, tuple)) else (given,)
-    return tuple(result_of(node, graph, position) for node in nodes)
+    return tuple(output_of(node, graph, position) for node in nodes)
 
 
-def result_of(node: Any, graph: fx.Graph, position: Mapping[fx.Node, int]) -> Result:
+def output_of(node: Any, graph: fx.Graph, position: Mapping[fx.Node, int]) -> Result:
     """What one output is."""
     if not isinstance(node, fx.Node) or not is_tensor(node):
-        return Result(tensor=False, number=number_of(node, graph))
+        return Result(tensor=False, number=source_of_number(node, graph))
     fake = value(node)
     return Result(
         position=position.get(node),
@@ -135,7 +135,7 @@ def copies(own: Mapping[int, Tensor], layouts: Sequence[Strided] | None) -> dict
     first: dict[int, int] = {}
     same = {index: first.setdefault(id(tensor), index) for index, tensor in own.items()}
     distinct = {index: own[index] for index in first.values()}
-    places = {i: layouts[i] if layouts else strided(tensor) for i, tensor in distinct.items()}
+    places = {i: layouts[i] if layouts else strided_place(tensor) for i, tensor in distinct.items()}
     groups: dict[int, list[int]] = {}
     for index, tensor in distinct.items():
         groups.setdefault(storage(tensor) or -1 - index, []).append(index)
@@ -153,7 +153,7 @@ def room(places: Mapping[int, Strided], like: Mapping[int, Tensor]) -> dict[int,
     first = like[index]
     if not others and not offset:
         return {index: torch.empty_strided(size, stride, dtype=first.dtype, device=first.device)}
-    ends = {i: (offset + extent(*where)) for i, (*where, offset) in places.items()}
+    ends = {i: (offset + span(*where)) for i, (*where, offset) in places.items()}
     length = max(end * like[i].element_size() for i, end in ends.items())
     memory = torch.empty(length, dtype=torch.uint8, device=first.device).untyped_storage()
     return {
@@ -166,17 +166,17 @@ def room(places: Mapping[int, Strided], like: Mapping[int, Tensor]) -> dict[int,
 
 def fill(target: Tensor, source: Tensor) -> None:
     """Copy between tensors of one shape; elements of the target may share memory."""
-    if separate(target):
+    if has_separate_elements(target):
         target.copy_(source)
-    elif separate(single := one_of(target, dims := repeated(target))):
+    elif has_separate_elements(single := one_of(target, dims := repeated_dims(target))):
         single.copy_(one_of(source, dims))
     else:
-        length = (extent(target.shape, target.stride()),)
+        length = (span(target.shape, target.stride()),)
         flat = source.contiguous() if source.stride() != target.stride() else source
         target.as_strided(length, (1,)).copy_(flat.as_strided(length, (1,)))
 
 
-def separate(tensor: Tensor) -> bool:
+def has_separate_elements(tensor: Tensor) -> bool:
     """Whether no two elements share memory, as far as strides in ascending order tell."""
     reach = 0
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
@@ -186,7 +186,7 @@ def separate(tensor: Tensor) -> bool:
     return True
 
 
-def repeated(tensor: Tensor) -> tuple[int, ...]:
+def repeated_dims(tensor: Tensor) -> tuple[int, ...]:
     """The dimensions of more than one element that are one element in memory."""
     sizes = enumerate(zip(tensor.shape, tensor.stride(), strict=True))
     return tuple(dim for dim, (size, stride) in sizes if size > 1 and stride == 0)
@@ -207,14 +207,14 @@ def narrowed(tensor: Tensor, size: Sequence[int]) -> Tensor:
     return tensor
 
 
-def extent(size: Sequence[int], stride: Sequence[int]) -> int:
+def span(size: Sequence[int], stride: Sequence[int]) -> int:
     """Elements from the first to behind the last."""
     if 0 in size:
         return 0
     return 1 + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
 
 
-def strided(tensor: Tensor) -> Strided:
+def strided_place(tensor: Tensor) -> Strided:
     """Where a tensor lies in its memory."""
     return tensor.shape, tensor.stride(), int(tensor.storage_offset())
 

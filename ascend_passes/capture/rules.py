@@ -15,7 +15,7 @@ RESIZING = ("aten::resize_", "aten::set_", "aten::resize_as_")
 MASKED_WRITES = ("aten::index_put_", "aten::index_put", "aten::_index_put_impl_")
 
 
-def arguments(
+def call_arguments(
     function: OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Iterator[tuple[str, Any]]:
     """(name, value) of every argument of a call, defaults included."""
@@ -26,14 +26,16 @@ def arguments(
             yield entry.name, kwargs.get(entry.name, entry.default_value)
 
 
-def refused(function: OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
+def capture_refusal(
+    function: OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> str | None:
     """The kind of fault that a call is inside a capture, or None.
 
     The arguments may be tensors or fake tensors. An index with a mask counts as data-dependent:
     the device counts the mask's ones and waits for the number.
     """
     name = function._schema.name
-    given = dict(arguments(function, args, kwargs))
+    given = dict(call_arguments(function, args, kwargs))
     if torch.Tag.data_dependent_output in function.tags:
         return "host_sync"
     if name in ("aten::index", *MASKED_WRITES):
@@ -57,5 +59,5 @@ def draws(given: Mapping[str, Any]) -> bool:
 
 def group_of(function: OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
     """The group that a collective talks to, as text; None for other operators."""
-    given = dict(arguments(function, args, kwargs))
+    given = dict(call_arguments(function, args, kwargs))
     return next((str(given[name]) for name in GROUP_ARGUMENTS if given.get(name)), None)

@@ -9,13 +9,13 @@ from torch import Tensor, fx
 
 from ascend_passes.capture.check import constants, fault_at, faults, line_of
 from ascend_passes.capture.device import Device
-from ascend_passes.capture.entry import Entry, Variant, arguments, load, variant_of
+from ascend_passes.capture.entry import Entry, EntryUse, copy_inputs, graph_arguments, variant_of
 from ascend_passes.capture.fault import CaptureError, Fault
 from ascend_passes.capture.layout import Layout
 from ascend_passes.capture.log import Log
 from ascend_passes.capture.numbers import LIFTED
 from ascend_passes.capture.results import hand_out
-from ascend_passes.capture.sizes import choose
+from ascend_passes.capture.sizes import chosen_size
 from ascend_passes.ir.graph import operator_name, place, value
 from ascend_passes.options.value import Options
 from ascend_passes.report.value import Report
@@ -70,7 +70,7 @@ class Runner:
         self._copy = not static_outputs
         self._in_place = tuple(sorted(layout.in_place))
         self._copied = (*layout.copied, *layout.lifted)
-        self._variants: dict[Any, Variant | None] = {}
+        self._variants: dict[Any, EntryUse | None] = {}
         self._entries: dict[Any, Entry] = {}
         self._values: dict[int, set[int]] = {index: set() for index in layout.counted}
         self._refused = self._refuse_graph(host_reads)
@@ -83,7 +83,7 @@ class Runner:
             lifted = self._layout.lifted.values()
             return self._function(*inputs, *(one.tensor(one.number(inputs)) for one in lifted))
         entry, addresses = variant.entry, self._addresses(inputs)
-        self.counters.bytes_in += load(self._layout, entry, inputs, self._fills)
+        self.counters.bytes_in += copy_inputs(self._layout, entry, inputs, self._fills)
         if entry.addresses is None:
             entry.addresses = addresses
             results = self._warm_up(variant, inputs)
@@ -120,7 +120,7 @@ class Runner:
                 return
         raise LookupError(f"no graph for {size} rows is captured")
 
-    def _variant(self, inputs: Sequence[Any]) -> Variant | None:
+    def _variant(self, inputs: Sequence[Any]) -> EntryUse | None:
         if self._refused:
             return None
         key = self._layout.key(inputs)
@@ -130,8 +130,8 @@ class Runner:
             self._variants[key] = self._new_variant(inputs)
         return self._variants[key]
 
-    def _new_variant(self, inputs: Sequence[Any]) -> Variant | None:
-        choice = choose(self._layout, self._options, inputs, self._pad)
+    def _new_variant(self, inputs: Sequence[Any]) -> EntryUse | None:
+        choice = chosen_size(self._layout, self._options, inputs, self._pad)
         if not choice.rows:
             if choice.reason:
                 self.log.note(choice.reason)
@@ -184,9 +184,9 @@ class Runner:
             if variant is None or variant.entry is not entry
         }
 
-    def _warm_up(self, variant: Variant, inputs: Sequence[Any]) -> Any:
+    def _warm_up(self, variant: EntryUse, inputs: Sequence[Any]) -> Any:
         self.counters.warm_ups += 1
-        given = arguments(self._layout, variant.entry, inputs)
+        given = graph_arguments(self._layout, variant.entry, inputs)
         outputs = self._device.warm_up(lambda: self._function(*given))
         return self._results(variant, outputs, inputs, copy=True)
 
@@ -201,7 +201,7 @@ class Runner:
                 f"weights or caches move from step to step; {MOST_WASTED} graphs were wasted"
             )
             return False
-        given = arguments(self._layout, entry, inputs)
+        given = graph_arguments(self._layout, entry, inputs)
         entry.graph, entry.outputs = None, ()  # the old graph's memory first
         fixed = [given[index] for index in (*self._in_place, *self._copied)]
         try:
@@ -226,7 +226,7 @@ class Runner:
             entry.graph.update(values)  # type: ignore[union-attr]
 
     def _results(
-        self, variant: Variant, outputs: Sequence[Any], inputs: Sequence[Any], copy: bool
+        self, variant: EntryUse, outputs: Sequence[Any], inputs: Sequence[Any], copy: bool
     ) -> list[Any]:
         results, copied = hand_out(
             self._layout.results, outputs, inputs, variant.entry.buffers, variant.layouts, copy

@@ -21,7 +21,7 @@ class Choice:
     """Why it runs uncaptured; empty where the mode asks for that."""
 
 
-def choose(layout: Layout, options: Options, inputs: Sequence[Any], pad: bool) -> Choice:
+def chosen_size(layout: Layout, options: Options, inputs: Sequence[Any], pad: bool) -> Choice:
     """The smallest captured size that holds the call.
 
     Args:

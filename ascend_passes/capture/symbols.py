@@ -59,7 +59,7 @@ def known_symbols(inputs: Sequence[fx.Node]) -> dict[Any, tuple[int, int | None]
     return found
 
 
-def number_of(given: Any, graph: fx.Graph) -> Number | None:
+def source_of_number(given: Any, graph: fx.Graph) -> Number | None:
     """How an integer of the graph follows from a call's inputs; None where it does not."""
     found = value(given) if isinstance(given, fx.Node) else given
     if isinstance(found, torch.SymInt):

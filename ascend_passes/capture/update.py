@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import fx
 
-from ascend_passes.capture.fault import failure
-from ascend_passes.capture.symbols import Number, number_of
+from ascend_passes.capture.fault import fault_error
+from ascend_passes.capture.symbols import Number, source_of_number
 from ascend_passes.ir.graph import arguments_by_name
 from ascend_passes.ir.traits import traits_of
 
@@ -24,16 +24,16 @@ def updates(graph: fx.Graph) -> Iterator[Mapping[str, tuple[Number, ...]]]:
             yield {
                 name: found
                 for name, argument, _ in arguments_by_name(node)
-                if name in names and (found := numbers(argument, graph))
+                if name in names and (found := sources_of_numbers(argument, graph))
             }
 
 
-def numbers(argument: Any, graph: fx.Graph) -> tuple[Number, ...]:
+def sources_of_numbers(argument: Any, graph: fx.Graph) -> tuple[Number, ...]:
     """How the numbers of a list follow from a call's inputs; empty for a list that is captured."""
     entries = argument if isinstance(argument, (list, tuple)) else ()
     if not any(isinstance(entry, fx.Node) for entry in entries):
         return ()
-    found = [number_of(entry, graph) for entry in entries]
+    found = [source_of_number(entry, graph) for entry in entries]
     return tuple(number for number in found if number is not None) if all(found) else ()
 
 
@@ -41,7 +41,7 @@ def in_updated_list(user: fx.Node, number: fx.Node) -> bool:
     """Whether an operator reads a number in lists alone that are given to it at each replay."""
     names = traits_of(user.target).host_lists
     holding = [
-        name in names and bool(numbers(argument, user.graph))
+        name in names and bool(sources_of_numbers(argument, user.graph))
         for name, argument, _ in arguments_by_name(user)
         if number in (argument if isinstance(argument, (list, tuple)) else (argument,))
     ]
@@ -62,7 +62,7 @@ def updated_call(
     allowed = traits_of(function).host_lists
     for name in values:
         if name not in allowed:
-            raise failure("no_update", function._schema.name, name)
+            raise fault_error("no_update", function._schema.name, name)
     positions = [entry.name for entry in function._schema.arguments]
     given = tuple(
         list(values[name]) if name in values else value

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ascend_passes.capture.fault import Fault, user_line
-from ascend_passes.capture.rules import refused
+from ascend_passes.capture.rules import capture_refusal
 from ascend_passes.ir.graph import model_line, place
 from ascend_passes.ir.graph_ends import graph_break
 
@@ -139,7 +139,7 @@ class HostWaits(TorchDispatchMode):
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        kind = refused(function, args, kwargs)
+        kind = capture_refusal(function, args, kwargs)
         if kind in WAITS:
             self._found(Fault(kind, function._schema.name, user_line()))
         return function(*args, **kwargs)

@@ -112,7 +112,7 @@ def whole_number(highest: int, lowest: int = 1) -> Callable[[str], int]:
     return whole
 
 
-def seconds(text: str) -> float:
+def time_limit(text: str) -> float:
     """A time limit."""
     try:
         limit = float(text)
@@ -209,7 +209,7 @@ def read_options(pairs: Sequence[str]) -> dict[str, Any]:
     return values
 
 
-def options_of(given: Mapping[str, Any]) -> Options:
+def command_options(given: Mapping[str, Any]) -> Options:
     """The options of a command, the environment's among them.
 
     Raises:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from rich.table import Table
 from torch import fx
 
-from ascend_passes.cli.dense_layers import GROUP, Sizes, layers_graph, rewritten
+from ascend_passes.cli.dense_layers import GROUP, Sizes, after_passes, layers_graph
 from ascend_passes.cli.output import console, print_table
 from ascend_passes.cost import model as cost
 from ascend_passes.cost import profiles
@@ -61,7 +61,7 @@ def tensor_parallel(text: str) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print one line for each number of tokens and plan, and where FlashComm begins to pay."""
-    profile = profiles.read(arguments.profile)
+    profile = profiles.read_profile(arguments.profile)
     plans = plan_graphs(arguments.profile, arguments.ranks)
     table = Table("tokens", "plan", "collectives", "MiB sent", "rows normalised", "estimated ms")
     crossings = []
@@ -88,7 +88,7 @@ def plan_graphs(profile: str, ranks: int) -> dict[str, tuple[fx.Graph, fx.Graph]
     plans = {}
     for name, flashcomm, fused in PLANS:
         options = Options(profile=profile, matmul_reduce_scatter=fused, matmul_all_reduce=fused)
-        few, more = (rewritten(graph, options, ranks, flashcomm) for graph in graphs)
+        few, more = (after_passes(graph, options, ranks, flashcomm) for graph in graphs)
         plans[name] = (few, more)
     return plans
 

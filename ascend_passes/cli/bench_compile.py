@@ -40,7 +40,7 @@ from ascend_passes.cli.bench_cold import (
     cold_table,
     measure_cold,
 )
-from ascend_passes.cli.bench_rules import EPSILON, PAIRS, decoder, rules
+from ascend_passes.cli.bench_rules import EPSILON, PAIRS, decoder, paired_rules
 from ascend_passes.cli.output import console, print_json, progress
 from ascend_passes.compile.variant import optimize_module
 from ascend_passes.engine.normalize import normalize
@@ -118,7 +118,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """0 where all made the same fusions and every bar that was measured holds, else 1."""
     with progress("bench compile") as stage:
-        rows = list(measure(arguments.layers, arguments.repeats, stage))
+        rows = list(measure_compile(arguments.layers, arguments.repeats, stage))
         cold = measure_cold(arguments.repeats, stage)
     judged = list(bars(rows, cold))
     if arguments.json:
@@ -160,7 +160,7 @@ def bars(rows: Sequence[Row], cold: Cold) -> Iterator[Bar]:
         yield Bar(text, growth, growth < MOST_GROWTH)
 
 
-def measure(
+def measure_compile(
     layers: list[int], repeats: int, stage: Callable[[str, int, int], None]
 ) -> Iterator[Row]:
     """Time both for each number of layers, and the whole pipeline on as large a model."""
@@ -206,7 +206,7 @@ def best(passes: Passes, graph_module: fx.GraphModule, repeats: int) -> tuple[fl
         started = time.process_time()
         passes(copy)
         times.append(time.process_time() - started)
-        fused = sum(called(node) == FUSED for node in copy.graph.nodes)
+        fused = sum(called_operator(node) == FUSED for node in copy.graph.nodes)
     return min(times), fused
 
 
@@ -215,7 +215,7 @@ def whole_pipeline(graph_module: fx.GraphModule) -> None:
     optimize_module(graph_module, Context())
 
 
-def called(node: fx.Node) -> str:
+def called_operator(node: fx.Node) -> str:
     """The operator that a node calls, however the graph spells it."""
     target = node.target
     return target._schema.name if isinstance(target, torch._ops.OpOverload) else ""
@@ -223,7 +223,7 @@ def called(node: fx.Node) -> str:
 
 def our_passes() -> Passes:
     """Normalize and rewrite with the benchmark's rules."""
-    chosen = tuple(rules())
+    chosen = tuple(paired_rules())
 
     def passes(graph_module: fx.GraphModule) -> None:
         normalize(graph_module.graph)

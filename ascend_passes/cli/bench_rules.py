@@ -24,7 +24,7 @@ Gain = Annotated[Tensor, "H"]
 EXAMPLES = [{"N": 4, "H": 64}]
 
 
-def rms_norm(x: Rows, gamma: Gain, *, eps: float) -> Tensor:
+def spelled_rms_norm(x: Rows, gamma: Gain, *, eps: float) -> Tensor:
     """RMSNorm as Qwen3's module writes it."""
     wide = x.to(torch.float32)
     wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
@@ -37,7 +37,7 @@ def one_rms_norm(x: Rows, gamma: Gain, *, eps: float) -> Tensor:
     return normed
 
 
-def swiglu(gate_up: Annotated[Tensor, "N 2*H"]) -> Tensor:
+def spelled_swiglu(gate_up: Annotated[Tensor, "N 2*H"]) -> Tensor:
     """SwiGLU of packed rows."""
     half = gate_up.shape[-1] // 2
     return silu(gate_up[..., :half]) * gate_up[..., half:]
@@ -49,7 +49,9 @@ def one_swiglu(gate_up: Annotated[Tensor, "N 2*H"]) -> Tensor:
     return activated
 
 
-def add_rms_norm(x: Rows, residual: Rows, gamma: Gain, *, eps: float) -> tuple[Tensor, Tensor]:
+def spelled_add_rms_norm(
+    x: Rows, residual: Rows, gamma: Gain, *, eps: float
+) -> tuple[Tensor, Tensor]:
     """Residual add, then RMSNorm."""
     total = x + residual
     return npu.npu_rms_norm(total, gamma, eps)[0], total
@@ -61,7 +63,7 @@ def one_add_rms_norm(x: Rows, residual: Rows, gamma: Gain, *, eps: float) -> tup
     return normed, total
 
 
-def add_rms_norm_quant(
+def spelled_add_rms_norm_quant(
     x: Rows, residual: Rows, gamma: Gain, scale: Gain, *, eps: float
 ) -> tuple[Tensor, Tensor]:
     """The fused norm, quantized."""
@@ -78,15 +80,15 @@ def one_add_rms_norm_quant(
 
 
 PAIRS = (
-    (rms_norm, one_rms_norm),
-    (swiglu, one_swiglu),
-    (add_rms_norm, one_add_rms_norm),
-    (add_rms_norm_quant, one_add_rms_norm_quant),
+    (spelled_rms_norm, one_rms_norm),
+    (spelled_swiglu, one_swiglu),
+    (spelled_add_rms_norm, one_add_rms_norm),
+    (spelled_add_rms_norm_quant, one_add_rms_norm_quant),
 )
 """Pattern and replacement, in the order in which they feed each other."""
 
 
-def rules() -> Iterator[Rule]:
+def paired_rules() -> Iterator[Rule]:
     """The pairs as rules of this package."""
     for pattern, replacement in PAIRS:
         yield Rule(pattern, replacement, examples=EXAMPLES, name=pattern.__name__)
@@ -119,12 +121,16 @@ def decoder_function(layers: int):  # type: ignore[no-untyped-def]
     ):
         residual = hidden
         for _ in range(layers):
-            rows = npu.npu_quantize(rms_norm(residual, gamma, eps=EPSILON), scale, None, INT8, -1)
+            rows = npu.npu_quantize(
+                spelled_rms_norm(residual, gamma, eps=EPSILON), scale, None, INT8, -1
+            )
             heads = rows.to(torch.bfloat16) @ query_key_value.to(torch.bfloat16)
             residual = residual + (heads[:, :QUERY] * ones) @ output
-            rows = npu.npu_quantize(rms_norm(residual, gamma, eps=EPSILON), scale, None, INT8, -1)
+            rows = npu.npu_quantize(
+                spelled_rms_norm(residual, gamma, eps=EPSILON), scale, None, INT8, -1
+            )
             wide = rows.to(torch.bfloat16) @ gate_up.to(torch.bfloat16)
-            residual = residual + swiglu(wide) @ down
-        return rms_norm(residual, gamma, eps=EPSILON)
+            residual = residual + spelled_swiglu(wide) @ down
+        return spelled_rms_norm(residual, gamma, eps=EPSILON)
 
     return forward

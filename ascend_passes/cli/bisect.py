@@ -15,7 +15,7 @@ import torch
 from ascend_passes.cli.arguments import add_input, add_json, add_options, read_options
 from ascend_passes.cli.output import print_json, progress
 from ascend_passes.cli.run import random_prompt
-from ascend_passes.compile.bisect import BisectError, Switch, culprits, without
+from ascend_passes.compile.bisect import BisectError, Switch, culprits, switched_off
 from ascend_passes.compile.option_values import checked_options
 
 SAME_FORMULA = 1e-9
@@ -117,7 +117,7 @@ def lines(found: tuple[Switch, ...], first: Outcome, comparisons: int) -> list[s
     """What a person reads."""
     if not found:
         return [str(first)]
-    off = without({}, found)
+    off = switched_off({}, found)
     words = " ".join(f"--option {name}={text}" for name, text in off.items() if text)
     told = [f"culprit: {one}" for one in found]
     return [str(first), *told, f"right with {words} ({comparisons} comparisons)"]

@@ -15,9 +15,9 @@ from ascend_passes.cli.arguments import (
     UsageError,
     add_json,
     add_options,
-    options_of,
+    command_options,
     read_options,
-    seconds,
+    time_limit,
 )
 from ascend_passes.cli.limit import LOAD_SECONDS, limited
 from ascend_passes.cli.output import console, print_json, progress
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--limit",
-        type=seconds,
+        type=time_limit,
         default=RULE_SECONDS,
         metavar="SECONDS",
         help=f"for each rule; one that does not end is an error (default: {RULE_SECONDS})",
@@ -51,10 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """0 where nothing was found, 1 where a rule is wrong; RuleError as in `show`."""
-    options = options_of(read_options(arguments.option))
-    chosen = choose(arguments.rule, options)
+    options = command_options(read_options(arguments.option))
+    chosen = chosen_rules(arguments.rule, options)
     if arguments.bench:
-        return measure(chosen, arguments.json, arguments.limit)
+        return measure_rules(chosen, arguments.json, arguments.limit)
     from ascend_passes.verify import check  # slow to import; a wrong name is told at once
 
     findings = {}
@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if wrong else 0
 
 
-def measure(chosen: tuple[Rule, ...], as_json: bool, limit: float) -> int:
+def measure_rules(chosen: tuple[Rule, ...], as_json: bool, limit: float) -> int:
     """Print the figures of each rule; 0, as a slow rule is no wrong one."""
     from ascend_passes.verify.bench import bench  # slow to import, as above
 
@@ -93,7 +93,7 @@ def measure(chosen: tuple[Rule, ...], as_json: bool, limit: float) -> int:
     return 0
 
 
-def choose(name: str | None, options: Options) -> tuple[Rule, ...]:
+def chosen_rules(name: str | None, options: Options) -> tuple[Rule, ...]:
     """The rules of a folder, the rule of a name, or all; errors as in `run`."""
     if name is None:
         return every_rule(options)

@@ -9,7 +9,13 @@ from pathlib import Path
 import torch
 from rich.text import Text
 
-from ascend_passes.cli.arguments import add_json, add_options, add_seed, options_of, read_options
+from ascend_passes.cli.arguments import (
+    add_json,
+    add_options,
+    add_seed,
+    command_options,
+    read_options,
+)
 from ascend_passes.cli.output import console, print_json
 from ascend_passes.cli.run import compare_directory, print_comparison
 
@@ -40,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """0 where every compiled model is right, 1 where one is not."""
     options = read_options(arguments.option)
-    options_of(options)
+    command_options(options)
     out, results = console(), {}
     with tempfile.TemporaryDirectory(prefix="ascend-passes-demo-") as folder:
         for name, dtype, activations in MODELS:

@@ -93,7 +93,7 @@ def layers_graph(sizes: Sizes, layers: int, ranks: int) -> fx.Graph:
     return trace.trace(model, [hidden, gain, *weights, *scales]).graph
 
 
-def rewritten(graph: fx.Graph, options: Options, ranks: int, flashcomm: bool) -> fx.Graph:
+def after_passes(graph: fx.Graph, options: Options, ranks: int, flashcomm: bool) -> fx.Graph:
     """The graph after the passes, with FlashComm or without, whatever it costs."""
     switches = ",".join(filter(None, (options.passes, "-sequence_parallel.cost")))
     fused = options.matmul_reduce_scatter if flashcomm else options.matmul_all_reduce

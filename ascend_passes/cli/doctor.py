@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ascend_passes.cli.arguments import add_json
-from ascend_passes.cli.environment import Findings, examine
+from ascend_passes.cli.environment import Environment, examine
 from ascend_passes.cli.output import console, print_json
 
 
@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if findings.healthy or excused else 1
 
 
-def show(out: Console, findings: Findings) -> None:
+def show(out: Console, findings: Environment) -> None:
     """The findings for a person."""
     versions = Table("package", "version", box=None)
     for name, version in findings.versions.items():

@@ -45,7 +45,7 @@ class System:
 
 
 @dataclass(frozen=True)
-class Findings:
+class Environment:
     """Everything that `doctor` reports."""
 
     versions: Mapping[str, str | None]
@@ -87,17 +87,17 @@ class Findings:
         return {**asdict(self), **derived}
 
 
-def examine() -> Findings:
+def examine() -> Environment:
     """Look at the machine. Nothing is changed, and nothing is run on a device."""
     problem = torch_npu_problem()
     usable = has_torch_npu() and problem is None
-    device = device_type(usable)
-    operators = {name: usable and exists(name) for name in npu.OPERATORS}
+    device = usable_device(usable)
+    operators = {name: usable and has_kernel(name) for name in npu.OPERATORS}
     missing = tuple(name for name, found in operators.items() if not found)
     versions = {**distributions(), "CANN": cann_version(), "HCCL": hccl_version()}
     mismatch = version_mismatch(versions["torch-npu"])
     declared = entry_points()
-    return Findings(
+    return Environment(
         versions=versions,
         device=device,
         soc=soc(usable),
@@ -171,7 +171,7 @@ def torch_npu_problem() -> str | None:
     return None
 
 
-def device_type(usable: bool) -> str:
+def usable_device(usable: bool) -> str:
     """npu, cuda or cpu, the first that has a device."""
     if usable and torch.npu.is_available():  # type: ignore[attr-defined]
         return "npu"
@@ -180,12 +180,12 @@ def device_type(usable: bool) -> str:
 
 def soc(usable: bool) -> str | None:
     """The chip's name as CANN gives it, such as `Ascend910B1`."""
-    if device_type(usable) != "npu":
+    if usable_device(usable) != "npu":
         return None
     return str(torch.npu.get_device_name(0))  # type: ignore[attr-defined]
 
 
-def exists(name: str) -> bool:
+def has_kernel(name: str) -> bool:
     """Whether torch_npu registered a kernel for an operator on its device."""
     qualified = npu.OPERATORS[name].qualified_name
     return bool(torch._C._dispatch_has_kernel_for_dispatch_key(qualified, "PrivateUse1"))
@@ -202,19 +202,21 @@ def cann_version() -> str | None:
     """Version of the CANN toolkit, `unknown` where its version file is not there."""
     folder = cann_folder()
     return (
-        None if folder is None else file_version(found(folder, ("*/ascend_toolkit_install.info",)))
+        None
+        if folder is None
+        else file_version(files_below(folder, ("*/ascend_toolkit_install.info",)))
     )
 
 
 def hccl_version() -> str | None:
     """Version of HCCL, the collectives' library; it comes with CANN."""
     folder = cann_folder()
-    if folder is None or not found(folder, HCCL_LIBRARY):
+    if folder is None or not files_below(folder, HCCL_LIBRARY):
         return None
-    return file_version(found(folder, HCCL_VERSION))
+    return file_version(files_below(folder, HCCL_VERSION))
 
 
-def found(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
+def files_below(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
     """The files of some patterns below a folder; none where it cannot be looked into."""
     with contextlib.suppress(OSError):
         return [path for pattern in patterns for path in folder.glob(pattern)]

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ascend_passes.cli.arguments import SHAPES, add_model, options_of, read_options
+from ascend_passes.cli.arguments import SHAPES, add_model, command_options, read_options
 from ascend_passes.cli.output import console, print_json, print_report, progress
 from ascend_passes.cli.run import check_memory, random_prompt
 from ascend_passes.report.value import Report
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """0; errors as in `cli.run.run`."""
     options = read_options(arguments.option)
-    options_of(options)
+    command_options(options)
     found = explain_directory(arguments, options)
     if arguments.json:
         print_json({step: report.to_dict() for step, report in found.items()})

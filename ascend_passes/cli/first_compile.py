@@ -30,9 +30,9 @@ def main(backend: str) -> None:
     gc.collect()
     gc.freeze()  # or a search through all that the model loaded falls to whom it happens to
     assert "ascend_passes.backend" not in sys.modules
-    cold = seconds(compile_and_call, model, ids, backend)
+    cold = processor_seconds(compile_and_call, model, ids, backend)
     torch._dynamo.reset()
-    warm = seconds(compile_and_call, model, ids, backend)
+    warm = processor_seconds(compile_and_call, model, ids, backend)
     print(json.dumps({"cold": cold, "warm": warm}))
 
 
@@ -42,7 +42,7 @@ def compile_and_call(model: Callable[..., Any], ids: torch.Tensor, backend: str)
         torch.compile(model, backend=backend)(ids, use_cache=False)
 
 
-def seconds(function: Callable[..., None], *arguments: Any) -> float:
+def processor_seconds(function: Callable[..., None], *arguments: Any) -> float:
     """Processor seconds of a call."""
     started = time.process_time()
     function(*arguments)

@@ -6,7 +6,7 @@ import argparse
 
 from rich.table import Table
 
-from ascend_passes.cli.arguments import add_json, add_options, options_of, read_options
+from ascend_passes.cli.arguments import add_json, add_options, command_options, read_options
 from ascend_passes.cli.output import console, print_json, print_table
 from ascend_passes.cli.rules import every_rule
 from ascend_passes.engine.registry import is_on
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """0; raises RuleError for a rule file that does not load."""
-    options = options_of(read_options(arguments.option))
+    options = command_options(read_options(arguments.option))
     rows = [
         {
             "name": rule.name,

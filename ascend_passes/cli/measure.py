@@ -59,7 +59,7 @@ def device_name(device: str) -> str:
     return torch.cuda.get_device_name() if device == "cuda" else device
 
 
-def seconds(
+def median_seconds(
     function: Callable[[], object], device: str, repeats: int = REPEATS, captured: bool = False
 ) -> float:
     """Median seconds of one call, over samples of `repeats` calls in a row."""
@@ -102,7 +102,7 @@ def matmul_rate(device: str, dtype: torch.dtype) -> float | None:
     right = torch.ones(side, side, dtype=dtype, device=device).t()
     multiply = torch._int_mm if dtype == torch.int8 else torch.mm
     try:
-        return 2.0 * side**3 / seconds(lambda: multiply(left, right), device, repeats=3)
+        return 2.0 * side**3 / median_seconds(lambda: multiply(left, right), device, repeats=3)
     except (RuntimeError, NotImplementedError):
         return None
 
@@ -111,7 +111,7 @@ def memory_bandwidth(device: str) -> float:
     """Bytes per second that a copy reads and writes."""
     source = torch.ones(STREAM_BYTES[device], dtype=torch.int8, device=device)
     target = torch.empty_like(source)
-    return 2.0 * source.numel() / seconds(lambda: target.copy_(source), device, repeats=3)
+    return 2.0 * source.numel() / median_seconds(lambda: target.copy_(source), device, repeats=3)
 
 
 def launch_seconds(device: str, matmul: bool, captured: bool = False) -> float:
@@ -119,7 +119,7 @@ def launch_seconds(device: str, matmul: bool, captured: bool = False) -> float:
     small = torch.ones(32, SMALL // 32, device=device)
     right = small.t().contiguous()
     function: Callable[[], Tensor] = (lambda: small @ right) if matmul else small.neg
-    return seconds(function, device, SHORT_REPEATS, captured)
+    return median_seconds(function, device, SHORT_REPEATS, captured)
 
 
 def collective_figures(device: str, captured: bool = False) -> tuple[float, float, float]:
@@ -132,9 +132,9 @@ def collective_figures(device: str, captured: bool = False) -> tuple[float, floa
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return 0.0, 0.0, float("inf")
     ranks = dist.get_world_size()
-    one = gather_seconds(device, SMALL, SHORT_REPEATS, captured)
+    one = measured_gather_seconds(device, SMALL, SHORT_REPEATS, captured)
     two = reduce_seconds(device, SMALL, SHORT_REPEATS, captured)
-    long = gather_seconds(device, COLLECTIVE_BYTES[device], REPEATS, captured)
+    long = measured_gather_seconds(device, COLLECTIVE_BYTES[device], REPEATS, captured)
     latency, hop = latency_and_hop(one, two)
     sent = COLLECTIVE_BYTES[device] * (ranks - 1)
     figures = torch.tensor([latency, hop, sent / max(long - one, 1e-9)], device=device)
@@ -149,17 +149,17 @@ def latency_and_hop(one: float, two: float) -> tuple[float, float]:
     return one - hop, hop
 
 
-def gather_seconds(device: str, size: int, repeats: int, captured: bool) -> float:
+def measured_gather_seconds(device: str, size: int, repeats: int, captured: bool) -> float:
     """Seconds of an all_gather of `size` bytes from each rank."""
     local = torch.ones(size, dtype=torch.int8, device=device)
     whole = torch.empty(size * dist.get_world_size(), dtype=torch.int8, device=device)
     dist.barrier()
     gather = lambda: dist.all_gather_into_tensor(whole, local)  # noqa: E731
-    return seconds(gather, device, repeats, captured)
+    return median_seconds(gather, device, repeats, captured)
 
 
 def reduce_seconds(device: str, size: int, repeats: int, captured: bool) -> float:
     """Seconds of an all_reduce of `size` bytes."""
     partial = torch.zeros(size // 2, dtype=torch.bfloat16, device=device)
     dist.barrier()
-    return seconds(lambda: dist.all_reduce(partial), device, repeats, captured)
+    return median_seconds(lambda: dist.all_reduce(partial), device, repeats, captured)

@@ -15,7 +15,7 @@ from ascend_passes.cli.arguments import (
     SHAPES,
     UsageError,
     add_model,
-    options_of,
+    command_options,
     read_options,
     whole_number,
 )
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
         OptionError: an option that does not exist or has a wrong value.
     """
     options = read_options(arguments.option)
-    options_of(options)
+    command_options(options)
     result = compare_directory(
         arguments.directory,
         options,

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from rich.syntax import Syntax
 from rich.text import Text
 
-from ascend_passes.cli.arguments import add_json, add_options, options_of, read_options
+from ascend_passes.cli.arguments import add_json, add_options, command_options, read_options
 from ascend_passes.cli.limit import LOAD_SECONDS
 from ascend_passes.cli.output import console, print_json
 from ascend_passes.cli.rules import blamed, rule_named
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """0; raises RuleError where there is no such rule."""
-    options = options_of(read_options(arguments.option))
+    options = command_options(read_options(arguments.option))
     rule = rule_named(arguments.rule, options)
     with blamed(rule, LOAD_SECONDS):
         found = page(rule)

@@ -26,7 +26,7 @@ from ascend_passes.cli.arguments import (
     whole_number,
 )
 from ascend_passes.cli.bench_comm import tensor_parallel
-from ascend_passes.cli.dense_layers import GROUP, Sizes, layers_graph, rewritten
+from ascend_passes.cli.dense_layers import GROUP, Sizes, after_passes, layers_graph
 from ascend_passes.cli.measure import measured_profile
 from ascend_passes.cli.output import console
 from ascend_passes.cost import model as cost
@@ -65,12 +65,12 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         UsageError, OptionError: what would fail only after measuring.
     """
-    check(arguments)
+    check_arguments(arguments)
     screen = console()
     if arguments.profile is None:
         device = arguments.device or accelerator()
         screen.print(f"measuring {device} with {processes(device, arguments.ranks)} processes")
-        measure(device, processes(device, arguments.ranks), arguments.out)
+        measure_device(device, processes(device, arguments.ranks), arguments.out)
         screen.print(arguments.out.read_text())
         screen.print(f'written to {arguments.out}: options={{"profile": "{arguments.out}"}}')
     if arguments.plot is not None:
@@ -80,14 +80,14 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def check(arguments: argparse.Namespace) -> None:
+def check_arguments(arguments: argparse.Namespace) -> None:
     """Raise for what is wrong before anything is measured; errors as in `run`."""
     if arguments.profile is None:
         check_writable(arguments.out)
     elif arguments.plot is None:
         raise UsageError("--profile measures nothing; say with --plot FILE where to draw it.")
     else:
-        profiles.read(arguments.profile)
+        profiles.read_profile(arguments.profile)
     if arguments.plot is None:
         return
     if arguments.plot.suffix != ".png":
@@ -106,7 +106,7 @@ def processes(device: str, asked: int) -> int:
     return asked if device == "cpu" else max(1, min(asked, device_count(device)))
 
 
-def measure(device: str, ranks: int, out: Path) -> None:
+def measure_device(device: str, ranks: int, out: Path) -> None:
     """Write the figures that `ranks` processes measure together."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -115,7 +115,7 @@ def measure(device: str, ranks: int, out: Path) -> None:
 
 
 def measure_rank(rank: int, device: str, ranks: int, port: int, out: str) -> None:
-    """One process of `measure`."""
+    """One process of `measure_device`."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(max(1, torch.get_num_threads() // ranks))
     if device != "cpu":
@@ -138,7 +138,7 @@ def step_times(profile: str, ranks: int) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    figures, sizes = profiles.read(profile), Sizes()
+    figures, sizes = profiles.read_profile(profile), Sizes()
     graph = layers_graph(sizes, 1, ranks)
     figure = Figure(figsize=(8, 5))
     axis = figure.subplots()
@@ -147,9 +147,9 @@ def step_times(profile: str, ranks: int) -> Figure:
         def seconds(graph_now: object) -> cost.Seconds:
             return lambda tokens: sizes.layers * cost.estimate(graph_now, figures, tokens).seconds  # type: ignore[arg-type]
 
-        before = seconds(rewritten(graph, Options(profile=profile), ranks, False))
+        before = seconds(after_passes(graph, Options(profile=profile), ranks, False))
         apart = Options(profile=profile, matmul_reduce_scatter=False)
-        after = seconds(rewritten(graph, apart, ranks, True))
+        after = seconds(after_passes(graph, apart, ranks, True))
         for name, curve in (("all_reduce", before), ("FlashComm", after)):
             axis.plot(CURVE, [curve(tokens) * 1e3 for tokens in CURVE], marker="o", label=name)
         crossing = cost.crossing(before, after)

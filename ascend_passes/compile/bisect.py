@@ -45,7 +45,7 @@ def switches(options: Options) -> tuple[Switch, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def without(given: Mapping[str, Any], off: Sequence[Switch]) -> dict[str, Any]:
+def switched_off(given: Mapping[str, Any], off: Sequence[Switch]) -> dict[str, Any]:
     """The options with these switched off as well."""
     options = dict(given)
     for option in ("rules", "passes"):
@@ -69,16 +69,16 @@ def culprits(given: Mapping[str, Any], differs: Differs) -> Iterator[Switch]:
     Raises:
         BisectError: results differ with everything switched off as well.
     """
-    if not differs(without(given, [])):
+    if not differs(switched_off(given, [])):
         return
     remaining = switches(checked_options(given))
-    if differs(without(given, remaining)):
+    if differs(switched_off(given, remaining)):
         raise BisectError(
             "results differ with every rule and pass switched off too: look at the executor, at "
             "capture, or at the model's own randomness."
         )
     found: list[Switch] = []
-    while not found or differs(without(given, found)):
+    while not found or differs(switched_off(given, found)):
         found.append(first_wrong(remaining, found, given, differs))
         remaining = tuple(switch for switch in remaining if switch not in found)
         yield found[-1]
@@ -91,7 +91,7 @@ def first_wrong(
     right, wrong = 0, len(remaining)  # that many are on
     while wrong - right > 1:
         middle = (right + wrong) // 2
-        if differs(without(given, [*found, *remaining[middle:]])):
+        if differs(switched_off(given, [*found, *remaining[middle:]])):
             wrong = middle
         else:
             right = middle

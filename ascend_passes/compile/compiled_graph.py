@@ -20,13 +20,18 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from ascend_passes.agreement.exchange import failing_together
 from ascend_passes.capture import Fault
 from ascend_passes.compile.token_count import token_counter
-from ascend_passes.compile.variant import Keep, Variant, Work, compile_variant, device_type
+from ascend_passes.compile.variant import Keep, Variant, VariantWork, compile_variant, device_type
 from ascend_passes.distributed.rehearsal import DepartureError, Script, recording, replaying
 from ascend_passes.ir import trace
 from ascend_passes.ir.graph import value
 from ascend_passes.options.plans import Plan, divided, pick, plans
 from ascend_passes.options.value import Options
-from ascend_passes.passes.constants.float_inputs import Key, Numbers, scalar_positions, values_of
+from ascend_passes.passes.constants.float_inputs import (
+    Key,
+    Numbers,
+    numbers_by_position,
+    scalar_positions,
+)
 
 GRAPHS: weakref.WeakSet[CompiledGraph] = weakref.WeakSet()
 """Every compiled graph that is alive."""
@@ -145,14 +150,14 @@ class CompiledGraph:
         if instead_of is not None and instead_of.spare is not None:
             return instead_of.spare()
         agreed, script = self.scripts.get(plan, (plan, Script()))
-        work = Work(
+        work = VariantWork(
             self.gm,
             self.options,
             agreed,
             self.keep,
             self.device,
             constants_of(self.gm, inputs, self.state),
-            values_of(numbers[0]),
+            numbers_by_position(numbers[0]),
             self.static,
             self.host_reads,
             self.training,
@@ -161,7 +166,9 @@ class CompiledGraph:
         how = {"trust": self.parted <= MOST_PARTED, "first": instead_of is None}
         for key in dict.fromkeys(numbers) if plan in self.scripts else ():
             with contextlib.suppress(DepartureError), replaying(script):
-                made = compile_variant(replace(work, numbers=values_of(key)), script, **how)
+                made = compile_variant(
+                    replace(work, numbers=numbers_by_position(key)), script, **how
+                )
                 self.numbers.keep(key)
                 return made
         script = Script()

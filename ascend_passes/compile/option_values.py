@@ -42,7 +42,7 @@ def check_values(options: Options) -> None:
         OptionError: a switch, a count, a profile, a chip, a size or a folder that there is not.
         RuleError: a folder in `rule_path` that holds no rules, or a rule file that does not load.
     """
-    profiles.read(options.profile)
+    profiles.read_profile(options.profile)
     check_sizes(options)
     check_chip(options.soc)
     check_folder(options.dump)
@@ -51,7 +51,7 @@ def check_values(options: Options) -> None:
         return
     rules = rule_names(options)
     check_switches("rules", options.rules, lambda: rules)
-    check_counts(options.expect, (*rules, *pass_names.counted()))
+    check_expected_names(options.expect, (*rules, *pass_names.countable_names()))
 
 
 def rule_names(options: Options) -> tuple[str, ...]:
@@ -81,7 +81,7 @@ def all_names(option: str) -> str:
     return " `ascend-passes list` names all."
 
 
-def check_counts(expected: Iterable[str], known: Iterable[str]) -> None:
+def check_expected_names(expected: Iterable[str], known: Iterable[str]) -> None:
     """Raise OptionError for a count of something that no report counts."""
     valid = tuple(known)
     for name in expected:

@@ -37,7 +37,7 @@ def switchable() -> tuple[str, ...]:
     return (*dict.fromkeys(stage.name for stage in STAGES), *parts)
 
 
-def counted() -> tuple[str, ...]:
+def countable_names() -> tuple[str, ...]:
     """What `expect` may name beside rules: passes, and the operators that two of them translate."""
     tables = (quantized_decomposed.TRANSLATIONS, vllm_translations.TRANSLATIONS)
     translated = (name.replace("::", "_").lstrip("_") for table in tables for name in table)

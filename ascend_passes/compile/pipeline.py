@@ -47,7 +47,7 @@ def run_stages(gm: fx.GraphModule, context: Context) -> Report:
     baseline = Baseline.of(gm, context) if context.options.validate else None
     while True:
         structure = Structure(gm.graph) if context.options.verify_each_stage else None
-        report, failed = attempt(gm, context, skipped, baseline, structure)
+        report, failed = attempt_stages(gm, context, skipped, baseline, structure)
         if failed is None:
             break
         name, error = failed
@@ -61,7 +61,7 @@ def run_stages(gm: fx.GraphModule, context: Context) -> Report:
     return report + Report(errors=tuple(skipped.values()), notes=notes_of(baseline))
 
 
-def attempt(
+def attempt_stages(
     gm: fx.GraphModule,
     context: Context,
     skipped: Mapping[str, str],

@@ -34,12 +34,12 @@ def keep_saved_apart(graph: fx.Graph) -> None:
     writable: set[fx.Node] = set()
     for index in metadata.unsafe_view_out_indices:
         writable |= memory(returned[metadata.num_mutated_inp_runtime_indices + index])
-    copies = {node: copy(node) for node in returned[count:] if node in writable}
+    copies = {node: copy_for_backward(node) for node in returned[count:] if node in writable}
     saved = [copies.get(node, node) for node in returned[count:]]
     graph.output_node().args = ((*returned[:count], *saved),)
 
 
-def copy(node: fx.Node) -> fx.Node:
+def copy_for_backward(node: fx.Node) -> fx.Node:
     """A copy of a tensor with the same strides, at the same place of a memory of its own."""
     fake = value(node)
     with faking(fake_mode_of([fake])):

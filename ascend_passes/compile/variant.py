@@ -35,7 +35,7 @@ Keep = Callable[[Report, Options, Later], None]
 
 
 @dataclass(frozen=True)
-class Work:
+class VariantWork:
     """What a variant is made from."""
 
     gm: fx.GraphModule
@@ -120,7 +120,7 @@ def optimized(gm: fx.GraphModule, context: Context) -> Report:
     return replace(run_stages(gm, context), graph_before=before, graph_after=gm.code)
 
 
-def compile_variant(work: Work, script: Script, trust: bool, first: bool) -> Variant:
+def compile_variant(work: VariantWork, script: Script, trust: bool, first: bool) -> Variant:
     """A variant for the calls that `work` describes.
 
     Args:
@@ -136,7 +136,7 @@ def compile_variant(work: Work, script: Script, trust: bool, first: bool) -> Var
     """
     groups, context = shared_groups(work.gm.graph), work.context
     require_agreement(work.gm.graph, context, groups, "the traced graph")
-    plain = rewritten(work, trust=trust and not groups)
+    plain = rewritten_copy(work, trust=trust and not groups)
     made = with_facts(work, plain, script) if trust and groups else plain
     if first and not work.options.off:
         check_expectations(made.report, context)
@@ -147,18 +147,18 @@ def compile_variant(work: Work, script: Script, trust: bool, first: bool) -> Var
     # On what only this rank knows no plan may depend that the others have too.
     decisions = plain.report.decisions
     gain_from = next((choice.gain_from for choice in decisions if choice.gain_from), None)
-    spare = functools.partial(told, replace(work, constants={}), plain)
+    spare = functools.partial(reported, replace(work, constants={}), plain)
     return replace(variant, spare=spare if made is not plain else None, gain_from=gain_from)
 
 
-def told(work: Work, made: Rewritten) -> Variant:
+def reported(work: VariantWork, made: Rewritten) -> Variant:
     """The variant that runs a rewritten graph, after its report is kept."""
     variant, tell = finished(work, made)
     tell()
     return variant
 
 
-def with_facts(work: Work, plain: Rewritten, script: Script) -> Rewritten:
+def with_facts(work: VariantWork, plain: Rewritten, script: Script) -> Rewritten:
     """The graph rewritten on what this rank's parameters hold, where it has the collectives of
     `plain` and needed no other answers; else `plain`.
 
@@ -170,7 +170,7 @@ def with_facts(work: Work, plain: Rewritten, script: Script) -> Rewritten:
         with replaying(script):
             groups = shared_groups(work.gm.graph)
             require_agreement(work.gm.graph, work.context, groups, "the traced graph")
-            made = rewritten(work, trust=True)
+            made = rewritten_copy(work, trust=True)
         alike = digest(made.gm.graph, work.context) == digest(plain.gm.graph, work.context)
     except DepartureError:
         alike = False
@@ -180,7 +180,7 @@ def with_facts(work: Work, plain: Rewritten, script: Script) -> Rewritten:
     return replace(plain, report=plain.report + Report(notes=(note,)))
 
 
-def promising(work: Work) -> bool:
+def promising(work: VariantWork) -> bool:
     """Whether a graph could be rewritten on what parameters hold."""
     if not work.constants or work.options.off:
         return False
@@ -190,14 +190,14 @@ def promising(work: Work) -> bool:
     return bool(facts_of(graph))
 
 
-def rewritten(work: Work, trust: bool) -> Rewritten:
+def rewritten_copy(work: VariantWork, trust: bool) -> Rewritten:
     """A copy of the graph after all passes."""
     gm, context = fx.GraphModule(work.gm, copied(work.gm.graph)), work.context
     report = optimized(gm, replace(context, trust=trust))
     return Rewritten(gm, report, folded_of(gm.graph))
 
 
-def finished(work: Work, made: Rewritten) -> tuple[Variant, Callable[[], None]]:
+def finished(work: VariantWork, made: Rewritten) -> tuple[Variant, Callable[[], None]]:
     """The variant that runs a rewritten graph, and what keeps its report."""
     gm, context, report = made.gm, work.context, made.report
     count = len(gm.graph.find_nodes(op="placeholder"))
@@ -220,13 +220,13 @@ def finished(work: Work, made: Rewritten) -> tuple[Variant, Callable[[], None]]:
     return variant, functools.partial(publish, work, report, later)
 
 
-def publish(work: Work, report: Report, later: Later) -> None:
+def publish(work: VariantWork, report: Report, later: Later) -> None:
     """Hand the report to whoever keeps it, and to the folder of dumps."""
     work.keep(dumped(report, work.plan, work.options), work.options, later)
 
 
 def capture(
-    work: Work, function: Callable[..., Any], gm: fx.GraphModule, static: tuple[int, ...]
+    work: VariantWork, function: Callable[..., Any], gm: fx.GraphModule, static: tuple[int, ...]
 ) -> Callable[..., Any]:
     """The function with capture as the options ask."""
     return wrap(

@@ -94,7 +94,7 @@ def operator_cost(node: fx.Node, profile: Profile, numeric: Numbers) -> Operator
     seconds = memory / profile.memory_bandwidth
     launch = profile.vector_launch
     if traits.matmul is not None:
-        seconds = max(seconds, arithmetic(node, traits.matmul, profile, numeric))
+        seconds = max(seconds, arithmetic_seconds(node, traits.matmul, profile, numeric))
         launch = profile.matmul_launch
     kind = traits.collective
     if not kind:
@@ -108,7 +108,7 @@ def operator_cost(node: fx.Node, profile: Profile, numeric: Numbers) -> Operator
     return OperatorCost(node.name, name, total, memory, sent, kind)
 
 
-def arithmetic(node: fx.Node, matmul: Matmul, profile: Profile, numeric: Numbers) -> float:
+def arithmetic_seconds(node: fx.Node, matmul: Matmul, profile: Profile, numeric: Numbers) -> float:
     """Seconds of a matmul's multiplications and additions."""
     left, right = (value(argument_of(node, name)) for name in (matmul.left, matmul.right))
     rows = math.prod(numeric(size) for size in left.shape)

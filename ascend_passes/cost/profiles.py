@@ -54,7 +54,7 @@ class Profile:
         return self.matmul_rates.get(dtype, min(self.matmul_rates.values()))
 
     def to_json(self) -> str:
-        """The profile as the text of a file that `read` takes."""
+        """The profile as the text of a file that `read_profile` takes."""
         figures = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return json.dumps(figures | {"matmul_rates": dict(self.matmul_rates)}, indent=2)
 
@@ -106,7 +106,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
 )
 
 
-def read(name: str) -> Profile:
+def read_profile(name: str) -> Profile:
     """A built-in profile by name, or one from a file that `tune` wrote.
 
     Raises:

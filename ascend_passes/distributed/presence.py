@@ -55,7 +55,7 @@ def agreed(at: float) -> None:
     agreed_at = at
 
 
-def key(rank: int) -> str:
+def address_key(rank: int) -> str:
     """Where in the store the address of a rank is."""
     return f"ascend_passes/address/{rank}"
 
@@ -72,7 +72,7 @@ def announce(*_: Any) -> None:
         store = distributed_c10d._get_default_store()
         address = _address or listen(store)
         if address:
-            store.set(key(dist.get_rank()), json.dumps(address))
+            store.set(address_key(dist.get_rank()), json.dumps(address))
 
 
 class Lasting(list[Any]):
@@ -184,10 +184,10 @@ def ask(rank: int) -> Whereabouts | Presence:
 def address_of(rank: int) -> tuple[str, int, str] | None:
     """What `announce` has put into the store, None where it did not or where it makes no sense."""
     store = distributed_c10d._get_default_store()
-    if not store.check([key(rank)]):
+    if not store.check([address_key(rank)]):
         return None
     try:
-        host, port, password = json.loads(store.get(key(rank)))
+        host, port, password = json.loads(store.get(address_key(rank)))
         return str(host), int(port), str(password)
     except (ValueError, TypeError, RecursionError):
         return None

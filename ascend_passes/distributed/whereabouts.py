@@ -61,10 +61,10 @@ class Whereabouts:
 def whereabouts(since: float = 0.0) -> Whereabouts:
     """Where this process is; failures since a time of `time.time()`."""
     records = list(torch._dynamo.utils.get_compilation_metrics())
-    good = [described(r.co_name, r.co_filename, r.co_firstlineno) for r in records if done(r)]
+    good = [function_text(r.co_name, r.co_filename, r.co_firstlineno) for r in records if done(r)]
     return Whereabouts(
-        place(),
-        tuple(compiling()),
+        main_line(),
+        tuple(compiled_functions()),
         tuple(dict.fromkeys(good)),
         tuple(failure(r) for r in records if r.fail_type and (r.end_time_us or 0) > since * 1e6),
         entered(),
@@ -78,7 +78,7 @@ def done(record: Any) -> bool:
 
 def failure(record: Any) -> Failure:
     """Dynamo's record of a compilation that failed, in short."""
-    function = described(record.co_name, record.co_filename, record.co_firstlineno)
+    function = function_text(record.co_name, record.co_filename, record.co_firstlineno)
     reason = str(record.fail_reason or record.fail_type)
     told = reason.partition(CONTEXT)[2] or reason
     first = next((line.strip() for line in told.splitlines() if line.strip()), "")
@@ -89,12 +89,12 @@ def failure(record: Any) -> Failure:
     )
 
 
-def described(name: str | None, file: str | None, line: int | None) -> str:
+def function_text(name: str | None, file: str | None, line: int | None) -> str:
     """A function as all ranks name it, whichever folder their files are in."""
     return f"{name} ({Path(file or '').name}:{line})"
 
 
-def compiling() -> Iterator[str]:
+def compiled_functions() -> Iterator[str]:
     """The functions on the threads' stacks that Dynamo or this package compiles.
 
     Those of other threads are not named: their variables are not to be read while they run.
@@ -104,7 +104,7 @@ def compiling() -> Iterator[str]:
         for frame in reversed(list(outwards(top))):
             if any(called_in(frame, *one) for one in COMPILERS):
                 code = frame.f_locals.get("code") if thread == own else None
-                yield name_of(code) if isinstance(code, CodeType) else "a graph"
+                yield code_text(code) if isinstance(code, CodeType) else "a graph"
 
 
 def called_in(frame: FrameType, file: str, function: str) -> bool:
@@ -112,9 +112,9 @@ def called_in(frame: FrameType, file: str, function: str) -> bool:
     return frame.f_code.co_name == function and frame.f_code.co_filename.endswith(file)
 
 
-def name_of(code: CodeType) -> str:
-    """`described` for a code object."""
-    return described(code.co_name, code.co_filename, code.co_firstlineno)
+def code_text(code: CodeType) -> str:
+    """`function_text` for a code object."""
+    return function_text(code.co_name, code.co_filename, code.co_firstlineno)
 
 
 def outwards(frame: FrameType | None) -> Iterator[FrameType]:
@@ -124,7 +124,7 @@ def outwards(frame: FrameType | None) -> Iterator[FrameType]:
         frame = frame.f_back
 
 
-def place() -> str:
+def main_line() -> str:
     """The main thread's line outside of torch and this package: `file.py:12 in forward`."""
     top = sys._current_frames().get(threading.main_thread().ident or 0)
     for frame in outwards(top):

@@ -31,7 +31,7 @@ INT8, QINT8 = 1, 12
 Form = Callable[[fx.Node], fx.Node | None]
 
 
-def call(node: fx.Node, target: Any, arguments: tuple[Any, ...], **keywords: Any) -> fx.Node:
+def same_call(node: fx.Node, target: Any, arguments: tuple[Any, ...], **keywords: Any) -> fx.Node:
     """A call with the value and origin of `node`, placed in front of it."""
     with Editor(node.graph).at(node) as edit:
         new: fx.Node = edit.same(target, *arguments, **keywords)
@@ -45,7 +45,7 @@ def rename(target: Any) -> Form:
     def renamed(node: fx.Node) -> fx.Node:
         names = [entry.name for entry in node.target._schema.arguments]  # type: ignore[union-attr]
         more = dict(zip(names[positional:], node.args[positional:], strict=False))
-        return call(node, target, node.args[:positional], **more, **node.kwargs)
+        return same_call(node, target, node.args[:positional], **more, **node.kwargs)
 
     return renamed
 
@@ -103,7 +103,7 @@ def convert(node: fx.Node) -> fx.Node | None:
     wanted = {name: item for name, item in wanted.items() if item is not None}
     if node.kwargs == wanted and node.target is aten._to_copy.default:
         return None
-    return call(node, aten._to_copy.default, (source,), **wanted)
+    return same_call(node, aten._to_copy.default, (source,), **wanted)
 
 
 def view(node: fx.Node) -> fx.Node | None:
@@ -119,7 +119,7 @@ def view(node: fx.Node) -> fx.Node | None:
     ]
     if node.target is aten.view.default and source is node.args[0] and shape == node.args[1]:
         return None
-    return call(node, aten.view.default, (source, shape))
+    return same_call(node, aten.view.default, (source, shape))
 
 
 def given_shape(node: fx.Node) -> list[Any]:
@@ -133,7 +133,7 @@ def reshape(node: fx.Node) -> fx.Node | None:
     source = first(node)
     if value(source).untyped_storage()._cdata != value(node).untyped_storage()._cdata:
         return None
-    return call(node, aten.view.default, (source, given_shape(node)))
+    return same_call(node, aten.view.default, (source, given_shape(node)))
 
 
 def permute(node: fx.Node) -> fx.Node | None:
@@ -147,7 +147,7 @@ def permute(node: fx.Node) -> fx.Node | None:
         return source
     if node.target is aten.permute.default and node.args == (source, dims):
         return None
-    return call(node, aten.permute.default, (source, dims))
+    return same_call(node, aten.permute.default, (source, dims))
 
 
 def permutation(node: fx.Node, rank: int) -> list[int]:
@@ -170,24 +170,24 @@ def slice_(node: fx.Node) -> fx.Node | None:
         return first(node)
     source, dim, start, end, step = arguments(node)
     size = value(source).shape[dim]
-    start = bound(0 if start is None else start, size)
-    end = bound(END if end is None else end, size)
+    start = slice_bound(0 if start is None else start, size)
+    end = slice_bound(END if end is None else end, size)
     if isinstance(start, int) and isinstance(end, int) and 0 <= end < start:
         end = start  # empty, as for the operator
-    if reaches(end, size):
+    if reaches_end(end, size):
         end = END
     wanted = (source, dim, start, end, step)
-    return None if node.args == wanted else call(node, aten.slice.Tensor, wanted)
+    return None if node.args == wanted else same_call(node, aten.slice.Tensor, wanted)
 
 
-def bound(position: Any, size: Any) -> Any:
+def slice_bound(position: Any, size: Any) -> Any:
     """A bound of a slice counted from the start and within the dim, where both are numbers."""
     if not isinstance(position, int) or not isinstance(size, int):
         return position
     return min(max(position + size if position < 0 else position, 0), size)
 
 
-def reaches(end: Any, size: Any) -> bool:
+def reaches_end(end: Any, size: Any) -> bool:
     """Whether a slice's end lies at or behind the end of its dim."""
     end = value(end) if isinstance(end, fx.Node) else end
     return prove(end >= size)
@@ -205,21 +205,21 @@ def part_of_split(node: fx.Node) -> fx.Node | None:
     parts = [part.shape[dim] for part in value(source)]
     start, end = sum(parts[:index]), sum(parts[: index + 1])
     if isinstance(start, int) and isinstance(end, int):
-        return call(node, aten.slice.Tensor, (tensor, dim, start, end, 1))
+        return same_call(node, aten.slice.Tensor, (tensor, dim, start, end, 1))
     return None
 
 
 def square(node: fx.Node) -> fx.Node | None:
     """x * x is pow(x, 2) for real numbers; of a bool pow makes an integer."""
     if node.args[0] is node.args[1] and value(node).dtype.is_floating_point:
-        return call(node, aten.pow.Tensor_Scalar, (node.args[0], 2))
+        return same_call(node, aten.pow.Tensor_Scalar, (node.args[0], 2))
     return None
 
 
 def plain_int8(node: fx.Node) -> fx.Node | None:
     """torch's qint8 and int8 ask `npu_quantize` for the same result, a plain int8 tensor."""
     if len(node.args) > 3 and node.args[3] == QINT8:
-        return call(node, node.target, (*node.args[:3], INT8, *node.args[4:]), **node.kwargs)
+        return same_call(node, node.target, (*node.args[:3], INT8, *node.args[4:]), **node.kwargs)
     return None
 
 
@@ -250,7 +250,7 @@ def clamp_by_numbers(node: fx.Node) -> fx.Node | None:
             if number is not None
         ):
             return None
-    return call(node, aten.clamp.default, (source, *numbers))
+    return same_call(node, aten.clamp.default, (source, *numbers))
 
 
 def constant_number(node: fx.Node) -> float | int | None:
@@ -288,7 +288,9 @@ FORMS: Mapping[Any, Form] = MappingProxyType(
         aten.mul.Scalar: rename(aten.mul.Tensor),
         aten.div.Scalar: rename(aten.div.Tensor),
         aten.mul.Tensor: square,
-        aten.square.default: lambda node: call(node, aten.pow.Tensor_Scalar, (node.args[0], 2)),
+        aten.square.default: lambda node: same_call(
+            node, aten.pow.Tensor_Scalar, (node.args[0], 2)
+        ),
         aten._assert_tensor_metadata.default: drop_check,
         npu.packet("npu_quantize").default: plain_int8,
     }

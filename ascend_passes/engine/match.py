@@ -170,7 +170,7 @@ def bind_rest(template: Template, bound: Bindings, read: Arguments) -> Bindings 
         (
             i
             for i, step in enumerate(template.steps)
-            if bound.nodes[i] is None and reachable(step, bound) and not absent(step, bound)
+            if bound.nodes[i] is None and reachable(step, bound) and not is_absent(step, bound)
         ),
         None,
     )
@@ -178,7 +178,7 @@ def bind_rest(template: Template, bound: Bindings, read: Arguments) -> Bindings 
         missing = [
             i
             for i, node in enumerate(bound.nodes)
-            if node is None and not absent(template.steps[i], bound)
+            if node is None and not is_absent(template.steps[i], bound)
         ]
         return (
             bound
@@ -226,7 +226,7 @@ def candidates(step: Step, bound: Bindings) -> Iterator[fx.Node]:
     yield from sorted(node for node in found if here < node)
 
 
-def absent(step: Step, bound: Bindings) -> bool:
+def is_absent(step: Step, bound: Bindings) -> bool:
     """Whether the step is a part of a result that the graph never takes."""
     if step.target is not operator.getitem:
         return False

@@ -60,7 +60,7 @@ def load(path: Path) -> Rule:
 def digest_of(path: Path) -> str:
     """A hash of a rule's file, and of the files beside it that rules may share."""
     digest = hashlib.sha256()
-    for file in (path, *helpers(path.parent)):
+    for file in (path, *helper_files(path.parent)):
         digest.update(f"{file.name}\0".encode() + file.read_bytes())
     return digest.hexdigest()
 
@@ -78,7 +78,7 @@ def package_of(folder: Path) -> str:
     return name
 
 
-def helpers(folder: Path) -> list[Path]:
+def helper_files(folder: Path) -> list[Path]:
     """The files of a folder that its rules may share: those that start with `_`."""
     return sorted(path for path in folder.glob("_*.py") if path.is_file())
 
@@ -86,7 +86,7 @@ def helpers(folder: Path) -> list[Path]:
 def forget_helpers(folder: Path) -> None:
     """Read the helpers of a folder anew when its rules are loaded next."""
     package = package_of(folder)
-    for path in helpers(folder):
+    for path in helper_files(folder):
         sys.modules.pop(f"{package}.{path.stem}", None)
 
 
@@ -190,7 +190,7 @@ def sources(options: Options) -> list[Path]:
     package = sorted((*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.json")))
     on = [Path(rule.source) for rule in rules(options)]
     folders = dict.fromkeys(path.parent for path in on)
-    return package + on + [path for folder in folders for path in helpers(folder)]
+    return package + on + [path for folder in folders for path in helper_files(folder)]
 
 
 def _plain(options: Options) -> Options:

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ascend_passes.engine.variants import ACTIVATION_DTYPES, Variant, bound, variants
+from ascend_passes.engine.variants import ACTIVATION_DTYPES, Combination, variants, with_constants
 from ascend_passes.ir.proof import prove
 from ascend_passes.options.errors import RuleError as RuleError
 
@@ -189,7 +189,7 @@ def read_spellings(function: Callable[..., Any]) -> tuple[Spelling, ...]:
     return existing
 
 
-def read_spelling(function: Callable[..., Any], variant: Variant, alone: bool) -> Spelling:
+def read_spelling(function: Callable[..., Any], variant: Combination, alone: bool) -> Spelling:
     """A spelling from a function's signature; errors as in `Rule`."""
     parameters = inspect.signature(function).parameters
     inputs, scalars = [], {}
@@ -206,7 +206,7 @@ def read_spelling(function: Callable[..., Any], variant: Variant, alone: bool) -
             inputs.append(read_input(name, hint, where))
     return Spelling(
         variant.name,
-        bound(function, tuple(item.name for item in inputs), variant.constants),
+        with_constants(function, tuple(item.name for item in inputs), variant.constants),
         tuple(inputs),
         MappingProxyType(scalars),
         MappingProxyType(dict(variant.constants)),

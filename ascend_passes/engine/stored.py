@@ -48,7 +48,7 @@ MAKERS = (
 """The package's files whose code runs while a template is traced."""
 
 
-def find(
+def find_stored(
     rule: Rule, spelling: Spelling, dtype: torch.dtype, leading: int | None, device: str
 ) -> Template | None:
     """A stored template; None where there is none or it may be out of date.
@@ -96,10 +96,10 @@ def by_case(name: str) -> Mapping[tuple[str, str], Any]:
 @functools.cache
 def usable(device: str) -> bool:
     """Whether the file was made with the code, the torch and the kind of device of now."""
-    return device == DEVICE and not list(changes(document()))
+    return device == DEVICE and not list(changed_makers(document()))
 
 
-def changes(found: Mapping[str, Any]) -> Iterator[str]:
+def changed_makers(found: Mapping[str, Any]) -> Iterator[str]:
     """What a file was made with that is another now, but for the rules' own files."""
     for name, now in surroundings().items():
         if found[name] != now:

@@ -87,9 +87,9 @@ def stored_template(
     rule: Rule, spelling: Spelling, dtype: torch.dtype, leading: int | None, device: str
 ) -> Template | None:
     """What the package's file holds of it, see `stored`; an outline where `leading` is None."""
-    from ascend_passes.engine.stored import find  # which is made of what this file defines
+    from ascend_passes.engine.stored import find_stored  # which is made of what this file defines
 
-    return find(rule, spelling, dtype, leading, device)
+    return find_stored(rule, spelling, dtype, leading, device)
 
 
 def build(

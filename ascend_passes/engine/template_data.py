@@ -70,7 +70,7 @@ def from_data(
 def step_of(name: str, given: list[Any]) -> Step:
     """A step by its operator's name."""
     target = target_named(name)
-    return Step(target, tuple(map(argument_of, given)), target in COMMUTATIVE)
+    return Step(target, tuple(map(argument_from_data, given)), target in COMMUTATIVE)
 
 
 def target_name(target: Any) -> str:
@@ -113,10 +113,10 @@ def argument_data(argument: Any) -> Any:
     raise NotDataError(f"{argument!r} has no form as data")
 
 
-def argument_of(data: Any) -> Any:
+def argument_from_data(data: Any) -> Any:
     """The argument of some data."""
     if isinstance(data, list):
-        return tuple(map(argument_of, data))
+        return tuple(map(argument_from_data, data))
     if not isinstance(data, dict):
         return data
     match data:

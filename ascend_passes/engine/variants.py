@@ -37,7 +37,7 @@ class Option:
 
 
 @dataclass(frozen=True)
-class Variant:
+class Combination:
     """One combination."""
 
     name: str
@@ -49,7 +49,7 @@ class Variant:
     """Parameter that is no input here -> its value: None where it is absent, or the choice."""
 
 
-def variants(function: Callable[..., Any]) -> Iterator[Variant]:
+def variants(function: Callable[..., Any]) -> Iterator[Combination]:
     """Every combination of what a function's parameters may be, the plainest first."""
     hints = typing.get_type_hints(function, include_extras=True)
     declared = {name: hints.get(name) for name in inspect.signature(function).parameters}
@@ -75,10 +75,10 @@ def choices(
 
 def combined(
     function: Callable[..., Any], words: list[str], combination: tuple[Option, ...]
-) -> Variant:
+) -> Combination:
     """The variant of one option for each parameter."""
     labels = (*words, *(option.label for option in combination if option.label))
-    return Variant(
+    return Combination(
         function.__name__ + (f"[{','.join(labels)}]" if labels else ""),
         labels,
         {o.parameter: o.hint for o in combination if o.hint is not None},
@@ -155,7 +155,7 @@ def same(item: Any, declaration: Any) -> bool:
     return type(item) is type(declaration) and bool(item == declaration)
 
 
-def bound(
+def with_constants(
     function: Callable[..., Any], inputs: tuple[str, ...], constants: Mapping[str, Any]
 ) -> Callable[..., Any]:
     """The function of the inputs, by position or name; it gets the constants as well."""

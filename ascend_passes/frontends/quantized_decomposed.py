@@ -81,8 +81,8 @@ def quantize_per_tensor(site: Site, given: Arguments) -> Mapping[str, fx.Node]:
     zero = None
     if not is_zero(given["zero_point"]):
         zero = one_number(site, given["zero_point"], x, torch.int8)
-        zero = cast(site, zero, torch.bfloat16 if half else torch.int32)
-    return {"0": quantized(site, given, scale, zero, -1, given["scale"], given["zero_point"])}
+        zero = cast_to(site, zero, torch.bfloat16 if half else torch.int32)
+    return {"0": noted_quantize(site, given, scale, zero, -1, given["scale"], given["zero_point"])}
 
 
 def reads_bfloat16(reader: fx.Node) -> bool:
@@ -96,13 +96,13 @@ def reads_bfloat16(reader: fx.Node) -> bool:
 def quantize_per_channel(site: Site, given: Arguments) -> Mapping[str, fx.Node]:
     """`(input, scales, zero_points, axis, quant_min, quant_max, dtype)`: a weight, as a rule."""
     refuse_range(given)
-    scale = cast(site, given["scales"], torch.float32)
+    scale = cast_to(site, given["scales"], torch.float32)
     points, axis = given["zero_points"], given["axis"]
-    zero = None if is_zero(points) else cast(site, points, torch.int32)
-    return {"0": quantized(site, given, scale, zero, axis, given["scales"], points)}
+    zero = None if is_zero(points) else cast_to(site, points, torch.int32)
+    return {"0": noted_quantize(site, given, scale, zero, axis, given["scales"], points)}
 
 
-def quantized(
+def noted_quantize(
     site: Site, given: Arguments, scale: fx.Node, zero: fx.Node | None, axis: int, *origin: Any
 ) -> fx.Node:
     """`npu_quantize` of the input, which remembers what the model gave as scale and zero point."""
@@ -162,7 +162,7 @@ def dequantize_per_channel(site: Site, given: Arguments) -> Mapping[str, fx.Node
         is_zero(given["zero_points"]),
         "npu_quant_matmul takes symmetric weights; zero points are not known to be 0",
     )
-    scale = cast(site, given["scales"], torch.float32)
+    scale = cast_to(site, given["scales"], torch.float32)
     column = site.call(aten.view.default, scale, [fake.shape[0], 1])
     wide = site.call(aten._to_copy.default, weight, dtype=torch.float32)
     product = site.call(aten.mul.Tensor, wide, column)
@@ -242,10 +242,10 @@ def one_number(site: Site, number: Any, like: fx.Node, dtype: torch.dtype) -> fx
     if not isinstance(number, fx.Node):
         device = value(like).device
         return site.call(aten.full.default, [1], number, dtype=dtype, device=device)
-    return cast(site, site.call(aten.view.default, number, [1]), dtype)
+    return cast_to(site, site.call(aten.view.default, number, [1]), dtype)
 
 
-def cast(site: Site, tensor: fx.Node, dtype: torch.dtype) -> fx.Node:
+def cast_to(site: Site, tensor: fx.Node, dtype: torch.dtype) -> fx.Node:
     """The tensor in a dtype."""
     if value(tensor).dtype == dtype:
         return tensor

@@ -69,7 +69,7 @@ def translate(
         plain = name.replace("::", "_").lstrip("_")
         last = node.prev
         try:
-            replace(Site(node, context.options.soc, rule), table[name])
+            translate_call(Site(node, context.options.soc, rule), table[name])
             fired[plain] = fired.get(plain, 0) + 1
         except Refused as refusal:
             erase_between(last, node)
@@ -92,7 +92,7 @@ def erase_between(first: fx.Node, last: fx.Node) -> None:
         last.graph.erase_node(last.prev)
 
 
-def replace(site: Site, translate: Translation) -> None:
+def translate_call(site: Site, translate: Translation) -> None:
     """Replace one call, wrapped or not; the graph gains nothing where it raises `Refused`."""
     node = site.node
     if node.target not in (AUTO_FUNCTIONALIZED, AUTO_FUNCTIONALIZED_V2):
@@ -184,7 +184,7 @@ def new_state(
     base = call.bases[index - call.first_result]
     parts = sorted(
         (
-            (part, result_of(name, results))
+            (part, state_after(name, results))
             for name, part in written.items()
             if part.base == index - call.first_result
         ),
@@ -215,7 +215,7 @@ def same_kind(old: fx.Node, new: fx.Node) -> fx.Node:
     return new
 
 
-def result_of(name: str, results: Mapping[str, fx.Node]) -> fx.Node:
+def state_after(name: str, results: Mapping[str, fx.Node]) -> fx.Node:
     """The new state of a written argument; in-place forms of norms write what they return."""
     returned = {"x": "0", "x_residual": "1"}
     return results[name] if name in results else results[returned[name]]
@@ -230,7 +230,7 @@ def resolve_columns(
 ) -> None:
     """Let slices of a new state that are one part of it take that part, others the old state."""
     parts = [
-        (part, result_of(name, results)) for name, part in written.items() if part.base == base
+        (part, state_after(name, results)) for name, part in written.items() if part.base == base
     ]
     if any(part.stop is None for part, _ in parts):
         return

@@ -22,7 +22,7 @@ EPSILON = 1e-6
 """What `npu_add_rms_norm_bias` takes where the call leaves it out."""
 
 
-def rms_norm(site: Site, given: Arguments) -> Mapping[str, fx.Node]:
+def translated_rms_norm(site: Site, given: Arguments) -> Mapping[str, fx.Node]:
     """`vllm_ir::rms_norm(x, weight, epsilon, variance_size)`; [..., H] and [H] give [..., H]."""
     return {"0": normed(site, given["x"], given)}
 
@@ -68,7 +68,7 @@ def silu_and_mul(site: Site, given: Arguments) -> Mapping[str, fx.Node]:
     return {"out": site.npu("npu_swiglu", input=given["input"], dim=-1)}
 
 
-def quantize(site: Site, given: Arguments) -> Mapping[str, fx.Node]:
+def translated_quantize(site: Site, given: Arguments) -> Mapping[str, fx.Node]:
     """`vllm::quantize(in_tensor, scale, scale_reciprocal, offset)` of vllm-ascend.
 
     Its kernel multiplies by the reciprocal and adds the offset; the scale is there for fusions that
@@ -124,13 +124,13 @@ def ascend_rotary_embedding(site: Site, given: Arguments) -> Mapping[str, fx.Nod
 
 TRANSLATIONS: Mapping[str, Translation] = MappingProxyType(
     {
-        "vllm_ir::rms_norm": rms_norm,
+        "vllm_ir::rms_norm": translated_rms_norm,
         "vllm_ir::fused_add_rms_norm": fused_add_rms_norm,
         "_C::rms_norm": own_rms_norm,
         "_C::fused_add_rms_norm": own_fused_add_rms_norm,
         "_C_ascend::npu_add_rms_norm_bias": add_rms_norm_bias,
         "_C::silu_and_mul": silu_and_mul,
-        "vllm::quantize": quantize,
+        "vllm::quantize": translated_quantize,
         "_C::static_scaled_int8_quant": static_quantize,
         "_C::dynamic_scaled_int8_quant": dynamic_quantize,
         "_C::rotary_embedding": rotary_embedding,

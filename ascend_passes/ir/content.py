@@ -31,9 +31,9 @@ class Snapshot:
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         kinds: dict[Any, list[int]] = {}
         for index, tensor in enumerate(tensors):
-            kinds.setdefault(kind(tensor, index), []).append(index)
+            kinds.setdefault(comparison_kind(tensor, index), []).append(index)
         with unobserved():
-            self.checks = [check(name, indices, tensors) for name, indices in kinds.items()]
+            self.checks = [comparison(name, indices, tensors) for name, indices in kinds.items()]
 
     def matches(self, tensors: Sequence[Tensor]) -> bool:
         """Whether the tensors, in the order of the first, hold the same bits as then."""
@@ -41,7 +41,7 @@ class Snapshot:
             return all(check(tensors) for check in self.checks)
 
 
-def kind(tensor: Tensor, index: int) -> tuple[Any, ...]:
+def comparison_kind(tensor: Tensor, index: int) -> tuple[Any, ...]:
     """How a tensor is compared; tensors of one kind are compared together."""
     if tensor.device.type != "cpu":
         return ("identity",)
@@ -49,7 +49,7 @@ def kind(tensor: Tensor, index: int) -> tuple[Any, ...]:
     return ("joined", tensor.dtype, tensor.shape[1:]) if joined else ("single", index)
 
 
-def check(kind: tuple[Any, ...], indices: Sequence[int], tensors: Sequence[Tensor]) -> Check:
+def comparison(kind: tuple[Any, ...], indices: Sequence[int], tensors: Sequence[Tensor]) -> Check:
     """A function that compares tensors of one kind with what they are now."""
     if kind[0] == "identity":
         return same_identities(indices, tensors)
@@ -67,15 +67,15 @@ def same_identities(indices: Sequence[int], tensors: Sequence[Tensor]) -> Check:
     The storages are referred to weakly, so that a new one cannot come in the place of an old one.
     """
     references = [StorageWeakRef(tensors[index].untyped_storage()) for index in indices]
-    known = [identity(tensors[index]) for index in indices]
+    known = [tensor_identity(tensors[index]) for index in indices]
 
     def same(now: Sequence[Tensor]) -> bool:
-        return bool(references) and [identity(now[index]) for index in indices] == known
+        return bool(references) and [tensor_identity(now[index]) for index in indices] == known
 
     return same
 
 
-def identity(tensor: Tensor) -> tuple[int, int, int]:
+def tensor_identity(tensor: Tensor) -> tuple[int, int, int]:
     """A tensor's storage, address and version."""
     return tensor.untyped_storage()._cdata, tensor.data_ptr(), tensor._version
 

@@ -188,17 +188,17 @@ def readers(node: fx.Node) -> dict[int, tuple[fx.Node, ...]]:
     return found
 
 
-def emit(node: fx.Node, call: Call, bases: tuple[fx.Node, ...]) -> None:
+def put_in_place(node: fx.Node, call: Call, bases: tuple[fx.Node, ...]) -> None:
     """Put the mutating operator itself in the place of its functional form; `bases` are written."""
     graph = node.graph
     with Editor(graph, AUTHOR).at(node) as edit:
-        given = {name: build(edit, item, bases) for name, item in call.arguments.items()}
+        given = {name: built_argument(edit, item, bases) for name, item in call.arguments.items()}
         positional, keywords = schema_order(call.operator, given)
         returns = len(call.operator._schema.returns)
         fakes = value(node) if isinstance(value(node), (tuple, list)) and returns else (None,)
         own_value = fakes[0] if returns <= 1 else tuple(fakes[:returns])
         direct = edit.known(own_value, call.operator, *positional, **keywords)
-        own = list(returned(edit, direct, call, given))
+        own = list(own_results(edit, direct, call, given))
     moved = [result for results in call.results.values() for result in results]
     views = aliases(moved) - set(moved)
     for index, results in call.results.items():
@@ -210,10 +210,10 @@ def emit(node: fx.Node, call: Call, bases: tuple[fx.Node, ...]) -> None:
             graph.erase_node(result)
     if node not in moved:
         graph.erase_node(node)
-    refresh(views)
+    refresh_views(views)
 
 
-def build(edit: Editor, item: Any, bases: tuple[fx.Node, ...]) -> Any:
+def built_argument(edit: Editor, item: Any, bases: tuple[fx.Node, ...]) -> Any:
     """An argument of the mutating call: a view of a base where it writes."""
     if not isinstance(item, View):
         return item
@@ -231,7 +231,7 @@ def fake_view(target: OpOverload, source: fx.Node, arguments: tuple[Any, ...]) -
     return fake
 
 
-def refresh(views: Iterable[fx.Node]) -> None:
+def refresh_views(views: Iterable[fx.Node]) -> None:
     """Compute the fake values of views again whose source now lies in other memory."""
     for node in sorted(views):
         if node.op == "call_function" and isinstance(node.target, OpOverload):
@@ -240,7 +240,7 @@ def refresh(views: Iterable[fx.Node]) -> None:
                 node.meta["val"] = node.target(*args, **kwargs)
 
 
-def returned(
+def own_results(
     edit: Editor, direct: fx.Node, call: Call, given: Mapping[str, Any]
 ) -> Iterator[fx.Node]:
     """The nodes for the operator's own results; one that is a written argument is that argument."""

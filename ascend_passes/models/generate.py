@@ -15,7 +15,7 @@ Forward = Callable[..., Any]
 Progress = Callable[[int], None]
 
 
-def quiet(_: int) -> None:
+def no_progress(_: int) -> None:
     """Progress that nobody watches."""
 
 
@@ -64,7 +64,7 @@ def generate(
     cache: StaticCache,
     prompt: Tensor,
     count: int,
-    progress: Progress = quiet,
+    progress: Progress = no_progress,
 ) -> Tensor:
     """Greedy decode of `count` tokens.
 
@@ -96,7 +96,7 @@ def logits_of(
     cache: StaticCache,
     prompt: Tensor,
     following: Tensor,
-    progress: Progress = quiet,
+    progress: Progress = no_progress,
 ) -> Tensor:
     """Teacher-forced logits: prefill of `prompt`, then one decode step for each given token.
 

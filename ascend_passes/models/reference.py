@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
-from ascend_passes.models.generate import Progress, logits_of, new_cache, quiet
+from ascend_passes.models.generate import Progress, logits_of, new_cache, no_progress
 from ascend_passes.models.quantize import quantized_layers
 
 
@@ -82,7 +82,7 @@ def choose_scale(layer: Any) -> None:
 
 
 def reference_logits(
-    model: PreTrainedModel, prompt: Tensor, following: Tensor, progress: Progress = quiet
+    model: PreTrainedModel, prompt: Tensor, following: Tensor, progress: Progress = no_progress
 ) -> Tensor:
     """`logits_of` in float64 for the same weights; int8 weights are multiplied by their scales.
 
@@ -94,7 +94,7 @@ def reference_logits(
 
 
 def logits_in_double(
-    model: PreTrainedModel, prompt: Tensor, following: Tensor, progress: Progress = quiet
+    model: PreTrainedModel, prompt: Tensor, following: Tensor, progress: Progress = no_progress
 ) -> Tensor:
     """`logits_of` for what `in_double` gave; arguments as in `reference_logits`."""
     batch, length = prompt.shape

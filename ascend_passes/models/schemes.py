@@ -50,18 +50,18 @@ def check_quantization(quantization: Any) -> None:
     """
     if quantization is None:
         return
-    require(isinstance(quantization, Mapping), "quantization_config must be a JSON object")
+    require_model(isinstance(quantization, Mapping), "quantization_config must be a JSON object")
     for holds, sentence in stored(quantization):
-        require(holds, sentence)
+        require_model(holds, sentence)
     try:
         config = QuantizationConfig.model_validate(quantization)
     except Exception as error:  # the library's validators raise what they like
         raise ModelError(f"quantization_config cannot be read: {one_line(error)}") from error
     for holds, sentence in supported(config):
-        require(holds, sentence)
+        require_model(holds, sentence)
 
 
-def require(holds: bool, sentence: str) -> None:
+def require_model(holds: bool, sentence: str) -> None:
     """Raise ModelError with the sentence unless `holds`."""
     if not holds:
         raise ModelError(f"{sentence}.")
@@ -192,7 +192,7 @@ def check_layers(model: nn.Module, unexpected: set[str]) -> None:
         unexpected: names of stored tensors that no layer took.
     """
     for name in sorted(unexpected):
-        require(
+        require_model(
             not name.endswith(LEFT_OVER) or name.endswith("_zero_point"),
             f"the stored tensor {name} belongs to a quantized layer, but quantization_config does "
             "not quantize it; correct config_groups or ignore",
@@ -204,13 +204,13 @@ def check_layers(model: nn.Module, unexpected: set[str]) -> None:
 
 def check_layer(name: str, layer: nn.Module) -> None:
     """Raise ModelError for a quantized layer that cannot be run from its int8 weight."""
-    require(
+    require_model(
         isinstance(layer, nn.Linear),
         f"quantization_config quantizes {name}, a {type(layer).__name__}; only linear layers are "
         "supported, put it in ignore",
     )
     kind = str(layer.weight.dtype).removeprefix("torch.")
-    require(
+    require_model(
         layer.weight.dtype == torch.int8,
         f"{name}.weight is {kind} where quantization_config says int8; put the layer in ignore or "
         "save it compressed",

@@ -75,7 +75,7 @@ def fake_write(*_: object, **__: object) -> None:
     """No result."""
 
 
-def pair_limits(arguments: Arguments, slots: Tensor) -> Conditions:
+def cache_pair_limits(arguments: Arguments, slots: Tensor) -> Conditions:
     """3-D key and value of one dtype with their caches; one slot per token."""
     key = arguments["key"]
     yield require_dtype("key", key, CACHE_DTYPES)
@@ -92,7 +92,7 @@ def pair_limits(arguments: Arguments, slots: Tensor) -> Conditions:
 
 def reshape_and_cache_limits(arguments: Arguments, soc: str) -> Conditions:
     """int32 slots; the caches have the heads and head size of key and value."""
-    yield from pair_limits(arguments, arguments["slot_indices"])
+    yield from cache_pair_limits(arguments, arguments["slot_indices"])
     yield require_dtype("slot_indices", arguments["slot_indices"], (torch.int32,))
     yield from plain_limits(arguments)
 
@@ -107,7 +107,7 @@ def plain_limits(arguments: Arguments) -> Conditions:
 
 def scatter_pa_kv_cache_limits(arguments: Arguments, soc: str) -> Conditions:
     """PA_NZ caches have 32 bytes in the last dim; no compression."""
-    yield from pair_limits(arguments, arguments["slot_mapping"])
+    yield from cache_pair_limits(arguments, arguments["slot_mapping"])
     for name in ("compress_lens", "compress_seq_offsets", "seq_lens"):
         yield require_absent(name, arguments[name], "compressed caches are not supported")
     mode = arguments["cache_mode"] or BLOCKED

@@ -8,22 +8,24 @@ from torch import Tensor
 from ascend_passes.npu.operator import Arguments, Conditions, Operator
 
 
-def check(max_size: int, offset: int) -> None:
+def check_bytes(max_size: int, offset: int) -> None:
     """Raise RuntimeError for a size or an offset that the operator refuses, in bytes."""
     torch._check(max_size > 0, lambda: f"max_size must be positive, not {max_size}")
     torch._check(offset >= 0, lambda: f"offset must not be negative, but is {offset}")
 
 
-def prefetch(input: Tensor, dependency: Tensor | None, max_size: int, offset: int = 0) -> None:
+def checked_prefetch(
+    input: Tensor, dependency: Tensor | None, max_size: int, offset: int = 0
+) -> None:
     """No result: a host has nothing to prefetch into, and checks the arguments alone."""
-    check(max_size, offset)
+    check_bytes(max_size, offset)
     size = input.numel() * input.element_size()
     torch._check(offset < size, lambda: f"offset {offset} is outside a tensor of {size} bytes")
 
 
 def fake_prefetch(input: Tensor, dependency: Tensor | None, max_size: int, offset: int = 0) -> None:
     """No result."""
-    check(max_size, offset)
+    check_bytes(max_size, offset)
 
 
 def prefetch_limits(arguments: Arguments, soc: str) -> Conditions:
@@ -42,7 +44,7 @@ OPERATORS: tuple[Operator, ...] = (
         "npu_prefetch",
         "npu_prefetch(Tensor input, Tensor? dependency, int max_size, int offset=0) -> ()",
         fake_prefetch,
-        prefetch,
+        checked_prefetch,
         prefetch_limits,
         "torch_npu.npu_prefetch; aclrtCmoAsync",
         effect=True,

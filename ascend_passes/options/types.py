@@ -49,18 +49,18 @@ def shown(value: Any) -> str:
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
-def kind(f: Field[Any]) -> Any:
+def option_kind(f: Field[Any]) -> Any:
     """The type of an option's values, read off its default."""
     return Mapping if f.name == "expect" else type(f.default)
 
 
-def check(f: Field[Any], value: Any, origin: str) -> Any:
+def checked_value(f: Field[Any], value: Any, origin: str) -> Any:
     """`value` if the option may have it.
 
     Raises:
         OptionError: a wrong type, a count out of range, or a value outside the choices.
     """
-    wanted = kind(f)
+    wanted = option_kind(f)
     if wanted is Mapping:
         return check_counts(value, origin)
     if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
@@ -84,7 +84,7 @@ def check_range(value: int, lowest: int, highest: int, origin: str) -> None:
 
 
 def check_counts(value: Any, origin: str) -> Mapping[str, int]:
-    """A read-only copy of `expect`; errors as in `check`."""
+    """A read-only copy of `expect`; errors as in `checked_value`."""
     if not isinstance(value, Mapping):
         raise OptionError(
             f"{origin} must be a dict of rule name to count, not {shown(value)} "
@@ -98,8 +98,8 @@ def check_counts(value: Any, origin: str) -> Mapping[str, int]:
 
 
 def parse(f: Field[Any], text: str, origin: str) -> Any:
-    """The value that an environment variable's text stands for; errors as in `check`."""
-    wanted = kind(f)
+    """The value that an environment variable's text stands for; errors as in `checked_value`."""
+    wanted = option_kind(f)
     if wanted is bool:
         words = {"1": True, "true": True, "yes": True, "on": True}
         words |= {"0": False, "false": False, "no": False, "off": False}
@@ -108,7 +108,7 @@ def parse(f: Field[Any], text: str, origin: str) -> Any:
         return words[text.lower()]
     try:
         if wanted is int:
-            return check(f, int(text), origin)
+            return checked_value(f, int(text), origin)
         if wanted is Mapping:
             pairs = (part.rsplit("=", 1) for part in split_words(text))
             return check_counts({name.strip(): int(count) for name, count in pairs}, origin)
@@ -117,4 +117,4 @@ def parse(f: Field[Any], text: str, origin: str) -> Any:
             raise
         example = "a whole number" if wanted is int else "name=count pairs, separated by commas"
         raise OptionError(f"{origin} is {shown(text)}; write {example}.") from None
-    return check(f, text, origin)
+    return checked_value(f, text, origin)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
 
-from ascend_passes.options.types import HIGHEST, check, parse, shown, split_words, unknown
+from ascend_passes.options.types import HIGHEST, checked_value, parse, shown, split_words, unknown
 from ascend_passes.options.types import OptionError as OptionError
 
 CUDAGRAPH_MODES = ("NONE", "FULL_DECODE_ONLY", "FULL")
@@ -212,14 +212,16 @@ def from_environment() -> dict[str, Any]:
 
 
 def checked(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Options by name; an unknown name is an error, others as in `check`."""
+    """Options by name; an unknown name is an error, others as in `checked`."""
     if not isinstance(given, Mapping):
         raise OptionError(f"options must be a dict of option to value, not {shown(given)}.")
     known = {f.name: f for f in fields(Options)}
     for name in given:
         if name not in known:
             raise OptionError(unknown(name, known))
-    return {name: check(known[name], value, f"option {name!r}") for name, value in given.items()}
+    return {
+        name: checked_value(known[name], value, f"option {name!r}") for name, value in given.items()
+    }
 
 
 def switched_on(name: str, switches: str, default: bool = True, family: str = "") -> bool:

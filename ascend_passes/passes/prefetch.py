@@ -47,7 +47,7 @@ def prefetch(graph: fx.Graph, context: Context) -> Report:
     misses: list[Miss] = []
     notes: list[str] = []
     for mlp in list(mlps(graph)):
-        reason = refusal(mlp, context)
+        reason = prefetch_refusal(mlp, context)
         if reason is not None:
             misses.append(Miss("prefetch", mlp.down.name, place(mlp.down), reason))
             continue
@@ -108,7 +108,7 @@ def behind(node: fx.Node) -> tuple[set[fx.Node], set[fx.Node]]:
     return between, matmuls
 
 
-def refusal(mlp: Mlp, context: Context) -> str | None:
+def prefetch_refusal(mlp: Mlp, context: Context) -> str | None:
     """Why nothing is prefetched for an MLP, or None."""
     if mlp.before is None:
         return "no matmul stands in front of the MLP, so nothing would order the prefetch"

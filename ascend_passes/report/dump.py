@@ -57,11 +57,11 @@ def write_dump(folder: Path, report: Report, plan: Plan) -> None:
         mine = re.compile(rf"\d+{rank()}_.*\.before\.py")
         for number in itertools.count(sum(map(bool, map(mine.fullmatch, os.listdir(handle))))):
             prefix = f"{number:03d}{rank()}_"
-            if written(handle, prefix, f"{plan.name.replace(' ', '_')}_{plan.low}", report):
+            if write_pair(handle, prefix, f"{plan.name.replace(' ', '_')}_{plan.low}", report):
                 return
 
 
-def written(folder: int, prefix: str, name: str, report: Report) -> bool:
+def write_pair(folder: int, prefix: str, name: str, report: Report) -> bool:
     """Write a pair of files unless some have this prefix; no other process can in the meantime."""
     claim = f".{prefix}"
     try:

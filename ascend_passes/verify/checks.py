@@ -30,7 +30,7 @@ from ascend_passes.verify.firing import each_call, firing, only, rewritten, seve
 from ascend_passes.verify.mutate import (
     another_use,
     changes,
-    follow,
+    insert_behind,
     pattern_calls,
     refreshed,
     same_cast,
@@ -183,7 +183,7 @@ def sees_through_no_ops(rule: Rule, spelling: Spelling, seed: int) -> Iterator[s
         gm = trial.graph()
         for node in list(gm.graph.nodes):
             if node.op == "call_function" and isinstance(value(node), Tensor):
-                follow(node, insert(value(node)))
+                insert_behind(node, insert(value(node)))
         normalize(gm.graph)
         _, report = rewritten(gm, trial.rule)
         if not report.fired:

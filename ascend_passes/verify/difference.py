@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, fx
 
-from ascend_passes.verify.exact import distance, run, run_exactly, unit
+from ascend_passes.verify.exact import distance, run_exactly, run_graph, unit
 from ascend_passes.verify.trial import SCALES, Trial
 
 INT8_STEPS = 127
@@ -19,7 +19,7 @@ def differences(trial: Trial, before: fx.GraphModule, after: fx.GraphModule) -> 
     """How the replacement's results differ from the pattern's beyond the rule's tolerance."""
     for scale in SCALES:
         inputs = trial.inputs(scale)
-        columns = run(before, inputs), run(after, inputs), run_exactly(before, inputs)
+        columns = run_graph(before, inputs), run_graph(after, inputs), run_exactly(before, inputs)
         if scale != SCALES[0] and not any(old.dtype == torch.int8 for old in columns[0]):
             return
         for index, (old, new, true) in enumerate(zip(*columns, strict=True)):

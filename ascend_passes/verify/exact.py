@@ -50,7 +50,7 @@ class Exact(fx.Interpreter):
             return operator.reference(*args, **kwargs)
 
 
-def run(gm: Callable[..., Any], inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def run_graph(gm: Callable[..., Any], inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """The results of a graph on real inputs."""
     with torch.no_grad(), alike_ranks():
         results = gm(*inputs)
@@ -59,7 +59,7 @@ def run(gm: Callable[..., Any], inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
 
 def run_exactly(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """The results of a graph in float64; integers are those of the float64 values, rounded once."""
-    return run(Exact(gm).run, [tensor.to(wide(tensor.dtype)) for tensor in inputs])
+    return run_graph(Exact(gm).run, [tensor.to(wide(tensor.dtype)) for tensor in inputs])
 
 
 def unit(exact: Tensor, dtype: torch.dtype) -> Tensor:

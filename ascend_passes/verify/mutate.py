@@ -119,7 +119,7 @@ def another_use(node: fx.Node) -> fx.Node | None:
     return part
 
 
-def follow(node: fx.Node, insertion: Insertion) -> None:
+def insert_behind(node: fx.Node, insertion: Insertion) -> None:
     """Put an operator between a node and its users, unless it would change the strides."""
     target, args, kwargs = insertion
     with trace.faking(trace.fake_mode_of([value(node)])):

@@ -59,22 +59,22 @@ def page(rule: Rule) -> RulePage:
         kind=rule.kind,
         documentation=inspect.cleandoc(inspect.getmodule(rule.replacement).__doc__ or ""),
         spellings=names if len(names) > 1 else (),
-        patterns=tuple(source_of(function) for function in functions),
-        replacement=source_of(rule.replacement),
-        helpers=tuple(source_of(one) for one in helpers([*functions, rule.replacement])),
+        patterns=tuple(source_text(function) for function in functions),
+        replacement=source_text(rule.replacement),
+        helpers=tuple(source_text(one) for one in helpers([*functions, rule.replacement])),
         conditions=tuple(reasons(rule.where)),
         examples=tuple(
             ", ".join(f"{name}={size}" for name, size in sizes.items()) for sizes in rule.examples
         ),
-        graph_before=traced(rule, rule.spellings[0].function),
-        graph_after=traced(rule, rule.replacement),
+        graph_before=traced_side(rule, rule.spellings[0].function),
+        graph_after=traced_side(rule, rule.replacement),
         explained=explained(rule, shared=False),
         missed="" if rule.shares else explained(rule, shared=True),
         source=rule.source,
     )
 
 
-def traced(rule: Rule, function: Callable[..., Any]) -> str:
+def traced_side(rule: Rule, function: Callable[..., Any]) -> str:
     """The listing of one side at the first example, with the first spelling's parameters."""
     spelling = rule.spellings[0]
     sizes = rule.examples[0]
@@ -146,7 +146,7 @@ def names_in(code: CodeType) -> Iterator[str]:
             yield from names_in(constant)
 
 
-def source_of(function: Callable[..., Any]) -> str:
+def source_text(function: Callable[..., Any]) -> str:
     """The function as its file writes it."""
     return inspect.getsource(function).rstrip()
 

@@ -71,7 +71,7 @@ class Baseline:
         Raises:
             ValidationError: a result or an input that the graph writes differs.
         """
-        results, left = run(gm, (*self.inputs, *folded_values(gm.graph, self.inputs)))
+        results, left = run_widened(gm, (*self.inputs, *folded_values(gm.graph, self.inputs)))
         sentence = apart(self.results, results + left[: len(self.inputs)])
         if sentence is not None:
             raise ValidationError(f"validate: {sentence}")
@@ -91,10 +91,10 @@ def refuse_difference(found: Match, emission: Emission, context: Context) -> str
     with not_faking():
         values = tuple(sample(node, context.constants, source) for node in nodes)
     try:
-        wanted = run(before, values)[0]
+        wanted = run_widened(before, values)[0]
     except Exception:  # as above: then nothing is known, and the rule's own tests have to do
         return None
-    sentence = apart(wanted, run(after, values)[0])
+    sentence = apart(wanted, run_widened(after, values)[0])
     return f"validate: {sentence}" if sentence is not None else None
 
 
@@ -163,16 +163,18 @@ def folded_values(graph: fx.Graph, inputs: Sequence[Any]) -> tuple[Any, ...]:
     folded = folded_of(graph)
     if folded is None:
         return ()
-    return run(folded.prologue, [inputs[index] for index in folded.positions])[0]
+    return run_widened(folded.prologue, [inputs[index] for index in folded.positions])[0]
 
 
 def everything(gm: fx.GraphModule, inputs: Sequence[Any]) -> tuple[Any, ...]:
     """The results of a graph, then its inputs as it left them."""
-    results, left = run(gm, inputs)
+    results, left = run_widened(gm, inputs)
     return results + left
 
 
-def run(gm: fx.GraphModule, inputs: Sequence[Any]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+def run_widened(
+    gm: fx.GraphModule, inputs: Sequence[Any]
+) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """The results of a graph in float64, and its inputs as it left them; the given ones stay."""
     own = tuple(one.clone() if isinstance(one, Tensor) else one for one in inputs)
     with not_faking(), uninitialized_as_nan(), torch.random.fork_rng(devices=[]):
@@ -198,13 +200,13 @@ def uninitialized_as_nan() -> Iterator[None]:
 def apart(wanted: Sequence[Any], found: Sequence[Any]) -> str | None:
     """The first pair of values that are not the same, in words; None where all are."""
     for index, (one, other) in enumerate(zip(wanted, found, strict=True)):
-        sentence = difference(one, other)
+        sentence = wide_difference(one, other)
         if sentence is not None:
             return f"result {index} {sentence}"
     return None
 
 
-def difference(wanted: Any, found: Any) -> str | None:
+def wide_difference(wanted: Any, found: Any) -> str | None:
     """How one value differs from another beyond rounding in float64."""
     if not isinstance(wanted, Tensor) or not isinstance(found, Tensor):
         return None if wanted == found else f"is {found}, not {wanted}"

@@ -17,7 +17,7 @@ def register() -> None:
     try:
         from ascend_passes.vllm import hooks
 
-        hooks.install()
+        hooks.install_hooks()
     except (ImportError, AttributeError) as error:
         logging.getLogger("vllm.ascend_passes").warning(
             "ascend_dense is not available in this vLLM: %s: %s", type(error).__name__, error

@@ -21,7 +21,7 @@ COMPILERS = ("npugraph_ex", "torchair")
 MARK = "ascend_passes_hook"
 
 
-def register(options: Options) -> str:
+def register_with_ascend(options: Options) -> str:
     """Put our passes into every graph that vllm-ascend compiles in this process from now on.
 
     Returns:
@@ -68,10 +68,10 @@ def post_grad(options: Options) -> Callable[..., None]:
     """The hook: `(gm, example_inputs, config)`, edits the graph in place."""
 
     def hook(gm: fx.GraphModule, example_inputs: Sequence[Any], config: Any) -> None:
-        from ascend_passes.vllm.passes import run, token_range
+        from ascend_passes.vllm.passes import run_passes, token_range
 
         where, plan = token_range(options)
-        run(gm.graph, options, plan, "model", where)
+        run_passes(gm.graph, options, plan, "model", where)
         gm.recompile()
 
     return hook

@@ -18,7 +18,7 @@ from ascend_passes.compile.variant import device_type
 from ascend_passes.engine.registry import identity
 from ascend_passes.executors.execute import execute
 from ascend_passes.ir import trace
-from ascend_passes.vllm.request import options_of
+from ascend_passes.vllm.request import configured_options
 
 FUNCTIONALIZE = "pre_grad_custom_pass"
 """Where vLLM leaves its pass that brings its in-place operators into functional form."""
@@ -31,7 +31,7 @@ class AscendDenseCompiler(CompilerInterface):  # type: ignore[misc]
 
     def compute_hash(self, vllm_config: Any) -> str:
         """Our identity under this configuration's options, which `compile` uses as well."""
-        self.options = options_of(vllm_config)
+        self.options = configured_options(vllm_config)
         return identity(self.options)
 
     def compile(

@@ -14,24 +14,30 @@ from vllm.compilation.backends import VllmBackend
 from vllm.config import CompilationConfig, CompilationMode, VllmConfig
 
 from ascend_passes.vllm import ascend, scope, settings
-from ascend_passes.vllm.request import BACKEND, Request, asked, options_of, refuse_misspelling
+from ascend_passes.vllm.request import (
+    BACKEND,
+    Request,
+    asked,
+    configured_options,
+    refuse_misspelling,
+)
 from ascend_passes.vllm.whole_graph import WholeGraphBackend
 
 MARK = "ascend_passes_installed"
 
 
-def install() -> None:
+def install_hooks() -> None:
     """Wrap the four methods; does nothing where they are wrapped already."""
     if getattr(VllmConfig, MARK, False):
         return
-    wrap(CompilationConfig, "__post_init__", accept_backend)
-    wrap(CompilationConfig, "init_backend", choose_backend)
-    wrap(VllmConfig, "__post_init__", settle)
-    wrap(VllmBackend, "__call__", compile_model)
+    wrap_method(CompilationConfig, "__post_init__", accept_backend)
+    wrap_method(CompilationConfig, "init_backend", choose_backend)
+    wrap_method(VllmConfig, "__post_init__", settle)
+    wrap_method(VllmBackend, "__call__", compile_model)
     setattr(VllmConfig, MARK, True)
 
 
-def wrap(owner: type, name: str, wrapper: Callable[..., Any]) -> None:
+def wrap_method(owner: type, name: str, wrapper: Callable[..., Any]) -> None:
     """Replace a method by `wrapper(original, self, *args, **kwargs)`."""
     original = getattr(owner, name)
 
@@ -69,7 +75,7 @@ def choose_backend(
         return WholeGraphBackend.of(vllm_config)
     if asked(vllm_config):
         if config.mode == CompilationMode.VLLM_COMPILE:
-            ascend.register(options_of(vllm_config))
+            ascend.register_with_ascend(configured_options(vllm_config))
         elif config.backend == "inductor":
             settings.join_compiler(vllm_config)  # vLLM copies the settings for each model it builds
     return original(config, vllm_config, *args, **kwargs)
@@ -79,7 +85,7 @@ def compile_model(original: Callable[..., Any], backend: Any, *args: Any, **kwar
     """Take the pieces of a model for one where our passes take part in compiling them."""
     if not asked(backend.vllm_config):
         return original(backend, *args, **kwargs)
-    options = options_of(backend.vllm_config)
+    options = configured_options(backend.vllm_config)
     return scope.compile_pieces(original, backend, options, *args, **kwargs)
 
 
@@ -89,6 +95,6 @@ def settle(original: Callable[..., Any], config: Any, *args: Any) -> None:
     if request is None:
         original(config, *args)
         return
-    settings.prepare(config, request)
+    settings.prepare_config(config, request)
     original(config, *args)
     settings.confirm(config, request)

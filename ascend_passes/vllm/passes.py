@@ -21,7 +21,7 @@ from ascend_passes.options.plans import Plan, pick, plans
 from ascend_passes.options.value import Options
 from ascend_passes.report.dump import dumped
 from ascend_passes.vllm import scope, summary
-from ascend_passes.vllm.request import read_options, section_of
+from ascend_passes.vllm.request import options_from_config, section_of
 
 
 class AscendDensePass(VllmInductorPass):  # type: ignore[misc]
@@ -51,15 +51,15 @@ class AscendDensePass(VllmInductorPass):  # type: ignore[misc]
             ExpectationError: fewer fusions than the options expect.
         """
         graph = graph.graph if isinstance(graph, fx.GraphModule) else graph
-        options = scope.scoped(read_options(self.section), self.tag)
+        options = scope.scoped(options_from_config(self.section), self.tag)
         where, plan = token_range(options)
-        run(graph, options, plan, self.model, where)
+        run_passes(graph, options, plan, self.model, where)
         if self.inductor:
             lower_casts(graph)
 
     def uuid(self) -> str:
         """Our identity and the range of tokens, for compile caches."""
-        where, _ = token_range(options := read_options(self.section))
+        where, _ = token_range(options := options_from_config(self.section))
         return str(InductorPass.hash_dict({"identity": identity(options), "range": where}))
 
 
@@ -78,7 +78,7 @@ def token_range(options: Options) -> tuple[str, Plan]:
     )
 
 
-def run(graph: fx.Graph, options: Options, plan: Plan, label: str, where: str) -> None:
+def run_passes(graph: fx.Graph, options: Options, plan: Plan, label: str, where: str) -> None:
     """Run all stages on a copy, and make `graph` that copy's result: others hold this object.
 
     Args:

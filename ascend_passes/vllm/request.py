@@ -38,10 +38,10 @@ class Request:
         as_backend = vllm_config.compilation_config.backend == BACKEND
         if section is None and not as_backend:
             return None
-        return cls(read_options(section), as_backend)
+        return cls(options_from_config(section), as_backend)
 
 
-def read_options(section: Any) -> Options:
+def options_from_config(section: Any) -> Options:
     """Options from `additional_config` and the environment; vLLM decides what is captured, so that
     capture is off in them.
 
@@ -88,13 +88,13 @@ def section_of(vllm_config: Any) -> Any:
 
 
 def given_options(vllm_config: Any) -> Options:
-    """`options_of`, with what the user says of capture."""
+    """`configured_options`, with what the user says of capture."""
     return read_as_given(section_of(vllm_config))
 
 
-def options_of(vllm_config: Any) -> Options:
+def configured_options(vllm_config: Any) -> Options:
     """The options of a configuration that went through `Request.read` before."""
-    return read_options(section_of(vllm_config))
+    return options_from_config(section_of(vllm_config))
 
 
 def stamp(vllm_config: Any, options: Options) -> None:

@@ -19,7 +19,7 @@ OWN_COMPILERS = ("inductor", "eager")
 """vLLM's own compilers; a platform with another one takes passes through its manager."""
 
 
-def prepare(config: VllmConfig, request: Request) -> None:
+def prepare_config(config: VllmConfig, request: Request) -> None:
     """Set what our passes need, before vLLM fills in defaults."""
     compilation = config.compilation_config
     stamp(config, request.options)

@@ -16,7 +16,7 @@ from ascend_passes.ir import trace
 from ascend_passes.options.value import Options
 from ascend_passes.report.value import Report
 from ascend_passes.vllm import scope, summary
-from ascend_passes.vllm.request import options_of
+from ascend_passes.vllm.request import configured_options
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class WholeGraphBackend:
     def of(cls, vllm_config: Any, tag: str = "") -> WholeGraphBackend:
         """The backend for the model with this tag, or for the one that is being built."""
         tag = tag or scope.present_tag()
-        options = scope.scoped(options_of(vllm_config), tag)
+        options = scope.scoped(configured_options(vllm_config), tag)
         return cls(options, scope.model_name(vllm_config, tag), tag)
 
     def __call__(self, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> CompiledModel:

@@ -64,6 +64,6 @@ def finished_milliseconds(
             options = checked_options({"profile": profile, **given})
             gm = fx.GraphModule(torch.nn.Module(), copied(graph))
             run_stages(gm, Context(options, pick(plans(options), tokens)))
-            estimate = cost.estimate(gm.graph, profiles.read(profile))
+            estimate = cost.estimate(gm.graph, profiles.read_profile(profile))
             found[name] = estimate.seconds * 1e3
     return found

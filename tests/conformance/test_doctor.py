@@ -58,10 +58,10 @@ def test_an_entry_point_that_is_not_declared_fails_in_ci_too(capsys, monkeypatch
     assert "Install this package" in shown
 
 
-def perfect(**changes: object) -> doctor.Findings:
+def perfect(**changes: object) -> doctor.Environment:
     """The findings of a machine that has everything, but for some."""
     every = dict.fromkeys(npu.OPERATORS, True)
-    found = doctor.Findings(
+    found = doctor.Environment(
         versions={"torch": "2.13.0"},
         device="npu",
         soc="Ascend910B1",

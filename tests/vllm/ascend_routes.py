@@ -57,7 +57,7 @@ def through_manager(gm: fx.GraphModule, inputs: list[Any]) -> Any:
 
 def through_compiler(gm: fx.GraphModule, inputs: list[Any]) -> Any:
     """The route for whole graphs: npugraph_ex."""
-    ascend.register(Options())
+    ascend.register_with_ascend(Options())
     return compiler_interface.npugraph_ex_compile(gm, inputs, {}, CONFIG, SETTINGS, RANGE)
 
 
@@ -73,7 +73,7 @@ def fired(route: Callable[..., Any], gm: fx.GraphModule, inputs: list[Any]) -> d
 def in_torchair() -> dict[str, str]:
     """Whose hook torchair is handed where npugraph_ex cannot be imported, and its own error."""
     sys.modules["npugraph_ex"] = None  # type: ignore[assignment]  its import fails from here on
-    name = ascend.register(Options())
+    name = ascend.register_with_ascend(Options())
     import torchair
 
     config, error = torchair.CompilerConfig(), ""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ascend_passes.engine.registry import helpers, pattern_folders
+from ascend_passes.engine.registry import helper_files, pattern_folders
 from tests.vllm.test_models import LAYERS, case
 
 COMPILATION = {"backend": "ascend_dense", "splitting_ops": [], "cudagraph_mode": "NONE"}
@@ -19,7 +19,7 @@ def starts(session: Any, checkpoints: Any, tmp_path_factory: Any) -> list[dict[s
     """A start from an empty cache, the same again, and one with a changed rule of the user's."""
     cache, folder = tmp_path_factory.mktemp("cache"), tmp_path_factory.mktemp("rules")
     ours = pattern_folders()[1]
-    for shared in helpers(ours):
+    for shared in helper_files(ours):
         shutil.copy(shared, folder)
     rule = Path(shutil.copy(ours / "add_rms_norm.py", folder / "users_own.py"))
     options = {"ascend_passes": {"rule_path": str(folder), "rules": "-add_rms_norm"}}

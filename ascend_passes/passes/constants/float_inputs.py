@@ -59,7 +59,7 @@ class Numbers:
             self.positions, self.seen = tuple(index for index, _ in key), {key}
 
 
-def values_of(key: Key) -> dict[int, float]:
+def numbers_by_position(key: Key) -> dict[int, float]:
     """The numbers of a key by position."""
     return {index: struct.unpack("d", bits)[0] for index, bits in key}
 
@@ -69,11 +69,11 @@ def scalar_positions(graph: fx.Graph, static: Sequence[int]) -> tuple[int, ...]:
     return tuple(
         index
         for index, node in enumerate(graph.find_nodes(op="placeholder"))
-        if index not in static and is_scalar(value(node)) and node.users
+        if index not in static and is_float_scalar(value(node)) and node.users
     )
 
 
-def is_scalar(fake: object) -> bool:
+def is_float_scalar(fake: object) -> bool:
     """Whether a value is a float64 tensor of no dims on the CPU."""
     return (
         isinstance(fake, Tensor)

@@ -100,7 +100,7 @@ def fold_constants(graph: fx.Graph, context: Context) -> Report:
     chosen: list[fx.Node] = []
     misses: list[Miss] = []
     used, compared = 0, Compared(context)
-    for node in candidates(sources):
+    for node in fold_candidates(sources):
         size = value(node).nbytes
         reason = compared.refusal(sources[node])
         if size > VALUE_LIMIT or used + size > TOTAL_LIMIT:
@@ -145,7 +145,7 @@ class Compared:
         self.sources |= set(sources)
 
 
-def candidates(sources: Mapping[fx.Node, frozenset[fx.Node]]) -> list[fx.Node]:
+def fold_candidates(sources: Mapping[fx.Node, frozenset[fx.Node]]) -> list[fx.Node]:
     """The tensors that others than constants read, but for views of the parameters.
 
     Of an operator with several results each is one; where the graph returns another of them, the

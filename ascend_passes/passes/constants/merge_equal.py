@@ -33,7 +33,7 @@ def merge_equal(graph: fx.Graph, context: Context) -> Report:
         for node, tensor in untouched(graph, context).items()
         if comparable(tensor) and tensor.numel() <= EQUAL_LIMIT
     }
-    alike = {node: layout(tensor) for node, tensor in candidates.items()}
+    alike = {node: tensor_layout(tensor) for node, tensor in candidates.items()}
     if len(set(alike.values())) == len(alike):
         return Report()
     possible = {node for pair in differing_pairs(graph, alike) for node in pair}
@@ -43,7 +43,7 @@ def merge_equal(graph: fx.Graph, context: Context) -> Report:
     return Report(fired={"merge_equal": share(differing_pairs(graph, equal), candidates)})
 
 
-def layout(tensor: Tensor) -> tuple[Any, ...]:
+def tensor_layout(tensor: Tensor) -> tuple[Any, ...]:
     """What tensors must have in common to be equal, beside their content."""
     return tensor.dtype, tensor.device, tuple(tensor.shape), tensor.stride()
 
@@ -89,7 +89,7 @@ def differing_pairs(graph: fx.Graph, classes: Mapping[fx.Node, Any]) -> Iterator
     for node in graph.nodes:
         known = first.setdefault(numbers[node], node)
         if known is not node and node not in constant:
-            pairs |= dict.fromkeys(differences(known, node, constant))
+            pairs |= dict.fromkeys(differing_parameters(known, node, constant))
     yield from pairs
 
 
@@ -103,13 +103,13 @@ def numbered(
     constant = set(classes)
     for node in graph.nodes:
         sources = node.all_input_nodes
-        numbers[node] = keys.setdefault(key(node, classes, numbers, touched), len(keys))
+        numbers[node] = keys.setdefault(value_key(node, classes, numbers, touched), len(keys))
         if sources and node.op == "call_function" and constant.issuperset(sources):
             constant.add(node)
     return numbers, constant
 
 
-def key(
+def value_key(
     node: fx.Node,
     classes: Mapping[fx.Node, Any],
     numbers: Mapping[fx.Node, int],
@@ -129,7 +129,7 @@ def key(
     return found
 
 
-def differences(one: fx.Node, other: fx.Node, constant: set[fx.Node]) -> Iterator[Pair]:
+def differing_parameters(one: fx.Node, other: fx.Node, constant: set[fx.Node]) -> Iterator[Pair]:
     """The parameters in which two nodes of one number differ.
 
     Arguments that are no parameters' work have numbers, and pairs, of their own.
@@ -140,7 +140,7 @@ def differences(one: fx.Node, other: fx.Node, constant: set[fx.Node]) -> Iterato
         if left.op == "placeholder":
             yield left, right
         else:
-            yield from differences(left, right, constant)
+            yield from differing_parameters(left, right, constant)
 
 
 def read_by(node: fx.Node) -> list[fx.Node]:

@@ -17,7 +17,7 @@ from ascend_passes.report.value import Decision
 
 
 @dataclass(frozen=True)
-class Trial:
+class ShardingTrial:
     """The sharded form of a graph, built beside the form that it had, and both estimates."""
 
     build: Build
@@ -34,14 +34,16 @@ class Trial:
 
 def compared(
     graph: fx.Graph, old: list[fx.Node], build: Build, profile: Profile, numeric: cost.Numbers
-) -> Trial:
+) -> ShardingTrial:
     """The trial of what was built; `old` are the graph's nodes without it."""
     new = live(graph, build)
     before, after = (cost.estimate_nodes(nodes, profile, numeric) for nodes in (old, new))
-    return Trial(build, old, new, before, after)
+    return ShardingTrial(build, old, new, before, after)
 
 
-def turn(graph: fx.Graph, trial: Trial, profile: Profile, low: int, high: int) -> int | None:
+def turn(
+    graph: fx.Graph, trial: ShardingTrial, profile: Profile, low: int, high: int
+) -> int | None:
     """A number of tokens above `low` from which a trial that does not gain there would gain.
 
     None where it would not at `high`, and where the graph was traced for one number of tokens.
@@ -57,14 +59,14 @@ def turn(graph: fx.Graph, trial: Trial, profile: Profile, low: int, high: int) -
     return cost.crossing(seconds(trial.old), seconds(trial.new), high, low)
 
 
-def taken(trial: Trial, plan: Plan) -> Decision:
+def taken(trial: ShardingTrial, plan: Plan) -> Decision:
     """The decision for the rewritten graph."""
     before, after, author = trial.before, trial.after, trial.build.author
     reason = f"at {plan.low} tokens {traffic(before, after)}"
     return Decision(author, "reduce_scatter and all_gather", reason, before.seconds, after.seconds)
 
 
-def kept(trial: Trial, plan: Plan, start: int | None) -> Decision:
+def kept(trial: ShardingTrial, plan: Plan, start: int | None) -> Decision:
     """The decision for a graph that is left as it was; its `after` is that of the other form."""
     before, after = trial.before, trial.after
     then = f"; it gains from {start} tokens on" if start else ""

@@ -66,12 +66,14 @@ def computed_padded(
     if not reduces:
         return {}
     calls = calls_between(rows, reduces, leads)
-    worth = worthwhile(calls, leads, price)
+    worth = worth_padding(calls, leads, price)
     chosen: dict[fx.Node, LocalCall] = {}
     for node, call in reversed(calls.items()):
-        fits = (user in chosen or reduces.get(user) == call.lead for user in readers(node))
+        fits = (user in chosen or reduces.get(user) == call.lead for user in result_readers(node))
         if node in worth and all(fits):
-            outputs = {one: one_of_several(one, call.lead) for one in results(node) if one != node}
+            outputs = {
+                one: one_of_several(one, call.lead) for one in read_results(node) if one != node
+            }
             chosen |= {node: call, **outputs}
     return chosen
 
@@ -86,9 +88,9 @@ def calls_between(
     region: dict[fx.Node, None] = {}
     for node in reversed(next(iter(reduces)).graph.nodes):
         row_wise = handler(node) is not None or read_product(node) is not None
-        if not row_wise or any(result in leads for result in results(node)):
+        if not row_wise or any(result in leads for result in read_results(node)):
             continue
-        read = list(readers(node))
+        read = list(result_readers(node))
         if read and all(user in region or user in reduces for user in read):
             region[node] = None
     known = dict(leads)
@@ -98,7 +100,7 @@ def calls_between(
         call = call_on_rows(node, lead_of)
         if isinstance(call, LocalCall) and call.operands:
             calls[node] = call
-            known |= dict.fromkeys(results(node), call.lead)
+            known |= dict.fromkeys(read_results(node), call.lead)
     return calls
 
 
@@ -128,7 +130,7 @@ def leading_rows(node: fx.Node, rows: Rows) -> int:
     return leading((*value(node).shape, 1), rows.count)  # a row may have no columns: its scale
 
 
-def worthwhile(
+def worth_padding(
     calls: Mapping[fx.Node, LocalCall], leads: Mapping[fx.Node, int], price: Price
 ) -> set[fx.Node]:
     """The values whose operands are padded for less than they are themselves.
@@ -141,12 +143,12 @@ def worthwhile(
     def seconds(node: fx.Node) -> float:
         if node in leads:
             return 0.0
-        source = behind(node)
-        return least[source] / len(results(source)) if source in least else price.seconds(node)
+        source = producer(node)
+        return least[source] / len(read_results(source)) if source in least else price.seconds(node)
 
     for node, call in calls.items():
         before = math.fsum(seconds(one.node) for one in call.operands)
-        after = math.fsum(price.seconds(one) for one in results(node))
+        after = math.fsum(price.seconds(one) for one in read_results(node))
         least[node] = min(before, after)
         if before <= after:
             worth.add(node)
@@ -177,20 +179,20 @@ def padded_value(
     return made
 
 
-def behind(node: fx.Node) -> fx.Node:
+def producer(node: fx.Node) -> fx.Node:
     """The operator of which a node is one of several results; the node itself for others."""
     source = node.args[0] if node.target is operator.getitem else node
     assert isinstance(source, fx.Node)
     return source
 
 
-def results(node: fx.Node) -> list[fx.Node]:
+def read_results(node: fx.Node) -> list[fx.Node]:
     """The results that others read of an operator: its own, or each of several."""
     taken = [user for user in node.users if user.target is operator.getitem and user.users]
     return taken or [node]
 
 
-def readers(node: fx.Node) -> Iterator[fx.Node]:
+def result_readers(node: fx.Node) -> Iterator[fx.Node]:
     """Who reads the results of an operator."""
-    for result in results(node):
+    for result in read_results(node):
         yield from (user for user in result.users if user.target is not operator.getitem)

@@ -14,7 +14,7 @@ from ascend_passes.ir.arguments import named_arguments
 from ascend_passes.ir.graph import arguments_by_name, operator_name, value
 from ascend_passes.ir.traits import traits_of
 from ascend_passes.passes.flashcomm.build import Build
-from ascend_passes.passes.flashcomm.sharded_rows import empty
+from ascend_passes.passes.flashcomm.sharded_rows import fake_empty
 
 aten = torch.ops.aten
 VIEWS = ("aten::view", "aten::_unsafe_view", "aten::reshape")
@@ -71,16 +71,16 @@ def upwards(node: Any, through: tuple[str, ...]) -> Iterator[fx.Node]:
 def row(build: Build, scale: fx.Node) -> fx.Node:
     """A scale per column as the fused operators take it: `[1, N]`, float32 or int64 words."""
     if value(scale).dtype == torch.bfloat16:
-        wide = empty(value(scale), value(scale).shape).float()
+        wide = fake_empty(value(scale), value(scale).shape).float()
         scale = build.known(wide, aten._to_copy.default, scale, dtype=torch.float32)
     shape = (1, value(scale).numel())
-    return build.known(empty(value(scale), shape), aten.reshape.default, scale, [1, -1])
+    return build.known(fake_empty(value(scale), shape), aten.reshape.default, scale, [1, -1])
 
 
 def column(build: Build, scale: fx.Node) -> fx.Node:
     """A scale per row as the fused operators take it: `[M, 1]`."""
     shape = (value(scale).shape[0], 1)
-    return build.known(empty(value(scale), shape), aten.reshape.default, scale, [-1, 1])
+    return build.known(fake_empty(value(scale), shape), aten.reshape.default, scale, [-1, 1])
 
 
 def matrix(build: Build, node: fx.Node) -> fx.Node:
@@ -88,7 +88,7 @@ def matrix(build: Build, node: fx.Node) -> fx.Node:
     shape = value(node).shape
     if len(shape) == 2:
         return node
-    flat = empty(value(node), (math.prod(shape[:-1]), shape[-1]))
+    flat = fake_empty(value(node), (math.prod(shape[:-1]), shape[-1]))
     return build.known(flat, aten.reshape.default, node, [-1, shape[-1]])
 
 
@@ -96,5 +96,5 @@ def vector(build: Build, node: fx.Node) -> fx.Node:
     """A scale per row as `[M]`."""
     if value(node).dim() == 1:
         return node
-    flat = empty(value(node), (value(node).numel(),))
+    flat = fake_empty(value(node), (value(node).numel(),))
     return build.known(flat, aten.reshape.default, node, [-1])

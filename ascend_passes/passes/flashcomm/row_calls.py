@@ -75,13 +75,15 @@ def by_traits(node: fx.Node, lead_of: LeadOf) -> Answer:
     )
     if reason:
         return f"{name} {reason}"
-    changed = columns_behind(given, traits, lead, rank_of(next(iter(rows.values()))))
+    changed = columns_behind(given, traits, lead, dimensions_of(next(iter(rows.values()))))
     if isinstance(changed, str):
         return f"{name} {changed}"
-    if traits.trailing and lead + len(given[traits.trailing]) > rank_of(given[traits.rows[0]]):
+    if traits.trailing and lead + len(given[traits.trailing]) > dimensions_of(
+        given[traits.rows[0]]
+    ):
         return f"{name} normalizes over rows"
     changed |= {key: RowsOf(argument, lead) for key, argument in rows.items()}
-    return LocalCall(traits.identity, node.target, *rewritten(node, changed), lead)
+    return LocalCall(traits.identity, node.target, *with_arguments(node, changed), lead)
 
 
 def common_lead(rows: Mapping[str, fx.Node], lead_of: LeadOf) -> tuple[int, str]:
@@ -104,7 +106,9 @@ def shared_argument(
             continue
         if lead_of(argument):
             return f"reads rows as {key!r}, which serves every row"
-        if has_rows(argument) and not traits.trailing:  # a gain is as large as what is normalized
+        if (
+            has_own_rows(argument) and not traits.trailing
+        ):  # a gain is as large as what is normalized
             return f"has {key!r} with more than one row"
     return ""
 
@@ -144,7 +148,9 @@ def entries_of(node: fx.Node) -> tuple[tuple[str, Any], ...]:
     return entries(node.target)
 
 
-def rewritten(node: fx.Node, changed: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def with_arguments(
+    node: fx.Node, changed: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments of a call as it gives them, with other values for some."""
     names = [name for name, _ in entries_of(node)]
     args = tuple(changed.get(name, one) for name, one in zip(names, node.args, strict=False))
@@ -154,12 +160,12 @@ def rewritten(node: fx.Node, changed: Mapping[str, Any]) -> tuple[tuple[Any, ...
     }
 
 
-def rank_of(node: fx.Node) -> int:
+def dimensions_of(node: fx.Node) -> int:
     """The dimensions of a node's value."""
     return int(value(node).dim())
 
 
-def has_rows(node: fx.Node) -> bool:
+def has_own_rows(node: fx.Node) -> bool:
     """Whether an argument that should serve every row has several rows of its own."""
     given = value(node)
     if not isinstance(given, Tensor) or given.dim() < 2:

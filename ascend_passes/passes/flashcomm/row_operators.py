@@ -42,7 +42,7 @@ def handler(node: fx.Node) -> Callable[[fx.Node, LeadOf], Answer] | None:
         return None
     traits = traits_of(node.target)
     if traits.keeps_order:
-        return reshape
+        return reshaped_rows
     if traits.rows:
         return by_traits
     if name in HANDLERS:
@@ -98,7 +98,7 @@ def local_operand(operand: fx.Node, out: Tensor, lead: int, own_lead: int) -> An
     return None
 
 
-def reshape(node: fx.Node, lead_of: LeadOf) -> Answer:
+def reshaped_rows(node: fx.Node, lead_of: LeadOf) -> Answer:
     """Views that keep the rows apart; the local one is written as a reshape of the other dims."""
     source = node.args[0]
     assert isinstance(source, fx.Node)
@@ -135,7 +135,7 @@ def leading(shape: Any, count: Any) -> int:
     return next((k for k in range(1, len(shape)) if same_size(math.prod(shape[:k]), count)), 0)
 
 
-def cast(node: fx.Node, lead_of: LeadOf) -> Answer:
+def cast_rows(node: fx.Node, lead_of: LeadOf) -> Answer:
     """`_to_copy`: a cast works on each element; another device or layout is refused."""
     moved = {key for key, given in node.kwargs.items() if given is not None} - {
         "dtype",
@@ -154,7 +154,7 @@ def cast(node: fx.Node, lead_of: LeadOf) -> Answer:
     return LocalCall("sink_pointwise", aten._to_copy.default, (RowsOf(source, lead),), dtype, lead)  # type: ignore[arg-type]
 
 
-def copy(node: fx.Node, lead_of: LeadOf) -> Answer:
+def copied_rows(node: fx.Node, lead_of: LeadOf) -> Answer:
     """`copy(target, source)` has the source's values; one follows transformers' all_reduce."""
     target, source = node.args[0], node.args[1]
     assert isinstance(target, fx.Node) and isinstance(source, fx.Node)
@@ -171,6 +171,6 @@ def lead_of_first(node: fx.Node, lead_of: LeadOf) -> int:
 
 
 HANDLERS: Mapping[str, Callable[[fx.Node, LeadOf], Answer]] = MappingProxyType(
-    {"aten::_to_copy": cast, "aten::copy": copy}
+    {"aten::_to_copy": cast_rows, "aten::copy": copied_rows}
 )
 """Operators that work row by row with some arguments only, as no trait says it."""

@@ -35,7 +35,14 @@ from ascend_passes.engine.normalize import remove_dead
 from ascend_passes.ir.graph import Context, operator_name, place, same_size, value
 from ascend_passes.options.value import switched_on
 from ascend_passes.passes.flashcomm.build import Build
-from ascend_passes.passes.flashcomm.decision import Trial, compared, gathers, kept, taken, turn
+from ascend_passes.passes.flashcomm.decision import (
+    ShardingTrial,
+    compared,
+    gathers,
+    kept,
+    taken,
+    turn,
+)
 from ascend_passes.passes.flashcomm.gathers import Shard, local_needs, needed_whole
 from ascend_passes.passes.flashcomm.padded_rows import Price, computed_padded, padded_value
 from ascend_passes.passes.flashcomm.row_calls import LocalCall, RowsOf
@@ -49,7 +56,7 @@ from ascend_passes.passes.flashcomm.sharded_rows import (
     scatter,
     source_input,
 )
-from ascend_passes.passes.flashcomm.sources import is_source, unfit
+from ascend_passes.passes.flashcomm.sources import is_source, unfit_source
 from ascend_passes.report.value import Miss, Report
 
 NAME = "sequence_parallel"
@@ -78,7 +85,7 @@ def sequence_parallel(graph: fx.Graph, context: Context) -> Report:
     found = sinkable(graph, context)
     if not found.shards:
         return Report(misses=tuple(found.misses))
-    profile = profiles.read(context.options.profile)
+    profile = profiles.read_profile(context.options.profile)
     trial = tried(graph, found, profile, context.plan.low, context)
     if trial is None:  # every all_reduce is read whole at once
         return Report(misses=tuple(found.misses))
@@ -101,7 +108,7 @@ def sequence_parallel(graph: fx.Graph, context: Context) -> Report:
 
 def tried(
     graph: fx.Graph, found: Findings, profile: Profile, tokens: int, context: Context
-) -> Trial | None:
+) -> ShardingTrial | None:
     """Build the sharded form as it is cheapest for this many tokens, beside the graph as it was."""
     numeric = cost.numbers(graph, tokens)
     old = list(graph.nodes)
@@ -112,7 +119,7 @@ def tried(
 
 
 def gain_from(
-    graph: fx.Graph, found: Findings, trial: Trial, profile: Profile, context: Context
+    graph: fx.Graph, found: Findings, trial: ShardingTrial, profile: Profile, context: Context
 ) -> int | None:
     """The tokens of the plan's range from which the sharded form is estimated to be faster.
 
@@ -178,7 +185,7 @@ def start_stream(node: fx.Node, found: Findings) -> None:
     """Enter an all_reduce as a shard if its rows can be dealt out, else say why not."""
     call = reduce_of(node)
     group = resolve(group_name(call), family_of(call))
-    reason = unfit(call, group) or ("" if ranks_of(call) == found.ranks else OTHER_RANKS)
+    reason = unfit_source(call, group) or ("" if ranks_of(call) == found.ranks else OTHER_RANKS)
     if reason or group is None:
         found.misses.append(Miss(NAME, node.name, place(node), reason))
         return

@@ -69,7 +69,7 @@ def unknown_sizes(rows: Rows, dimensions: Sequence[Size]) -> list[Size]:
     ]
 
 
-def empty(like: Tensor, shape: Sequence[Size]) -> Tensor:
+def fake_empty(like: Tensor, shape: Sequence[Size]) -> Tensor:
     """A fake tensor of another shape, with the type and device of `like`."""
     with faking(fake_mode_of([like])):
         return like.new_empty(tuple(shape))
@@ -136,7 +136,7 @@ def flattened(build: Build, rows: Rows, node: fx.Node, lead: int) -> fx.Node:
     if lead == 1:
         return node
     tail = value(node).shape[lead:]
-    meta = empty(value(node), (rows.count, *tail))
+    meta = fake_empty(value(node), (rows.count, *tail))
     return build.known(meta, aten.reshape.default, node, [-1, *tail])
 
 
@@ -146,7 +146,7 @@ def padded(build: Build, rows: Rows, node: fx.Node) -> fx.Node:
         return node
     tail = value(node).shape[1:]
     amount = [*([0, 0] * len(tail)), 0, build.sizes[id(rows), "pad"]]
-    meta = empty(value(node), (rows.each * rows.group.size, *tail))
+    meta = fake_empty(value(node), (rows.each * rows.group.size, *tail))
     return build.known(meta, aten.constant_pad_nd.default, node, amount, 0)
 
 
@@ -154,13 +154,13 @@ def unpadded(build: Build, rows: Rows, node: fx.Node, like: Tensor, lead: int) -
     """`[R * tp, ...] -> [*rows, ...]`, the padding cut off; the result has the shape of `like`."""
     tail = value(node).shape[1:]
     if not rows.exact:
-        meta = empty(value(node), (rows.count, *tail))
+        meta = fake_empty(value(node), (rows.count, *tail))
         count = build.sizes[id(rows), "count"]
         node = build.known(meta, aten.slice.Tensor, node, 0, 0, count, 1)
     if lead == 1:
         return node
     shape = [*written_sizes(build, rows, like.shape[:lead]), *tail]
-    return build.known(empty(like, like.shape), aten.reshape.default, node, shape)
+    return build.known(fake_empty(like, like.shape), aten.reshape.default, node, shape)
 
 
 def written_sizes(build: Build, rows: Rows, dimensions: Sequence[Size]) -> list[fx.Node | int]:
@@ -180,7 +180,7 @@ def written_sizes(build: Build, rows: Rows, dimensions: Sequence[Size]) -> list[
 def scatter(build: Build, rows: Rows, source: fx.Node, partial: fx.Node) -> fx.Node:
     """This rank's rows of an all_reduce's result, from the partial sums, flat and padded."""
     with build.behind(source):
-        meta = empty(value(partial), (rows.each, *value(partial).shape[1:]))
+        meta = fake_empty(value(partial), (rows.each, *value(partial).shape[1:]))
         return rows.group.reduce_scatter(build, partial, meta)
 
 
@@ -189,7 +189,7 @@ def gather(build: Build, rows: Rows, node: fx.Node, lead: int) -> fx.Node:
     local = build.local[node]
     shape = (rows.each * rows.group.size, *value(local).shape[1:])
     with build.behind(node):
-        meta = empty(value(local), shape)
+        meta = fake_empty(value(local), shape)
         whole = rows.group.all_gather(build, local, meta)
         build.padded[node, lead] = whole
         return unpadded(build, rows, whole, value(node), lead)
@@ -198,7 +198,7 @@ def gather(build: Build, rows: Rows, node: fx.Node, lead: int) -> fx.Node:
 def chunk(build: Build, rows: Rows, node: fx.Node, lead: int) -> fx.Node:
     """This rank's rows of a value that every rank has whole."""
     flat = padded(build, rows, flattened(build, rows, node, lead))
-    meta = empty(value(flat), (rows.each, *value(flat).shape[1:]))
+    meta = fake_empty(value(flat), (rows.each, *value(flat).shape[1:]))
     start, end = build.sizes[id(rows), "start"], build.sizes[id(rows), "end"]
     return build.known(meta, aten.slice.Tensor, flat, 0, start, end, 1)
 
@@ -229,7 +229,7 @@ def computed(
     def written(argument: Any) -> Any:
         if isinstance(argument, Flat):
             tail = value(argument.node).shape[value(argument.node).dim() - argument.dimensions :]
-            meta = empty(value(argument.node), tail)
+            meta = fake_empty(value(argument.node), tail)
             return build.known(meta, aten.reshape.default, argument.node, list(tail))
         return operand(argument) if isinstance(argument, RowsOf) else argument
 
@@ -245,4 +245,4 @@ def some_rows(count: Size, full: Any, lead: int) -> Any:
         return tuple(some_rows(count, one, lead) for one in full)
     if not isinstance(full, Tensor) or full.dim() < lead:
         return full
-    return empty(full, (count, *full.shape[lead:]))
+    return fake_empty(full, (count, *full.shape[lead:]))

@@ -25,7 +25,7 @@ def is_source(node: fx.Node) -> bool:
     return plain_collective(node) == ALL_REDUCE and family_of(node) == VLLM
 
 
-def unfit(call: fx.Node, group: Group | None) -> str:
+def unfit_source(call: fx.Node, group: Group | None) -> str:
     """Why an all_reduce cannot become a reduce_scatter and an all_gather; "" where it can."""
     family, result = family_of(call), value(call)
     if group is None:

@@ -29,7 +29,7 @@ from ascend_passes.passes.flashcomm.product import (
     upwards,
     vector,
 )
-from ascend_passes.passes.flashcomm.sharded_rows import empty
+from ascend_passes.passes.flashcomm.sharded_rows import fake_empty
 from ascend_passes.passes.matmul_collective.views import (
     awaited,
     gathered_from,
@@ -62,16 +62,16 @@ def fuse_reduce_scatter(
     pad = pads[0].args[1] if pads else None
     rows = value(node.args[0]).shape[0]  # type: ignore[arg-type]
     with build.behind(node):
-        left = padded(build, matrix(build, product.left), pad, rows)
+        left = padded_like(build, matrix(build, product.left), pad, rows)
         common = operands(product, left, group, context) | {"bias": product.bias}
         if product.per_token is None:
             name = "npu_mm_reduce_scatter_base"
             common |= whole_scales(build, product)
         else:
             name = "npu_quant_mm_reduce_scatter"
-            per_token = padded(build, vector(build, product.per_token), pad, rows)
+            per_token = padded_like(build, vector(build, product.per_token), pad, rows)
             common |= token_scales(build, product, per_token)
-        outputs = call(build, name, common, context)
+        outputs = legal_results(build, name, common, context)
     return {awaited(node): outputs[0]}
 
 
@@ -107,8 +107,8 @@ def fuse_all_gather(build: Build, node: fx.Node, group: Group, context: Context)
             )
             assert scales is not None
             common |= token_scales(build, product, scales)
-        outputs = call(build, name, common, context)
-        result = unpadded(build, product, outputs[0])
+        outputs = legal_results(build, name, common, context)
+        result = unpadded_product(build, product, outputs[0])
         copies = repeated_views(build, gathered, outputs[1]) if readers else {}
     return {first: result} | copies
 
@@ -135,7 +135,7 @@ def fuse_all_reduce(build: Build, node: fx.Node, group: Group, context: Context)
         common |= {"y_dtype": CODES.get(value(product.node).dtype)}
     result = awaited(node)
     with build.behind(node):
-        reduced = call(build, "npu_mm_all_reduce_base", common, context)[0]
+        reduced = legal_results(build, "npu_mm_all_reduce_base", common, context)[0]
         if value(reduced).dim() != value(result).dim():
             views = [link for link in chain if operator_name(link) in VIEWS]
             refuse_unless(len(views) == 1, "the product is viewed more than once before the sum")
@@ -171,7 +171,7 @@ def token_scales(build: Build, product: Product, per_token: fx.Node) -> dict[str
     }
 
 
-def call(
+def legal_results(
     build: Build, name: str, arguments: dict[str, Any], context: Context
 ) -> tuple[fx.Node, ...]:
     """Enter a legal call and give the nodes of its results.
@@ -200,18 +200,18 @@ def columns_stay(chain: list[fx.Node]) -> bool:
     return all(same_size(size, last[0]) for size in last)
 
 
-def padded(build: Build, node: fx.Node, pad: Any, rows: Any) -> fx.Node:
+def padded_like(build: Build, node: fx.Node, pad: Any, rows: Any) -> fx.Node:
     """`[M, ...]` with as many zero rows behind as the product had."""
     if pad is None:
         return node
     tail = value(node).shape[1:]
     amount = [*([0, 0] * len(tail)), 0, pad[-1]]
     return build.known(
-        empty(value(node), (rows, *tail)), aten.constant_pad_nd.default, node, amount, 0
+        fake_empty(value(node), (rows, *tail)), aten.constant_pad_nd.default, node, amount, 0
     )
 
 
-def unpadded(build: Build, product: Product, result: fx.Node) -> fx.Node:
+def unpadded_product(build: Build, product: Product, result: fx.Node) -> fx.Node:
     """The product of the gathered rows without those of the padding."""
     cut = next(
         (link for link in upwards(product.left, UNPADDED) if is_call(link, aten.slice.Tensor)), None

@@ -50,7 +50,7 @@ STEPS: Mapping[str, Fuse] = MappingProxyType(
 
 
 @dataclass(frozen=True)
-class Site:
+class CollectiveSite:
     """A collective, and the nodes that could replace it and its matmul."""
 
     node: fx.Node
@@ -64,10 +64,10 @@ def matmul_collective(graph: fx.Graph, context: Context) -> Report:
     """Fuse matmuls with their collectives where the plan asks for it and the operators allow it."""
     if context.plan is None or not context.plan.matmul_collective:
         return Report()
-    profile = profiles.read(context.options.profile)
+    profile = profiles.read_profile(context.options.profile)
     numeric = cost.numbers(graph, context.plan.low)
     before = cost.estimate_nodes(graph.nodes, profile, numeric)
-    sites = found(graph, context)
+    sites = sites_by_group(graph, context)
     mine = {group: [site.reason for site in members] for group, members in sites.items()}
     reasons = refused_anywhere(graph, NAME, mine)
     judged = [
@@ -85,7 +85,7 @@ def matmul_collective(graph: fx.Graph, context: Context) -> Report:
         if reason:
             site.build.discard()
     for site in fused:
-        replace(site)
+        use_new_values(site)
     remove_dead(graph)
     if not fused:
         return Report(misses=misses)
@@ -96,12 +96,12 @@ def matmul_collective(graph: fx.Graph, context: Context) -> Report:
     return Report(fired={NAME: len(fused)}, misses=misses, decisions=(decision,))
 
 
-def found(graph: fx.Graph, context: Context) -> Mapping[Group, list[Site]]:
+def sites_by_group(graph: fx.Graph, context: Context) -> Mapping[Group, list[CollectiveSite]]:
     """Group -> its collectives in graph order, each with the nodes that would replace it.
 
     Those that this rank cannot fuse are among them: another rank might, and must know.
     """
-    sites: dict[Group, list[Site]] = defaultdict(list)
+    sites: dict[Group, list[CollectiveSite]] = defaultdict(list)
     for node in list(graph.nodes):
         kind = plain_collective(node)
         if not kind or writes_possible(node.target):  # one in place does more than its result says
@@ -114,18 +114,20 @@ def found(graph: fx.Graph, context: Context) -> Mapping[Group, list[Site]]:
     return sites
 
 
-def prepared(graph: fx.Graph, node: fx.Node, fuse: Fuse, group: Group, context: Context) -> Site:
+def prepared(
+    graph: fx.Graph, node: fx.Node, fuse: Fuse, group: Group, context: Context
+) -> CollectiveSite:
     """A site with its nodes added, or with the reason why there are none."""
     build = Build(graph, NAME)
     try:
         replaced = fuse(build, node, group, context)
     except Refused as refusal:
         build.discard()
-        return Site(node, Build(graph, NAME), {}, str(refusal))
-    return Site(node, build, replaced or {}, "" if replaced else ALONE)
+        return CollectiveSite(node, Build(graph, NAME), {}, str(refusal))
+    return CollectiveSite(node, build, replaced or {}, "" if replaced else ALONE)
 
 
-def replace(site: Site) -> None:
+def use_new_values(site: CollectiveSite) -> None:
     """Give the readers of the old values the new ones."""
     for old, new in site.replaced.items():
         site.build.replace(old, new)

@@ -33,7 +33,7 @@ def rotary_embedding(site: Site, given: Arguments) -> Mapping[str, fx.Node]:
     ]
     mode = "half" if given["is_neox"] else "interleave"
     return {
-        name: turned(site, given[name], angles, head, mode)
+        name: rotated_heads(site, given[name], angles, head, mode)
         for name in ("query", "key")
         if given.get(name) is not None
     }
@@ -54,7 +54,7 @@ def whole_head(
     return shaped
 
 
-def turned(site: Site, x: fx.Node, angles: list[fx.Node], head: int, mode: str) -> fx.Node:
+def rotated_heads(site: Site, x: fx.Node, angles: list[fx.Node], head: int, mode: str) -> fx.Node:
     """[T, heads * D] or [T, heads, D] rotated, in its own shape."""
     tokens = token_count(site, x)
     width = math.prod(value(x).shape[1:])

@@ -22,7 +22,7 @@ from ascend_passes.ir.content import comparable, same_bits
 from ascend_passes.ir.graph import Context, place
 from ascend_passes.ir.in_place import AUTO_FUNCTIONALIZED, AUTO_FUNCTIONALIZED_V2, readers
 from ascend_passes.passes.constants.facts import untouched
-from ascend_passes.passes.constants.merge_equal import Pair, layout, share
+from ascend_passes.passes.constants.merge_equal import Pair, share, tensor_layout
 from ascend_passes.passes.rope.cached_rotation import rotary_embedding
 from ascend_passes.report.value import Miss, Report
 
@@ -102,7 +102,7 @@ def equal_pairs(tables: Mapping[fx.Node, Tensor]) -> Iterator[Pair]:
     """Each table that has the content of an earlier one, with that one in front of it."""
     known: dict[Any, list[fx.Node]] = {}
     for node, table in tables.items():
-        alike = known.setdefault(layout(table), [])
+        alike = known.setdefault(tensor_layout(table), [])
         twin = next((other for other in alike if same_bits(tables[other], table)), None)
         if twin is None:
             alike.append(node)

@@ -74,7 +74,7 @@ def follow(start: fx.Node, mask: Tensor) -> str | None:
         moved_mask = moved(node, masks)
         if moved_mask is None:
             if any(any_set(masks[n]) for n in node.all_input_nodes if n in masks):
-                return read_by(node)
+                return unwritten_reader(node)
         elif any_set(moved_mask):
             masks[node] = moved_mask
     return None
@@ -85,7 +85,7 @@ def any_set(mask: Any) -> bool:
     return any(bool(part.any()) for part in torch.utils._pytree.tree_leaves(mask))
 
 
-def read_by(node: fx.Node) -> str:
+def unwritten_reader(node: fx.Node) -> str:
     """Who reads an element that was not written."""
     if node.op == "output":
         return "the graph returns elements that were not written"
@@ -192,7 +192,7 @@ def unjoined(start: fx.Node) -> str | None:
         if user.target in WHOLE_WRITES and user.args[0] is node and user.args[1:] != (node,):
             return None
         if user.target is not aten.slice_scatter.default or user.args[0] is not node:
-            return read_by(user)
+            return unwritten_reader(user)
         dim, first, last, step = slice_bounds(user)
         if step != 1 or along not in (None, dim) or user.args[1] is node:
             return "slices of several dimensions or with steps write it, and its size is symbolic"

@@ -120,7 +120,7 @@ def refused_readers(write: Write, owner: fx.Node, old: set[fx.Node]) -> str | No
     for alias in old:
         for user in alias.users:
             if user not in allowed and write.node < user:
-                return f"its old value is used later by {described(user)}"
+                return f"its old value is used later by {writer_text(user)}"
     return None
 
 
@@ -134,13 +134,13 @@ def refused_results(owner: fx.Node, new: set[fx.Node]) -> str | None:
             if user.op == "output":
                 return "the graph returns the new value beside storing it"
             if alias in written(user):
-                return f"the new value is changed again by {described(user)}"
+                return f"the new value is changed again by {writer_text(user)}"
             if final < user and final.args[1] not in new:
-                return f"the new value is used by {described(user)} after another one is stored"
+                return f"the new value is used by {writer_text(user)} after another one is stored"
     return None
 
 
-def described(node: fx.Node) -> str:
+def writer_text(node: fx.Node) -> str:
     """An operator's name, or what kind of node it is."""
     return operator_name(node) or (
         "the graph's result" if node.op == "output" else str(node.target)

@@ -30,11 +30,11 @@ from ascend_passes.ir.in_place import (
     AUTHOR,
     SCATTERS,
     Call,
-    emit,
     fake_view,
     in_place_overload,
+    put_in_place,
     read_call,
-    refresh,
+    refresh_views,
 )
 from ascend_passes.ir.sharing import aliases
 from ascend_passes.passes.writes.refusals import reason_against
@@ -154,7 +154,7 @@ def rewrite_operator(write: Write) -> None:
         gone.replace_all_uses_with(first(gone))
     for gone in reversed((node, *write.absorbed)):
         graph.erase_node(gone)
-    refresh(views)
+    refresh_views(views)
 
 
 def rewrite_call(node: fx.Node, call: Call) -> list[str | None]:
@@ -173,7 +173,7 @@ def rewrite_call(node: fx.Node, call: Call) -> list[str | None]:
             edit.call(aten.clone.default, target) if reason else target
             for target, reason in zip(call.bases, reasons, strict=True)
         )
-    emit(node, call, bases)
+    put_in_place(node, call, bases)
     return reasons
 
 
