@@ -15,8 +15,20 @@ import pytest
 from tests.soundness.today import VARIABLE, seed_of_the_day
 
 os.environ.setdefault("ASCEND_PASSES_VERIFY_EACH_STAGE", "1")  # here and in what tests start
-OWN_PROCESS = ("commands", "conformance", "distributed", "fuzz", "models", "soundness", "vllm")
-"""Folders whose tests start processes, or take minutes of models; `make check` leaves them out."""
+OWN_PROCESS = (
+    "commands",
+    "conformance",
+    "distributed",
+    "fuzz",
+    "models",
+    "soundness",
+    "test_bench.py",
+    "test_commands.py",
+    "test_communication_commands.py",
+    "test_start.py",
+    "vllm",
+)
+"""Folders and files whose tests start processes, or take minutes; `make check` leaves them out."""
 WHOLE_FOLDERS = ("vllm", "conformance")
 """They install an environment each, and start engines that several files look at."""
 

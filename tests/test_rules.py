@@ -24,14 +24,21 @@ from ascend_passes.verify import check, checks, findings
 RULES = every_rule(Options())
 PACKAGE = Path(ascend_passes.__file__).parent
 MOST_LINES = 300
+MOST_SPELLINGS = 8
 INT8 = 1  # torch's number for the dtype
 Rows = Annotated[Tensor, "... H"]
 Gain = Annotated[Tensor, "H"]
 Scale = Annotated[Tensor, "1"]
 
 
+def tried(rule):
+    """A rule as a parameter; a large family takes a minute, which `make check` leaves out."""
+    marks = [pytest.mark.own_process] if len(rule.spellings) > MOST_SPELLINGS else []
+    return pytest.param(rule, id=rule.name, marks=marks)
+
+
 @pytest.mark.parametrize("one", checks.CHECKS, ids=lambda one: one.__name__)
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+@pytest.mark.parametrize("rule", map(tried, RULES))
 def test_rule(rule, one):
     seed = secrets.randbelow(2**31)
     found = [f for spelling in rule.spellings for f in findings(rule, spelling, one, seed)]
