@@ -91,7 +91,7 @@ class Rule:
         dtypes: what untyped tensors may be.
         tolerance: units in the last place, at the largest magnitude of a row and in the rule's
             dtype, by which the replacement may differ from the pattern in float64; more where the
-            pattern itself does. Integers may differ by 1. Endless where the pattern quantizes or
+            pattern itself does; integers by so many. Endless where the pattern quantizes or
             rounds inside: then by one step of int8 more than the pattern.
         default: whether the rule is on unless asked for.
         after: rules that get what they can before this one starts, where both want a node.

@@ -9,6 +9,8 @@ from ascend_passes import npu
 
 Rows = Annotated[Tensor, "... H"]
 Gain = Annotated[Tensor, "H"]
+FloatGain = Annotated[Tensor, "H", torch.float32]
+Packed = Annotated[Tensor, "... 2*I"]
 One = Annotated[Tensor, "1"]
 Offset = Annotated[Tensor, "1", torch.int8]
 Scale = Annotated[Tensor, "S"]
@@ -17,6 +19,7 @@ WideZero = Annotated[Tensor, "S", torch.int32]
 AnyScale = TypeVar("Width", Scale, Wide)
 AnyZero = TypeVar("Width", Scale, WideZero)
 INT8 = 1  # torch's number for the dtype, which the operators take
+WIDTHS = [{"H": 64}, {"H": 5120}]  # of rows, for tests
 HALVES = (torch.bfloat16, torch.float16)  # the rows that the fused operators take
 
 

@@ -1,12 +1,11 @@
 """Residual add, RMSNorm and a quantize by each row's largest value become one operator.
 
 `npu_add_rms_norm_dynamic_quant` hands back the int8 rows, a float32 scale for each and the sum. A
-smoothing scale multiplies the rows first; a bias behind the norm is the operator's `beta`.
-"""
+smoothing scale multiplies the rows first; a bias behind the norm is the operator's `beta`."""
 
 from ascend_passes import Rule, npu
 
-from ._quantized import HALVES, Gain, Rows, normed
+from ._quantized import HALVES, WIDTHS, Gain, Rows, normed
 
 
 def pattern(
@@ -16,16 +15,11 @@ def pattern(
     return *npu.npu_dynamic_quant(y, smooth_scales=smooth), total
 
 
-def replacement(x, residual, gamma, bias, smooth, *, eps: float):
+def replacement(x, residual, gamma, bias, smooth, *, eps):
     given = {"smooth_scale1": smooth, "beta": bias, "epsilon": eps, "output_mask": [True, False]}
     rows, _, total, scale, _ = npu.npu_add_rms_norm_dynamic_quant(x, residual, gamma, **given)
     return rows, scale, total
 
 
-rule = Rule(
-    pattern,
-    replacement,
-    examples=[{"H": 64}, {"H": 5120}],
-    dtypes=HALVES,
-    limit="npu_add_rms_norm_dynamic_quant gives no plain row",
-)
+LIMIT = "npu_add_rms_norm_dynamic_quant gives no plain row"
+rule = Rule(pattern, replacement, examples=WIDTHS, dtypes=HALVES, limit=LIMIT)

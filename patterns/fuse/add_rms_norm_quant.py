@@ -1,10 +1,7 @@
 """Residual add, RMSNorm and a quantize with a stored scale become one `npu_add_rms_norm_quant`.
 
 A bias is the operator's `beta`; projections with scales of their own take its second result. The
-scale divides or multiplies (`reciprocal`, as vllm-ascend keeps it); a single one is spread, once.
-"""
-
-from typing import Literal
+scale divides or multiplies (`reciprocal`, as in vllm-ascend); a single one is spread, once."""
 
 import torch
 
@@ -24,7 +21,7 @@ def pattern(
     zero2: AnyZero | None,
     *,
     eps: float,
-    reciprocal: Literal[False, True],
+    reciprocal: bool,
 ):
     lone = zero2 is not None and (zero is None or scale2 is None)
     if lone or (reciprocal and scale.dtype == torch.float32):
@@ -34,7 +31,7 @@ def pattern(
     return *(npu.npu_quantize(y, *pair, INT8, -1, not reciprocal) for pair in pairs), total
 
 
-def replacement(x, residual, gamma, scale, zero, bias, scale2, zero2, *, eps: float, reciprocal):
+def replacement(x, residual, gamma, scale, zero, bias, scale2, zero2, *, eps, reciprocal):
     wide = (torch.float32, torch.int32) if reciprocal and x.dtype == torch.float16 else (None, None)
     one, two = spread(gamma, (scale, scale2), wide[0])
     zeros, zeros2 = spread(gamma, (zero, zero2), wide[1])
@@ -48,11 +45,6 @@ def where(S, H):
     yield S == 1 or S == H, f"the scale has {S} numbers, the operator wants one or {H}"
 
 
-rule = Rule(
-    pattern,
-    replacement,
-    where,
-    examples=[{"H": 64, "S": 1}, {"H": 256, "S": 256}],
-    dtypes=HALVES,
-    limit="npu_add_rms_norm_quant gives two quantized rows at most and no plain one",
-)
+LIMIT = "npu_add_rms_norm_quant gives two quantized rows at most and no plain one"
+SIZES = [{"H": 64, "S": 1}, {"H": 256, "S": 256}]
+rule = Rule(pattern, replacement, where, examples=SIZES, dtypes=HALVES, limit=LIMIT)

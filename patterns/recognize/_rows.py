@@ -1,6 +1,6 @@
 """What the rules about rows share: declarations, and the norm without its gain."""
 
-from typing import Annotated
+from typing import Annotated, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -9,6 +9,12 @@ Rows = Annotated[Tensor, "... H"]
 Gain = Annotated[Tensor, "H"]
 Packed = Annotated[Tensor, "... 2*I"]
 FloatGain = Annotated[Tensor, "H", torch.float32]
+Scale = Annotated[Tensor, "1"]
+Heads = Annotated[Tensor, "B S N H"]
+RowsOrHeads = TypeVar("Layout", Rows, Heads)
+Moved = TypeVar("Layout", Literal[False], Literal[True])
+Half = Annotated[Tensor, "... I"]
+WIDTHS = [{"H": 64}, {"H": 5120}]  # of rows, for tests
 
 
 def normalized(x: Tensor, eps: float) -> Tensor:

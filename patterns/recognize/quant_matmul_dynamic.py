@@ -1,18 +1,16 @@
 """A matmul of int8 rows with a scale each and an int8 weight becomes `npu_quant_matmul`.
 
 Both scales factor out of the sum, so the product is taken in integers, exactly, and scaled once;
-the bias is added behind it, in float32.
-"""
+the bias is added behind it, in float32."""
 
 import torch
-from torch import Tensor
 
-from ascend_passes import Rule, npu
+from ascend_passes import Rule
 
-from ._int8 import CODES, AnyRows, AnyRowScale, Bias, Channels, Weight, WideChannels, product
+from ._int8 import CODES, AnyRows, AnyRowScale, Bias, Channels, Weight, WideChannels, fused, product
 
 
-def read(x: Tensor, row_scale: Tensor, dtype: torch.dtype) -> Tensor:
+def read(x, row_scale, dtype: torch.dtype):
     """The rows, read back in float32 and rounded once."""
     return (x.to(torch.float32) * row_scale.unsqueeze(-1)).to(dtype)
 
@@ -36,13 +34,8 @@ def replacement(x, row_scale, weight, channels, bias):
     dtypes = [t.dtype for t in (channels, bias) if t is not None and t.dtype in CODES]
     factor, code = channels.to(torch.float32).reshape(-1), CODES[(*dtypes, torch.bfloat16)[0]]
     given = {"pertoken_scale": row_scale.reshape(-1), "bias": bias, "output_dtype": code}
-    return npu.npu_quant_matmul(x.reshape(-1, x.shape[-1]), weight.permute(1, 0), factor, **given)
+    return fused(x, weight, factor, given)
 
 
-rule = Rule(
-    [pattern, wide],
-    replacement,
-    examples=[{"N": 5, "B": 2, "S": 3, "K": 64, "O": 96}],
-    dtypes=tuple(CODES),
-    shares=True,
-)
+SIZES = [{"N": 5, "B": 2, "S": 3, "K": 64, "O": 96}]
+rule = Rule([pattern, wide], replacement, examples=SIZES, dtypes=tuple(CODES), shares=True)

@@ -5,35 +5,23 @@ becomes a value of its own; the reading back goes when a quantized matmul takes 
 (`quant_matmul`).
 
 int8 has no NaN: a NaN in x or in the scale is 0 from here on, in every operator that the quantize
-is fused into, where the spelled-out form hands it on. The option `keep_nan` keeps that form.
-"""
-
-from typing import Annotated
-
-import torch
-from torch import Tensor
+is fused into, where the spelled-out form hands it on. The option `keep_nan` keeps that form."""
 
 from ascend_passes import Rule, npu
 
-from ._rows import Rows
+from ._rows import WIDTHS, Rows, Scale
 
-Scale = Annotated[Tensor, "1"]
 INT8 = 1  # torch's number for the dtype, which the operator takes
 
 
 def pattern(x: Rows, scale: Scale):
-    rounded = torch.round(torch.clamp(x / scale, -128.0, 127.0))
+    rounded = (x / scale).clamp(-128.0, 127.0).round()
     return rounded * scale
 
 
-def replacement(x: Tensor, scale: Tensor):
+def replacement(x, scale):
     return npu.npu_quantize(x, scale, None, INT8, -1, True).to(x.dtype) * scale
 
 
-rule = Rule(
-    pattern,
-    replacement,
-    examples=[{"H": 64}, {"H": 5120}],
-    hides_nan=True,
-    tolerance=float("inf"),  # one LSB of the int8 row: the operator divides in float32
-)
+# Endless is one LSB of the int8 row: the operator divides in float32.
+rule = Rule(pattern, replacement, examples=WIDTHS, hides_nan=True, tolerance=float("inf"))

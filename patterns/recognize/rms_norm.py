@@ -2,15 +2,13 @@
 
 The variance is taken in float32 everywhere; the spellings differ in where they round back to the
 activation's dtype and in the dtype of the gain. The operator's documentation allows a float32 gain
-beside half-precision activations.
-"""
+beside half-precision activations."""
 
 import torch
-from torch import Tensor
 
 from ascend_passes import Rule, npu
 
-from ._rows import FloatGain, Gain, Rows, normalized
+from ._rows import WIDTHS, FloatGain, Gain, Rows, normalized
 
 
 def llama(x: Rows, gamma: Gain, *, eps: float):
@@ -25,18 +23,12 @@ def gpt_oss(x: Rows, gamma: Gain | FloatGain, *, eps: float):
 
 def fused(x: Rows, gamma: Gain, *, eps: float):
     """aten's fused form."""
-    y, _ = torch.ops.aten._fused_rms_norm.default(x, [x.shape[-1]], gamma, eps)
-    return y
+    return torch.ops.aten._fused_rms_norm.default(x, [x.shape[-1]], gamma, eps)[0]
 
 
-def replacement(x: Tensor, gamma: Tensor, *, eps: float):
-    y, _ = npu.npu_rms_norm(x, gamma, eps)
-    return y
+def replacement(x, gamma, *, eps):
+    return npu.npu_rms_norm(x, gamma, eps)[0]
 
 
-rule = Rule(
-    [llama, gpt_oss, fused],
-    replacement,
-    examples=[{"H": 64}, {"H": 5120}],
-    tolerance=2,  # the operator rounds before the gain and after it, gpt_oss only after it
-)
+# The operator rounds before the gain and after it, gpt_oss only after it.
+rule = Rule([llama, gpt_oss, fused], replacement, examples=WIDTHS, tolerance=2)

@@ -1,14 +1,12 @@
 """RMSNorm without a gain becomes `npu_rms_norm` with a gain of ones, which is made once.
 
-Llama 4 normalises queries and keys so, and `torch.nn.RMSNorm` with `elementwise_affine=False`.
-"""
+Llama 4 normalises queries and keys so, and `torch.nn.RMSNorm` with `elementwise_affine=False`."""
 
 import torch
-from torch import Tensor
 
 from ascend_passes import Rule, npu
 
-from ._rows import Rows, normalized
+from ._rows import WIDTHS, Rows, normalized
 
 
 def spelled(x: Rows, *, eps: float):
@@ -17,21 +15,14 @@ def spelled(x: Rows, *, eps: float):
 
 
 def fused(x: Rows, *, eps: float):
-    """aten's fused form."""
-    y, _ = torch.ops.aten._fused_rms_norm.default(x, [x.shape[-1]], None, eps)
-    return y
+    """aten's form."""
+    return torch.ops.aten._fused_rms_norm.default(x, [x.shape[-1]], None, eps)[0]
 
 
-def replacement(x: Tensor, *, eps: float):
+def replacement(x, *, eps):
     ones = torch.ones(x.shape[-1], dtype=x.dtype, device=x.device)
-    y, _ = npu.npu_rms_norm(x, ones, eps)
-    return y
+    return npu.npu_rms_norm(x, ones, eps)[0]
 
 
-rule = Rule(
-    [spelled, fused],
-    replacement,
-    examples=[{"H": 64}, {"H": 5120}],
-    after=("rms_norm", "gemma_rms_norm"),  # it is a part of each of them
-    tolerance=1,
-)
+WHOLE = ("rms_norm", "gemma_rms_norm")  # it is a part of each of them
+rule = Rule([spelled, fused], replacement, examples=WIDTHS, after=WHOLE)

@@ -1,10 +1,8 @@
 """SwiGLU of one packed projection becomes `npu_swiglu`.
 
-`chunk`, `split` and slices are one form after normalization. The operator activates the first half.
-"""
+`chunk`, `split` and slices are one form once normalized. The operator activates the first half."""
 
 import torch
-from torch import Tensor
 
 from ascend_passes import Rule, npu
 
@@ -13,11 +11,11 @@ from ._rows import Packed
 
 def pattern(packed: Packed):
     half = packed.shape[-1] // 2
-    gate, up = packed[..., :half], packed[..., half:]
-    return torch.nn.functional.silu(gate) * up
+    left, right = packed[..., :half], packed[..., half:]
+    return torch.nn.functional.silu(left) * right
 
 
-def replacement(packed: Tensor):
+def replacement(packed):
     return npu.npu_swiglu(packed, -1)
 
 

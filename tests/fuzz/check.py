@@ -22,7 +22,8 @@ from tests.fuzz.observe import Observation
 from tests.fuzz.program import Program
 from tests.fuzz.worlds import eager, exact, noisy, run
 
-NOISES = (1, 2)
+NOISES, MORE_NOISES = (1, 2), tuple(range(3, 15))
+"""Seeds; more are drawn where something differs, since a few values may not move in two draws."""
 RIGHT, WRONG, REFUSED, TORCH = "right", "wrong", "refused", "torch"
 GENERATOR, UNJUDGED = "generator", "unjudged"
 """`torch`: aot_eager, without a pass of ours, differs from eager in the same way. `generator`: not
@@ -84,9 +85,15 @@ def check(
         def judge(found: list[Observation]) -> list[Difference]:
             return differences(dtype, expected, found, reference, moved)
 
+        options = {**dict(program.options), **(more or {})}
         ascend_passes.reset()
         with traced() as graphs:
-            verdict = judged(program, judge, {**dict(program.options), **(more or {})})
+            verdict = judged(program, judge, options)
+        if verdict.kind == WRONG:
+            moved += [run(program, noisy(program, seed)) for seed in MORE_NOISES]
+            ascend_passes.reset()
+            with traced() as graphs:
+                verdict = judged(program, judge, options)
         reports = ascend_passes.reports()
         fired = fired_by(reports)
         errors = tuple(f"pass failed: {e}" for report in reports for e in report.errors)
