@@ -4,7 +4,8 @@ The space is the operator's signature: float16 and bfloat16 rows, scales and zer
 dtype that it or `npu_quantize` names, a bias or none, a second scale or none, each row with a zero
 point or without, dividing and multiplying. Kept is what the limits of both operators allow on A2.
 They differ in one point: what multiplies float16 rows is float16 to `npu_quantize`, while the fused
-operator wants it float32 and int32 as everywhere beside float16, which holds the same numbers.
+operator wants it float32 and int32 as everywhere beside float16. The scale fits; a zero point does
+where it comes from whole numbers, so there the model casts one from int8.
 """
 
 from __future__ import annotations
@@ -114,6 +115,11 @@ def normed(x: Tensor, residual: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
     return gamma * (wide * rms).to(x.dtype), total
 
 
+def is_cast(form):
+    """Whether a form's zero points are cast from whole numbers."""
+    return form.zero == torch.float16 and not form.divide
+
+
 def model_of(form):
     """A form as a model's lines, of x, residual, gamma, and for each row a scale and a zero point,
     then a bias."""
@@ -121,6 +127,8 @@ def model_of(form):
     def model(x, residual, gamma, scale, scale2, zero, zero2, bias):
         y, total = normed(x, residual, gamma)
         y = y + bias if form.bias else y
+        if is_cast(form):
+            zero, zero2 = zero.to(x.dtype), zero2.to(x.dtype)
         pairs = [(scale, form.points(zero)[0]), (scale2, form.points(zero2)[1])]
         rows = pairs if form.two else pairs[:1]
         given = (INT8, -1, form.divide)
@@ -134,7 +142,8 @@ def inputs_of(form, size):
     """Random inputs whose rows fill int8 without leaving it."""
     sign = 1 if form.divide else -1
     scales = [2.0 ** (-5 * sign) * (1 + torch.rand(size)) for _ in range(2)]
-    zeros = [torch.randint(1, 9, (size,)).to(form.zero or form.rows) for _ in range(2)]
+    stored = torch.int8 if is_cast(form) else form.zero or form.rows
+    zeros = [torch.randint(1, 9, (size,)).to(stored) for _ in range(2)]
     x, residual = (torch.randn(ROWS, H).to(form.rows) for _ in range(2))
     gamma, bias = ((torch.rand(H) / 2 + 0.5).to(form.rows) for _ in range(2))
     return [x, residual, gamma, *(scale.to(form.scale) for scale in scales), *zeros, bias]
@@ -184,3 +193,24 @@ def assert_one_operator(model, inputs):
         step = torch.ones((), dtype=torch.float64)
         assert new.unique().numel() > H // 4  # the rows are no constant
         assert distance(new, true, step) <= max(1.0, distance(old, true, step))
+
+
+def test_a_float16_zero_point_that_may_be_no_whole_number_stays():
+    form = Form(torch.float16, torch.float16, torch.float16, False, False, False, divide=False)
+    x, residual, gamma, scale, *_ = inputs_of(form, 1)
+    half = torch.full((1,), 0.5, dtype=torch.float16)
+
+    def model(x, residual, gamma, scale, zero):
+        y, total = normed(x, residual, gamma)
+        return npu.npu_quantize(y, scale, zero, INT8, -1, False), total
+
+    inputs = [x, residual, gamma, scale, half]
+    gm = traced(model, inputs)
+    report = rewrite(gm.graph, rules(Options()), Context())
+    gm.recompile()
+    assert "add_rms_norm_quant" not in report.fired
+    assert any("may be no whole number" in miss.reason for miss in report.misses)
+    for old, new in zip(
+        run_graph(traced(model, inputs), inputs), run_graph(gm, inputs), strict=True
+    ):
+        assert torch.equal(old, new)

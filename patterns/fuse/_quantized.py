@@ -16,11 +16,17 @@ Offset = Annotated[Tensor, "1", torch.int8]
 Scale = Annotated[Tensor, "S"]
 Wide = Annotated[Tensor, "S", torch.float32]
 WideZero = Annotated[Tensor, "S", torch.int32]
+Whole = Annotated[Tensor, "S", torch.int8]
 AnyScale = TypeVar("Width", Scale, Wide)
 AnyZero = TypeVar("Width", Scale, WideZero)
 INT8 = 1  # torch's number for the dtype, which the operators take
 WIDTHS = [{"H": 64}, {"H": 5120}]  # of rows, for tests
 HALVES = (torch.bfloat16, torch.float16)  # the rows that the fused operators take
+
+
+def is_whole(zero: Tensor | None) -> bool:
+    """Whether a zero point is stored as int8, and cast to the rows' dtype."""
+    return zero is not None and zero.dtype == torch.int8
 
 
 def normed(x: Tensor, residual: Tensor, gamma: Tensor, bias: Tensor | None, eps: float):

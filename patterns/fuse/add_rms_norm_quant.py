@@ -1,13 +1,14 @@
 """Residual add, RMSNorm and a quantize with a stored scale become one `npu_add_rms_norm_quant`.
 
 A bias is the operator's `beta`; projections with scales of their own take its second result. The
-scale divides or multiplies (`reciprocal`, as in vllm-ascend); a single one is spread, once."""
+scale divides or multiplies (`reciprocal`, as in vllm-ascend); a single one is spread, once. Beside
+float16 the operator takes int32 zero points, so there they have to come from whole numbers."""
 
 import torch
 
 from ascend_passes import Rule, npu
 
-from ._quantized import HALVES, INT8, AnyScale, AnyZero, Gain, Rows, normed, spread
+from ._quantized import HALVES, INT8, AnyScale, AnyZero, Gain, Rows, Whole, is_whole, normed, spread
 
 
 def pattern(
@@ -15,24 +16,26 @@ def pattern(
     residual: Rows,
     gamma: Gain,
     scale: AnyScale,
-    zero: AnyZero | None,
+    zero: AnyZero | Whole | None,
     bias: Gain | None,
     scale2: AnyScale | None,
-    zero2: AnyZero | None,
+    zero2: AnyZero | Whole | None,
     *,
     eps: float,
     reciprocal: bool,
 ):
-    lone = zero2 is not None and (zero is None or scale2 is None)
-    if lone or (reciprocal and scale.dtype == torch.float32):
+    lone = zero2 is not None and (zero is None or scale2 is None or zero.dtype != zero2.dtype)
+    if lone or (scale.dtype == torch.float32 and (reciprocal or is_whole(zero))):
         return None  # no such second point; what multiplies has the rows' dtype
     y, total = normed(x, residual, gamma, bias, eps)
     pairs = [(scale, zero), (scale2, zero2)][: 1 if scale2 is None else 2]
-    return *(npu.npu_quantize(y, *pair, INT8, -1, not reciprocal) for pair in pairs), total
+    given = ((one, point.to(x.dtype) if is_whole(point) else point) for one, point in pairs)
+    return *(npu.npu_quantize(y, *pair, INT8, -1, not reciprocal) for pair in given), total
 
 
 def replacement(x, residual, gamma, scale, zero, bias, scale2, zero2, *, eps, reciprocal):
-    wide = (torch.float32, torch.int32) if reciprocal and x.dtype == torch.float16 else (None, None)
+    narrow = (None, x.dtype if is_whole(zero) else None)
+    wide = (torch.float32, torch.int32) if reciprocal and x.dtype == torch.float16 else narrow
     one, two = spread(gamma, (scale, scale2), wide[0])
     zeros, zeros2 = spread(gamma, (zero, zero2), wide[1])
     y, y2, total = npu.npu_add_rms_norm_quant(
@@ -41,8 +44,11 @@ def replacement(x, residual, gamma, scale, zero, bias, scale2, zero2, *, eps, re
     return (y, total) if scale2 is None else (y, y2, total)
 
 
-def where(S, H):
+def where(x, zero, S, H):
     yield S == 1 or S == H, f"the scale has {S} numbers, the operator wants one or {H}"
+    if zero is not None and zero.dtype == x.dtype:
+        whole = x.dtype != torch.float16
+        yield whole, "beside float16 the zero point is int32, and this one may be no whole number"
 
 
 LIMIT = "npu_add_rms_norm_quant gives two quantized rows at most and no plain one"
