@@ -38,7 +38,7 @@ def tried(rule):
 
 
 @pytest.mark.parametrize("one", checks.CHECKS, ids=lambda one: one.__name__)
-@pytest.mark.parametrize("rule", map(tried, RULES))
+@pytest.mark.parametrize("rule", [tried(rule) for rule in RULES])
 def test_rule(rule, one):
     seed = secrets.randbelow(2**31)
     found = [f for spelling in rule.spellings for f in findings(rule, spelling, one, seed)]

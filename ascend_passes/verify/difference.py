@@ -42,7 +42,8 @@ def difference(trial: Trial, old: Tensor, new: Tensor, true: Tensor) -> str | No
     whole = not old.dtype.is_floating_point
     step = unit(true, old.dtype if whole else max((old.dtype, trial.dtype), key=precision))
     pattern_error, error = distance(old, true, step), distance(new, true, step)
-    bound = max(pattern_error, trial.rule.tolerance)
+    endless = math.isinf(trial.rule.tolerance)
+    bound = max(pattern_error, 1.0 if whole and endless else trial.rule.tolerance)
     if math.isinf(bound):
         steps = true.abs().amax(-1, keepdim=True) / INT8_STEPS / step
         bound = pattern_error + float(steps.max())
