@@ -140,8 +140,8 @@ with assuming(Group("tp", 2, 0)):
     assert fired["gated_rule"] == 1, fired
     (node,) = graph.find_nodes(op="call_function", target=torch.ops.mine.gated.default)
     assert list(value(node).shape) == [8, 32]
-    found = {one.operator: one for one in estimate(graph, profiles.read_profile("atlas-800-a2")).operators}
     profile = profiles.read_profile("atlas-800-a2")
+    found = {one.operator: one for one in estimate(graph, profile).operators}
     assert found["mine::gated"].seconds >= profile.vector_launch
     assert found["mine::product"].seconds >= profile.matmul_launch
     report = sequence_parallel(graph, Context(options, plan))
