@@ -24,7 +24,7 @@ from ascend_passes.capture.symbols import (
 )
 from ascend_passes.capture.update import in_updated_list
 from ascend_passes.engine.normalize import remove_dead
-from ascend_passes.ir.arguments import named_arguments
+from ascend_passes.ir.arguments import named_arguments, schema_order
 from ascend_passes.ir.edit import Editor
 from ascend_passes.ir.graph import arguments_by_name, value
 
@@ -205,7 +205,7 @@ def placeholder(graph: fx.Graph, last: fx.Node, number: fx.Node, reader: fx.Node
     fake, found = value(reader), source_of_number(number, graph)
     assert found is not None  # `taken_numbers` asks for it
     with Editor(graph).at(reader, last.next) as edit:
-        new: fx.Node = edit.input(f"number_{number.name}", fake.new_empty((), dtype=torch.int64))
+        new = edit.input(f"number_{number.name}", fake.new_empty((), dtype=torch.int64))
     new.meta[LIFTED] = Lifted(found, fake.device)
     return new
 
@@ -216,10 +216,8 @@ def take_placeholders(node: fx.Node, form: Any, names: Mapping[str, fx.Node]) ->
         without_number(node, form, names)
         return
     given = named_arguments(node) | dict(names)
-    entries = [entry for entry in form._schema.arguments if entry.name in given]
     node.target = form
-    node.args = tuple(given[entry.name] for entry in entries if not entry.kwarg_only)
-    node.kwargs = {entry.name: given[entry.name] for entry in entries if entry.kwarg_only}
+    node.args, node.kwargs = schema_order(form, given)
 
 
 def without_number(node: fx.Node, form: Any, names: Mapping[str, fx.Node]) -> None:

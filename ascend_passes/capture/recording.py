@@ -17,7 +17,7 @@ from ascend_passes.capture.memory import Memory
 from ascend_passes.capture.rules import capture_refusal, group_of
 from ascend_passes.capture.update import updated_call
 from ascend_passes.ir.graph import writes_possible
-from ascend_passes.ir.traits import traits_of
+from ascend_passes.ir.traits import name_of, traits_of
 
 UNINITIALIZED = ("aten::empty", "aten::empty_like", "aten::new_empty", "aten::empty_strided")
 """Operators with nothing to replay: a device leaves in the memory what was there."""
@@ -118,7 +118,7 @@ class Recording(TorchDispatchMode):
         kwargs = kwargs or {}
         self._refuse(function, args, kwargs)
         refer = self._memory.refer
-        kept = tree_map(lambda value: refer(value, recorded_name(function)), (args, kwargs))
+        kept = tree_map(lambda value: refer(value, name_of(function)), (args, kwargs))
         self._save_what_is_written(function, args, kwargs)
         result = function(*args, **kwargs)
         new = tuple(
@@ -128,7 +128,7 @@ class Recording(TorchDispatchMode):
         )
         for _, leaf in new:
             self._memory.own(leaf)
-        if recorded_name(function) not in UNINITIALIZED and (
+        if name_of(function) not in UNINITIALIZED and (
             new or writes_possible(function) or not views(function)
         ):
             self.calls.append(RecordedCall(function, kept[0], kept[1], new))
@@ -139,10 +139,10 @@ class Recording(TorchDispatchMode):
         group = group_of(function, args, kwargs)
         if group is not None and group not in self._warmed:
             kind = "cold_collective"
-        if recorded_name(function) in HOST_CONSTANTS and not self._memory.is_input(args[0]):
+        if name_of(function) in HOST_CONSTANTS and not self._memory.is_input(args[0]):
             kind = "host_constant"
         if kind:
-            raise fault_error(kind, recorded_name(function))
+            raise fault_error(kind, name_of(function))
 
     def _save_what_is_written(self, function: Any, args: Any, kwargs: Any) -> None:
         # vLLM's collectives say that they make their result; on a CPU they overwrite their input.
@@ -156,11 +156,6 @@ class Recording(TorchDispatchMode):
         """Undo what the recorded calls did to inputs: a capture computes nothing that lasts."""
         for tensor, saved in self._before.values():
             bytes_of(tensor).copy_(saved)
-
-
-def recorded_name(function: Any) -> str:
-    """`namespace::name` of an operator."""
-    return str(function._schema.name)
 
 
 def views(function: Any) -> bool:
@@ -211,5 +206,5 @@ def replay_call(call: RecordedCall, memory: Memory) -> None:
         leaves = [torch.ops._c10d_functional.wait_tensor(leaf) for leaf in leaves]
     for index, fixed in call.results:
         if leaves[index].shape != fixed.shape:
-            raise fault_error("dynamic_shape", recorded_name(call.function))
+            raise fault_error("dynamic_shape", name_of(call.function))
         fixed.copy_(leaves[index])

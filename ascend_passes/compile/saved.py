@@ -48,5 +48,5 @@ def copy_for_backward(node: fx.Node) -> fx.Node:
         whole = aten.copy.default(fake, fake)  # which copies all of the memory
     with Editor(node.graph, "keep_saved_apart").at(node, node.graph.output_node()) as edit:
         if dense:
-            return edit.known(plain, aten.clone.default, node)  # type: ignore[no-any-return]
-        return edit.known(whole, aten.copy.default, node, node)  # type: ignore[no-any-return]
+            return edit.known(plain, aten.clone.default, node)
+        return edit.known(whole, aten.copy.default, node, node)

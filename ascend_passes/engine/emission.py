@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, fx
 
 from ascend_passes import npu
+from ascend_passes.engine.limits import broken_limit
 from ascend_passes.engine.match import Match
 from ascend_passes.engine.normalize import remove_dead
 from ascend_passes.engine.rule import Rule, conditions, refusal, replacement_arguments
 from ascend_passes.engine.template import output_nodes, refuse_constants
 from ascend_passes.ir import trace
-from ascend_passes.ir.graph import Context, arguments_by_name, same_sizes, same_strides, value
+from ascend_passes.ir.arguments import named_arguments
+from ascend_passes.ir.graph import Context, same_sizes, same_strides, value
 from ascend_passes.ir.wording import short
 
 
@@ -87,14 +89,10 @@ def refuse_limits(context: Context, graph: fx.Graph) -> str | None:
         operator_entry = npu.operator_of(target)
         if operator_entry is None:
             continue
-        given = {
-            item: value(argument) if isinstance(argument, fx.Node) else argument
-            for item, argument, _ in arguments_by_name(node)  # as the operator will see them
-        }
-        for condition in npu.legality(operator_entry.name, given, context.options.soc):
-            reason = refusal(condition)
-            if reason is not None:
-                return f"{operator_entry.name}: {reason}"
+        given = named_arguments(node)  # as the operator will see them
+        reason = broken_limit(operator_entry.name, given, context.options.soc)
+        if reason is not None:
+            return reason
     return None
 
 

@@ -34,8 +34,7 @@ Form = Callable[[fx.Node], fx.Node | None]
 def same_call(node: fx.Node, target: Any, arguments: tuple[Any, ...], **keywords: Any) -> fx.Node:
     """A call with the value and origin of `node`, placed in front of it."""
     with Editor(node.graph).at(node) as edit:
-        new: fx.Node = edit.same(target, *arguments, **keywords)
-    return new
+        return edit.same(target, *arguments, **keywords)
 
 
 def rename(target: Any) -> Form:

@@ -10,9 +10,9 @@ from typing import Any
 from torch import fx
 
 from ascend_passes import npu
+from ascend_passes.engine.limits import broken_limit
 from ascend_passes.ir.arguments import schema_order
 from ascend_passes.ir.edit import Editor
-from ascend_passes.ir.graph import value
 
 
 class Refused(Exception):  # noqa: N818 - an answer, not a failure
@@ -26,12 +26,9 @@ def legal_call(edit: Editor, name: str, soc: str, arguments: Mapping[str, Any]) 
         Refused: the first limit that does not hold.
     """
     target = npu.packet(name).default
-    facts = {
-        key: value(given) if isinstance(given, fx.Node) else given
-        for key, given in arguments.items()
-    }
-    for holds, reason in npu.legality(name, facts, soc):
-        refuse_unless(holds, f"{name}: {reason}")
+    broken = broken_limit(name, arguments, soc)
+    if broken is not None:
+        raise Refused(broken)
     positional, keywords = schema_order(target, arguments)
     return edit.call(target, *positional, **keywords)
 
@@ -48,8 +45,7 @@ class Site:
     def call(self, target: Any, *arguments: Any, **keywords: Any) -> fx.Node:
         """A node in front of the call, with its value and the origin of what it stands for."""
         with Editor(self.node.graph, self.rule).at(self.node) as edit:
-            new: fx.Node = edit.call(target, *arguments, **keywords)
-        return new
+            return edit.call(target, *arguments, **keywords)
 
     def npu(self, name: str, **arguments: Any) -> fx.Node:
         """`call` of an NPU operator; errors as in `legal_call`."""

@@ -9,7 +9,7 @@ import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, fx
@@ -36,7 +36,7 @@ class Editor:
     """What new nodes stand for."""
 
     @contextmanager
-    def at(self, origin: fx.Node, before: fx.Node | None = None) -> Iterator[Any]:
+    def at(self, origin: fx.Node, before: fx.Node | None = None) -> Iterator[Self]:
         """Nodes that are added inside stand for `origin`, in front of it or of another node.
 
         Yields the editor itself.

@@ -115,8 +115,7 @@ def another_use(node: fx.Node) -> fx.Node | None:
     if free is None:
         return None
     with Editor(node.graph).at(node, node.next) as edit:
-        part: fx.Node = edit.item(node, free)
-    return part
+        return edit.item(node, free)
 
 
 def insert_behind(node: fx.Node, insertion: Insertion) -> None:

@@ -84,8 +84,7 @@ def empty_instead(node: fx.Node) -> fx.Node | str:
         del args[FILL_ARGUMENT[node.target]]
     keywords = {**node.kwargs, "dtype": value(node).dtype}
     with Editor(node.graph, RULE).at(node) as edit:
-        new: fx.Node = edit.same(EMPTY[node.target], *args, **keywords)
-    return new
+        return edit.same(EMPTY[node.target], *args, **keywords)
 
 
 def number_of(argument: Any) -> Any:
@@ -181,8 +180,7 @@ def zeros_instead(node: fx.Node) -> fx.Node | None:
     if source is None:
         return None
     with Editor(node.graph, RULE).at(node) as edit:
-        new: fx.Node = edit.same(aten.zeros_like.default, source, dtype=value(node).dtype)
-    return new
+        return edit.same(aten.zeros_like.default, source, dtype=value(node).dtype)
 
 
 IDENTITIES: Mapping[Any, Callable[[fx.Node], fx.Node | str | None]] = MappingProxyType(
