@@ -21,6 +21,8 @@ from ascend_passes.ir import trace
 from ascend_passes.ir.graph import Context
 from ascend_passes.ir.graph_ends import example_results
 from ascend_passes.options.plans import plans
+from ascend_passes.meaning.recognize import FAMILIES
+from ascend_passes.meaning.widths import settle_widths
 from ascend_passes.options.value import Options
 from ascend_passes.report.value import Report
 
@@ -81,6 +83,7 @@ def compile_graph(
     def compiled(
         graph_module: fx.GraphModule, inputs: Sequence[Any], training: bool
     ) -> Callable[..., Any]:
+        settle_widths(graph_module.graph, FAMILIES)
         static = trace.static_positions()
         known = inputs is given and not training
         state = trace.module_state(gm, given, static) if known else ()
@@ -160,6 +163,7 @@ def explain(
     found: list[Report] = []
 
     def compiler(gm: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+        settle_widths(gm.graph, FAMILIES)
         shapes = example_results(gm)
         inputs = aligned_inputs(example, inputs)
         state = trace.static_positions() if inputs is example else ()

@@ -14,6 +14,7 @@ from ascend_passes.engine.rule import Rule
 from ascend_passes.frontends.quantized_decomposed import find_zero_points, quantized_decomposed
 from ascend_passes.frontends.vllm_operators import vllm_operators
 from ascend_passes.ir.graph import Context
+from ascend_passes.meaning.recognize import by_meaning
 from ascend_passes.passes.constants.float_inputs import specialize_scalars
 from ascend_passes.passes.constants.fold import fold_constants
 from ascend_passes.passes.constants.merge_equal import merge_equal
@@ -46,8 +47,10 @@ class Stage:
 
 def recognize(graph: fx.Graph, context: Context) -> Report:
     """Bring every spelling to its NPU operator."""
+    accept = acceptance(context)
+    found = by_meaning(graph, context, accept)
     chosen = [rule for rule in rules(context.options) if recognizes(rule)]
-    return rewrite(graph, chosen, context, acceptance(context))
+    return found + rewrite(graph, chosen, context, accept)
 
 
 def fuse(graph: fx.Graph, context: Context) -> Report:
@@ -165,5 +168,5 @@ STAGES = (
         "keep it",
     ),
 )
-INTERMEDIATE = ("recognize",)
+INTERMEDIATE = ()
 """Stages whose misses a later stage tries again, so that only the later ones count."""

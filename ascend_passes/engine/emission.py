@@ -11,6 +11,7 @@ from torch import Tensor, fx
 
 from ascend_passes import npu
 from ascend_passes.engine.limits import broken_limit
+from ascend_passes.engine.found import Found
 from ascend_passes.engine.match import Match
 from ascend_passes.engine.normalize import remove_dead
 from ascend_passes.engine.rule import Rule, conditions, refusal, replacement_arguments
@@ -96,7 +97,7 @@ def refuse_limits(context: Context, graph: fx.Graph) -> str | None:
     return None
 
 
-def refuse_results(found: Match, outputs: Sequence[fx.Node]) -> str | None:
+def refuse_results(found: Found, outputs: Sequence[fx.Node]) -> str | None:
     """How the replacement's results differ from what the graph's users rely on."""
     for old, new in zip(found.outputs, outputs, strict=True):
         if old is None:

@@ -9,23 +9,23 @@ from collections.abc import Iterable, Sequence
 from torch import fx
 
 from ascend_passes.engine.emission import Emission
-from ascend_passes.engine.match import Match
+from ascend_passes.engine.found import Found
 from ascend_passes.ir.graph import base, is_view, written
 from ascend_passes.ir.sharing import may_replace
 from ascend_passes.ir.traits import traits_of
 from ascend_passes.ir.wording import name
 
 
-def refuse(found: Match, effects: Sequence[fx.Node]) -> str | None:
+def refuse(found: Found, effects: Sequence[fx.Node]) -> str | None:
     """Why a match may not be applied: shared values, cycles, writes or stream boundaries inside.
 
     `effects` are the nodes of the graph with an effect, in order.
     """
     matched = {node for node in found.nodes if node is not None}
-    for node in () if found.template.rule.shares else found.interior:
+    for node in found.interior:
         outside = [user for user in node.users if user not in matched]
         if outside:
-            count, limit = len(node.users), found.template.rule.limit
+            count, limit = len(node.users), found.limit
             return (
                 f"{limit}{': ' if limit else ''}{name(node)} has {count} users, "
                 f"{len(outside)} outside the pattern: {name(outside[0])}"
@@ -50,7 +50,7 @@ def depends_on(nodes: Iterable[fx.Node], targets: set[fx.Node], earliest: fx.Nod
     return False
 
 
-def refuse_boundary(effects: Sequence[fx.Node], found: Match, earliest: fx.Node) -> str | None:
+def refuse_boundary(effects: Sequence[fx.Node], found: Found, earliest: fx.Node) -> str | None:
     """Why the matched nodes cannot move together: an effect between them that they notice."""
     last = max([*filter(None, found.nodes), *late_inputs(found, insertion_point(found))])
     between = effects[bisect.bisect_left(effects, earliest) : bisect.bisect_left(effects, last)]
@@ -65,7 +65,7 @@ def refuse_boundary(effects: Sequence[fx.Node], found: Match, earliest: fx.Node)
     return None
 
 
-def refuse_writes(found: Match, emission: Emission) -> str | None:
+def refuse_writes(found: Found, emission: Emission) -> str | None:
     """Why the replacement may not write what it writes: memory that somebody else reads or owns."""
     matched = {node for node in found.nodes if node is not None}
     for node in emission.graph.nodes:
@@ -82,7 +82,7 @@ def refuse_writes(found: Match, emission: Emission) -> str | None:
     return None
 
 
-def refuse_sharing(found: Match, emission: Emission) -> str | None:
+def refuse_sharing(found: Found, emission: Emission) -> str | None:
     """Why the replacement may not return what it returns: two results, or a result and an input,
     would lie in one memory that do not now."""
     stands: dict[fx.Node, fx.Node] = {}
@@ -115,7 +115,7 @@ def is_private(node: fx.Node, matched: set[fx.Node]) -> bool:
     return True
 
 
-def insertion_point(found: Match) -> fx.Node:
+def insertion_point(found: Found) -> fx.Node:
     """The node in front of which the replacement goes: the anchor, or an earlier user of a
     result."""
     matched = {node for node in found.nodes if node is not None}
@@ -129,7 +129,7 @@ def insertion_point(found: Match) -> fx.Node:
     return min([found.anchor, *users])
 
 
-def late_inputs(found: Match, point: fx.Node) -> list[fx.Node]:
+def late_inputs(found: Found, point: fx.Node) -> list[fx.Node]:
     """Inputs that stand behind the insertion point, with what they need, in order."""
     pending, late = list(found.inputs.values()), set()
     while pending:

@@ -33,13 +33,25 @@ class Match:
     sizes: Mapping[str, Any]
 
     @property
+    def name(self) -> str:
+        """Who found it, for the notes of new nodes."""
+        return self.template.name
+
+    @property
+    def limit(self) -> str:
+        """What the replacement does not give, where others want a value inside."""
+        return self.template.rule.limit
+
+    @property
     def outputs(self) -> tuple[fx.Node | None, ...]:
         """The node behind each value that the pattern returns."""
         return tuple(self.nodes[index] for index in self.template.outputs)
 
     @property
     def interior(self) -> Iterator[fx.Node]:
-        """The matched nodes that the pattern does not return."""
+        """The matched nodes that nobody else may use: those that the pattern does not return."""
+        if self.template.rule.shares:
+            return iter(())
         kept = set(self.template.outputs)
         return (
             node for index, node in enumerate(self.nodes) if node is not None and index not in kept

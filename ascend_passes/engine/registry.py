@@ -25,11 +25,11 @@ LOADED: WeakKeyDictionary[Rule, str] = WeakKeyDictionary()
 
 
 def pattern_folders() -> tuple[Path, ...]:
-    """The folders of the rules that come with the package: `recognize` and `fuse`."""
+    """The folders of the rules that come with the package."""
     # A checkout has the rules beside the package. Its own: another one may be installed.
     inside, beside = PACKAGE / "patterns", PACKAGE.parent / "patterns"
     root = inside if inside.is_dir() else beside
-    return (root / "recognize", root / "fuse")
+    return (root / "fuse",)
 
 
 def load(path: Path) -> Rule:

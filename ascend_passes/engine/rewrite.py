@@ -11,14 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from ascend_passes.engine.apply import apply
 from ascend_passes.engine.emission import Emission, emit, kind_of
-from ascend_passes.engine.hazards import (
-    insertion_point,
-    late_inputs,
-    refuse,
-    refuse_sharing,
-    refuse_writes,
-)
+from ascend_passes.engine.hazards import refuse, refuse_sharing, refuse_writes
 from ascend_passes.engine.match import Match, Stop, match, stops_at_once
 from ascend_passes.engine.misses import miss, told_from, worth_telling
 from ascend_passes.engine.normalize import normalize
@@ -26,7 +21,6 @@ from ascend_passes.engine.rule import Rule, RuleError
 from ascend_passes.engine.template import for_rank, outlines, rank_of
 from ascend_passes.engine.template_value import Template
 from ascend_passes.ir.arguments import arguments
-from ascend_passes.ir.edit import Editor
 from ascend_passes.ir.graph import Context, is_boundary, value
 from ascend_passes.report.value import Miss, Report
 
@@ -133,7 +127,8 @@ def sweep(work: Work, rules: Sequence[Rule]) -> tuple[Counter[Template], list[Mi
         for candidate in (item for item in index[node.target] if item.dtype in dtypes):
             outcome = attempt_softly(work, candidate, node)
             if isinstance(outcome, tuple):
-                apply(work, *outcome)
+                for changed in apply(work.graph, *outcome):
+                    work.read.pop(changed, None)
                 fired[candidate] += 1
                 break
             if outcome is not None:
@@ -226,32 +221,3 @@ def accepted(work: Work, found: Match, emission: Emission | str) -> Emission | s
     if work.accept is None or isinstance(emission, str):
         return emission
     return work.accept(found, emission) or emission
-
-
-def apply(work: Work, found: Match, emission: Emission) -> None:
-    """Put the replacement in, hand its results to the users of the old ones, and drop the old
-    nodes."""
-    graph = work.graph
-    point = insertion_point(found)
-    for node in late_inputs(found, point):
-        point.prepend(node)
-    copies: dict[fx.Node, fx.Node] = {}
-    with Editor(graph, found.template.name).at(found.anchor, point) as edit:
-        for node in emission.graph.nodes:
-            if node.op == "placeholder":
-                copies[node] = found.inputs[node.meta["input"]]
-            elif node.op != "output":
-                args, kwargs = fx.map_arg((node.args, node.kwargs), copies.__getitem__)
-                copies[node] = edit.known(value(node), node.target, *args, **kwargs)
-    for old, new in zip(found.outputs, emission.outputs, strict=True):
-        if old is not None:
-            old.replace_all_uses_with(copies[new], propagate_meta=False)
-            if copies[new].op == "call_function" and isinstance(value(old), Tensor):
-                copies[new].meta["val"] = value(old)
-    for node in sorted((node for node in found.nodes if node is not None), reverse=True):
-        if not node.users:
-            graph.erase_node(node)
-            work.read.pop(node, None)
-    for node in emission.outputs:
-        for user in copies[node].users:
-            work.read.pop(user, None)

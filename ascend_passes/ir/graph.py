@@ -207,6 +207,20 @@ def base(node: fx.Node) -> fx.Node:
         node = first
 
 
+def plain_size(size: Any) -> int | None:
+    """A size as a number, also where a guard has made one of a symbol; None for other symbols."""
+    if isinstance(size, int):
+        return size
+    number = size.node.maybe_as_int()
+    return None if number is None else int(number)
+
+
+def settled_size(size: Any) -> Any:
+    """A size, as a number where it is one."""
+    number = plain_size(size) if isinstance(size, (int, torch.SymInt)) else None
+    return size if number is None else number
+
+
 def same_size(left: Any, right: Any) -> bool:
     """Whether two sizes are provably equal; symbols count as equal only where the shape rules prove
     it."""

@@ -172,8 +172,20 @@ def trace(
     context: Any = torch._guards.TracingContext(mode)
     with tracing(context), mode if guards else faking(mode), torch.no_grad():
         functional = dispatch_functionalize(function, FunctionalTensorMode())
-        apart = [value.detach() for value in values]
+        apart = [settled(value).detach() for value in values]
         return make_fx(functional, record_module_stack=False)(*apart)
+
+
+def settled(fake: Tensor) -> Tensor:
+    """A fake whose sizes are numbers where guards have made numbers of symbols; a trace cannot name
+    such a symbol any more."""
+    given = (*fake.shape, *fake.stride())
+    known = [s.node.maybe_as_int() if isinstance(s, torch.SymInt) else None for s in given]
+    if not any(number is not None for number in known):
+        return fake
+    numbers = [s if number is None else number for s, number in zip(given, known, strict=True)]
+    shape, strides = numbers[: fake.dim()], numbers[fake.dim() :]
+    return torch.empty_strided(shape, strides, dtype=fake.dtype, device=fake.device)
 
 
 def symbolic_inputs(

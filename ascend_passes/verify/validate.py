@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, fx
 
 from ascend_passes.engine.emission import Emission
-from ascend_passes.engine.match import Match
+from ascend_passes.engine.found import Found
 from ascend_passes.ir.graph import Context, value
 from ascend_passes.ir.trace import not_faking
 from ascend_passes.passes.constants.fold import folded_of
@@ -77,7 +77,7 @@ class Baseline:
             raise ValidationError(f"validate: {sentence}")
 
 
-def refuse_difference(found: Match, emission: Emission, context: Context) -> str | None:
+def refuse_difference(found: Found, emission: Emission, context: Context) -> str | None:
     """How the replacement of a match computes something else, or None.
 
     A piece that is too large or cannot run on sampled inputs is not refused. What the replacement
@@ -98,7 +98,7 @@ def refuse_difference(found: Match, emission: Emission, context: Context) -> str
     return f"validate: {sentence}" if sentence is not None else None
 
 
-def matched(found: Match) -> fx.GraphModule:
+def matched(found: Found) -> fx.GraphModule:
     """The nodes of a match as a graph of its own."""
     nodes = sorted(node for node in found.nodes if node is not None)
     graph, new = with_inputs(found)
@@ -109,7 +109,7 @@ def matched(found: Match) -> fx.GraphModule:
     return fx.GraphModule(found.anchor.graph.owning_module or torch.nn.Module(), graph)
 
 
-def replaced(found: Match, emission: Emission) -> fx.GraphModule:
+def replaced(found: Found, emission: Emission) -> fx.GraphModule:
     """The replacement as a graph that takes what `matched` takes."""
     graph, inputs = with_inputs(found)
     new: dict[fx.Node, fx.Node] = {}
@@ -123,7 +123,7 @@ def replaced(found: Match, emission: Emission) -> fx.GraphModule:
     return fx.GraphModule(torch.nn.Module(), graph)
 
 
-def inputs_of(found: Match) -> list[fx.Node]:
+def inputs_of(found: Found) -> list[fx.Node]:
     """Each distinct input of a match once, then what its nodes read beside: sizes."""
     nodes = {node for node in found.nodes if node is not None}
     read = (source for node in sorted(nodes) for source in node.all_input_nodes)
@@ -131,7 +131,7 @@ def inputs_of(found: Match) -> list[fx.Node]:
     return list(dict.fromkeys((*found.inputs.values(), *beside)))
 
 
-def with_inputs(found: Match) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
+def with_inputs(found: Found) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
     """A graph that takes each distinct input of a match once."""
     graph, new = fx.Graph(), {}
     for index, node in enumerate(inputs_of(found)):

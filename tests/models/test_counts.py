@@ -35,7 +35,7 @@ ROWS = (*QUANT, "aten.abs", "aten.amax")
 DECODER = {
     "rms_norm": 2 * LAYERS + 1,
     "swiglu_unpacked": LAYERS,
-    "rotary_mul_heads": 2 * LAYERS,
+    "rotary_mul": 2 * LAYERS,
     "add_rms_norm": 2 * LAYERS,
     "apply_rotary_pos_emb": LAYERS,
 }
@@ -44,7 +44,7 @@ QWEN3 = {**DECODER, "rms_norm": 4 * LAYERS + 1}
 """Queries and keys have norms of their own."""
 GEMMA3 = {
     "gemma_rms_norm": 6 * LAYERS + 1,
-    "rotary_mul_heads": 2 * LAYERS,
+    "rotary_mul": 2 * LAYERS,
     "add_gemma_rms_norm": 2 * LAYERS,
     "apply_rotary_pos_emb": LAYERS,
 }

@@ -19,16 +19,21 @@ EQUAL_LIMIT = 65536
 
 @dataclass(frozen=True)
 class Fact:
-    """A parameter that had the content of another, or was zero."""
+    """A parameter that had the content of another, was one number, or was zero."""
 
     name: str
     """The parameter's placeholder."""
     twin: str | None = None
-    """The placeholder that is read in its place; None where the parameter is zero throughout."""
+    """The placeholder that is read in its place; None where there is none."""
+    number: float | None = None
+    """The number that a parameter of one element holds; None where it is zero throughout, or has a
+    twin."""
 
     def true(self, tensors: Mapping[str, Tensor]) -> bool:
         """Whether it is so now."""
         tensor = tensors[self.name]
+        if self.number is not None:
+            return tensor.numel() == 1 and float(tensor.item()) == self.number
         return all_zero(tensor) if self.twin is None else same_bits(tensor, tensors[self.twin])
 
     @property

@@ -1,0 +1,290 @@
+"""A piece of a graph: the nodes through which one value is computed from others."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from ascend_passes.ir.graph import same_size, value
+from ascend_passes.ir.proof import prove
+from ascend_passes.meaning.vocabulary import ALLOWED, CASTS
+
+MOST_NODES = 64
+"""Nodes of a piece; the longest spelling met so far, an amplified YaRN rotation, has 31."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cone:
+    """What computes `out` from `sources`."""
+
+    out: fx.Node
+    sources: tuple[fx.Node, ...]
+    nodes: tuple[fx.Node, ...]
+    """In order: those that depend on a source, and what the others are computed by."""
+    leaves: tuple[fx.Node, ...]
+    """The tensors that they read beside the sources, in order of use."""
+    own: frozenset[fx.Node]
+    """Those of `nodes` that depend on a source."""
+    others: tuple[fx.Node, ...] = ()
+    """Results beside `out`, of a family that gives several."""
+
+
+def tensor_of(node: fx.Node) -> Tensor | None:
+    """The fake tensor of a node; None for a number or for several."""
+    fake = value(node)
+    return fake if isinstance(fake, Tensor) else None
+
+
+def cone_of(
+    out: fx.Node,
+    sources: tuple[fx.Node, ...],
+    allowed: Collection[Any] = ALLOWED,
+    absorbs: Callable[[fx.Node], bool] | None = None,
+) -> Cone | None:
+    """The piece between `sources` and `out`; None where it has more than `MOST_NODES` nodes or `out`
+    depends on none of them.
+
+    What cannot be computed in float64, or depends on no source, is a leaf, whose value the piece's
+    meaning must hold for, whatever it is; but what makes it of tensors that are not larger is a part
+    of the piece, unless `absorbs` says that it is not.
+    """
+    region = region_of(out, sources, allowed)
+    if region is None:
+        return None
+    own: set[fx.Node] = set()
+    for node in region:
+        if any(given in own or given in sources for given in node.all_input_nodes):
+            own.add(node)
+    if out not in own:
+        return None
+    reached = reached_from(out, own)
+    nodes, leaves = absorbed(reached, sources, allowed, absorbs)
+    if len(nodes) + len(leaves) > MOST_NODES:
+        return None
+    return Cone(out, sources, tuple(nodes), tuple(leaves), frozenset(reached))
+
+
+def region_of(
+    out: fx.Node, sources: tuple[fx.Node, ...], allowed: Collection[Any]
+) -> list[fx.Node] | None:
+    """The allowed nodes that lead to `out` and stand behind the first source, in order."""
+    earliest, seen, pending = min(sources), {out}, [out]
+    if out in sources or not is_allowed(out, allowed):
+        return None
+    while pending:
+        for given in pending.pop().all_input_nodes:
+            if given in seen or given in sources or given < earliest:
+                continue
+            if is_allowed(given, allowed):
+                seen.add(given)
+                pending.append(given)
+        if len(seen) > 2 * MOST_NODES:
+            return None
+    return sorted(seen)
+
+
+def is_allowed(node: fx.Node, allowed: Collection[Any]) -> bool:
+    """Whether a node calls an operator that a piece may have."""
+    return node.op == "call_function" and node.target in allowed
+
+
+def reached_from(out: fx.Node, own: set[fx.Node]) -> list[fx.Node]:
+    """The nodes of `own` that lead to `out` through others of them, in order."""
+    seen, pending = {out}, [out]
+    while pending:
+        for given in pending.pop().all_input_nodes:
+            if given in own and given not in seen:
+                seen.add(given)
+                pending.append(given)
+    return sorted(seen)
+
+
+def absorbed(
+    reached: list[fx.Node],
+    sources: tuple[fx.Node, ...],
+    allowed: Collection[Any],
+    absorbs: Callable[[fx.Node], bool] | None,
+) -> tuple[list[fx.Node], list[fx.Node]]:
+    """The nodes of a piece with what computes its parameters, and the leaves that are left.
+
+    A gain may be one plus a weight, and a weight cast: what makes it of tensors that are not larger
+    belongs to the spelling.
+    """
+    inside, leaves = set(reached), dict[fx.Node, None]()
+    pending = [given for node in reached for given in node.all_input_nodes]
+    for given in pending:  # grows while it is walked
+        if given in inside or given in leaves or given in sources or not holds_tensor(given):
+            continue
+        if len(inside) > MOST_NODES:
+            break
+        wanted = absorbs is None or absorbs(given)
+        if wanted and is_allowed(given, allowed) and is_spelled_small(given):
+            inside.add(given)
+            pending += given.all_input_nodes
+        else:
+            leaves[given] = None
+    return sorted(inside), list(leaves)
+
+
+def holds_tensor(node: fx.Node) -> bool:
+    """Whether a node's value is a tensor, or several."""
+    return isinstance(value(node), (Tensor, tuple, list))
+
+
+def is_spelled_small(node: fx.Node) -> bool:
+    """Whether a node is computed from tensors that are provably no larger than its own value, or
+    from none."""
+    own = tensor_of(node)
+    if own is None:
+        return False
+    given = [tensor_of(item) for item in node.all_input_nodes if holds_tensor(item)]
+    return all(fake is not None and is_at_most(fake, own) for fake in given)
+
+
+def is_at_most(small: Tensor, large: Tensor) -> bool:
+    """Whether one tensor provably has at most as many elements."""
+    few, many = small.numel(), large.numel()
+    if isinstance(few, int) and isinstance(many, int):
+        return few <= many
+    ratio = expression(few) / expression(many)
+    return bool(ratio.is_number and ratio <= 1) or prove(few <= many)
+
+
+def expression(size: Any) -> Any:
+    """A size as sympy sees it."""
+    if isinstance(size, int):
+        import sympy
+
+        return sympy.Integer(size)
+    return size.node.expr
+
+
+def is_widening(node: fx.Node) -> bool:
+    """Whether a node casts to a dtype that holds all values of the one before: nothing is computed
+    in it, so no piece ends in it."""
+    if node.op != "call_function" or node.target not in CASTS:
+        return False
+    before, after = tensor_of(node.all_input_nodes[0]), tensor_of(node)
+    if before is None or after is None:
+        return False
+    return torch.promote_types(before.dtype, after.dtype) == after.dtype
+
+
+def ancestors(node: fx.Node, depth: int, allowed: Collection[Any] = ALLOWED) -> list[fx.Node]:
+    """What a node is computed from through allowed operators, the nearest first."""
+    found, seen = [node], {node: 0}
+    for here in found:  # grows while it is walked
+        if seen[here] >= depth or not is_allowed(here, allowed):
+            continue
+        for given in here.all_input_nodes:
+            if given not in seen and holds_tensor(given):
+                seen[given] = seen[here] + 1
+                found.append(given)
+    return found[1:]
+
+
+def descendants(
+    node: fx.Node,
+    depth: int,
+    allowed: Collection[Any] = ALLOWED,
+    before: Collection[fx.Node] | None = None,
+) -> list[fx.Node]:
+    """What is computed from a node through allowed operators, the last first.
+
+    Args:
+        node: where to begin.
+        depth: operators between it and the farthest.
+        allowed: operators to go through.
+        before: what results may read that is not computed from `node` and has as many elements as
+            they have; None for anything.
+    """
+    seen = {node: 0}
+    waiting = [user for user in node.users if is_allowed(user, allowed)]
+    heapq.heapify(waiting)
+    while waiting:
+        here = heapq.heappop(waiting)
+        if here in seen or (before is not None and reads_another(here, seen, before)):
+            continue
+        near = min(seen[given] for given in here.all_input_nodes if given in seen) + 1
+        if near > depth:
+            continue
+        seen[here] = near
+        for user in here.users:
+            if user not in seen and is_allowed(user, allowed):
+                heapq.heappush(waiting, user)
+    return sorted(list(seen)[1:], reverse=True)
+
+
+def reads_another(
+    node: fx.Node, seen: Collection[fx.Node], before: Collection[fx.Node]
+) -> bool:
+    """Whether a node reads a tensor of its own size that is none of those known."""
+    own = tensor_of(node)
+    for given in node.all_input_nodes:
+        fake = tensor_of(given)
+        if given in seen or given in before or fake is None or own is None:
+            continue
+        if same_size(fake.numel(), own.numel()):
+            return True
+    return False
+
+
+def structure(cone: Cone) -> tuple[Any, ...]:
+    """What two pieces share that compute the same function: operators, arguments, sizes, dtypes."""
+    index: dict[fx.Node, Any] = {node: ("s", i) for i, node in enumerate(cone.sources)}
+    index |= {node: ("l", i) for i, node in enumerate(cone.leaves)}
+    index |= {node: ("n", i) for i, node in enumerate(cone.nodes)}
+    outside = tuple(described(node) for node in (*cone.sources, *cone.leaves))
+    calls = (worded(node, index) for node in cone.nodes)
+    return *outside, *calls, tuple(index[node] for node in cone.others)
+
+
+def neighbourhood(nodes: Iterable[fx.Node]) -> tuple[Any, ...]:
+    """What lies round two places of a graph alike: operators, arguments, sizes, dtypes, and how
+    often each value is used."""
+    listed = list(nodes)
+    index: dict[fx.Node, Any] = {node: ("n", i) for i, node in enumerate(listed)}
+    return tuple((*worded(node, index), len(node.users)) for node in listed)
+
+
+def worded(node: fx.Node, index: Mapping[fx.Node, Any]) -> tuple[Any, ...]:
+    """A node in words that can be compared; those of `index` are known by their place."""
+    if node.op != "call_function":
+        return (node.op, described(node))
+    keywords = tuple((name, word_of(item, index)) for name, item in node.kwargs.items())
+    return (node.target, word_of(node.args, index), keywords, described(node))
+
+
+def word_of(item: Any, index: Mapping[fx.Node, Any]) -> Any:
+    """An argument in words that can be compared; 1, 1.0 and True stay apart."""
+    if isinstance(item, fx.Node):
+        known = index.get(item)
+        return described(item) if known is None else known
+    if isinstance(item, (list, tuple)):
+        return tuple([word_of(one, index) for one in item])
+    if isinstance(item, (torch.SymInt, torch.SymFloat)):
+        return text_of(item)
+    return (type(item), item) if isinstance(item, (bool, float)) else item
+
+
+def described(node: fx.Node) -> Any:
+    """Sizes and dtype of a node's value, in words that can be compared."""
+    fake = value(node)
+    if isinstance(fake, Tensor):
+        return (fake.dtype, *[text_of(size) for size in fake.shape])
+    return len(fake) if isinstance(fake, (tuple, list)) else text_of(fake)
+
+
+def text_of(item: Any) -> Any:
+    """A size as a number or as its expression."""
+    if isinstance(item, int):
+        return item
+    number = item.node.maybe_as_int() if isinstance(item, torch.SymInt) else None
+    if number is not None:
+        return number
+    return str(item.node.expr) if isinstance(item, (torch.SymInt, torch.SymFloat)) else str(item)

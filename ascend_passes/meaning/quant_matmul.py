@@ -1,0 +1,402 @@
+"""Integer matmuls with scales by meaning: `r_i * c_j * sum_k q_ik w_kj + b_j`.
+
+A piece of int8 rows q and an int8 weight w, in float64, where sums of integers are exact:
+
+* what is left of F(q, w) without F(0, w), divided by the product q w, must be one factor for each
+  row times one for each column; which powers of which tensors these are is found by doubling them;
+* F(0, w) without F(0, 0) is the zero point of the rows times the sums of w, times that factor;
+* F(0, 0) is a bias: an integer one if it is scaled like the product, else a float one.
+
+The operator sums in integers, exactly, so it rounds less than any spelling.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+import torch
+from torch import Tensor, fx
+
+from ascend_passes import npu
+from ascend_passes.ir.graph import plain_size, same_size, value
+from ascend_passes.meaning.answer import Answer, NotThat, Slot
+from ascend_passes.meaning.cone import Cone, ancestors, cone_of, descendants, is_widening, tensor_of
+from ascend_passes.meaning.family import Family, Place, agrees
+from ascend_passes.meaning.lift import CANNOT_RUN, PRIMES, Lifted, Sizes
+from ascend_passes.meaning.powers import Values, powers_of, product
+from ascend_passes.meaning.vocabulary import CASTS, LAYOUT, MAKES
+
+aten = torch.ops.aten
+ANCHORS = frozenset(
+    {
+        *(aten.mm.default, aten._int_mm.default, aten.addmm.default, aten.bmm.default),
+        *(aten.baddbmm.default, aten.linear.default, aten.matmul.default),
+    }
+)
+ARITHMETIC = frozenset(
+    {
+        *(aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor, aten.neg.default),
+        *(aten.reciprocal.default, aten.rsub.Scalar, aten.add.Scalar, aten.mul.Scalar),
+        *(aten.div.Scalar, aten.sub.Scalar, aten.addcmul.default, aten.sum.dim_IntList),
+    }
+)
+ALLOWED_HERE = ANCHORS | ARITHMETIC | CASTS | LAYOUT | MAKES
+REACH = BEFORE, BEHIND = 10, 8
+CODES = MappingProxyType({torch.float16: 5, torch.bfloat16: 15})
+"""torch's numbers for the dtypes that the operator gives."""
+LARGEST = 9999
+"""Integers of probes: larger than int8, so that no product is met by chance."""
+
+
+def places(anchor: fx.Node) -> Iterator[Place]:
+    """Floating values behind a product, with its int8 rows and its int8 weight."""
+    fake = tensor_of(anchor)
+    if fake is None:
+        return
+    integers = [node for node in ancestors(anchor, BEFORE, ALLOWED_HERE) if is_int8(node)]
+    weights = [node for node in integers if value(node).dim() == 2]
+    outs = [
+        out
+        for out in (*descendants(anchor, BEHIND, ALLOWED_HERE), anchor)
+        if out.target not in LAYOUT and is_result(out, fake) and not is_widening(out)
+    ]
+    for out in outs:
+        yield from ((out, (q, w)) for w in weights for q in integers if q is not w)
+
+
+def is_int8(node: fx.Node) -> bool:
+    """Whether a node holds int8 numbers in two dims or more."""
+    fake = tensor_of(node)
+    return fake is not None and fake.dtype == torch.int8 and fake.dim() >= 2
+
+
+def is_result(node: fx.Node, product_fake: Tensor) -> bool:
+    """Whether a node holds as many floating elements as a product."""
+    fake = tensor_of(node)
+    floating = fake is not None and fake.dtype.is_floating_point
+    return floating and same_size(fake.numel(), product_fake.numel())
+
+
+def piece(place: Place) -> Cone | None:
+    """The piece at a place, if the depth of its operands can be alike and all else that it reads is
+    one number, or one for each row or column."""
+    out, (q, w) = place
+    depth = plain_size(value(q).shape[-1])
+    if depth is None or depth not in [plain_size(size) for size in value(w).shape]:
+        return None
+    cone = cone_of(out, (q, w), ALLOWED_HERE)
+    if cone is None or not {q, w} <= {given for node in cone.own for given in node.all_input_nodes}:
+        return None
+    large = value(out).numel()
+    small = all(is_scale(leaf, value(out), large) for leaf in cone.leaves)
+    return cone if small else None
+
+
+def is_scale(leaf: fx.Node, out: Tensor, count: object) -> bool:
+    """Whether a leaf holds real numbers, and not as many as the result has."""
+    fake = tensor_of(leaf)
+    if fake is None or fake.dtype.is_complex:
+        return False
+    return not same_size(fake.numel(), count) or fake.dim() < 2
+
+
+@dataclass(frozen=True, eq=False)
+class Summed:
+    """A piece that is asked with any integers and scales."""
+
+    lifted: Lifted
+    given: Values
+    """Values for the leaves."""
+    rows: Tensor
+    weight: Tensor
+    transposed: bool
+    """Whether the weight is [N, K]."""
+
+    @classmethod
+    def of(cls, lifted: Lifted) -> Summed:
+        """The piece with random integers and scales."""
+        source = torch.Generator().manual_seed(8)
+        lifted = replace(lifted, sizes=small_sizes(lifted))
+        q, w = (lifted.shape(node) for node in lifted.cone.sources)
+
+        def integers(shape: tuple[int, ...]) -> Tensor:
+            return torch.randint(-LARGEST, LARGEST + 1, shape, generator=source).double()
+
+        given = {
+            leaf: torch.rand(lifted.shape(leaf), generator=source, dtype=torch.float64) + 0.5
+            for leaf in lifted.cone.leaves
+            if leaf not in lifted.known
+        }
+        count = math.prod(lifted.shape(lifted.cone.out))
+        along_last = math.prod(q[:-1]) * w[0] == count and w[1] == q[-1]
+        return cls(lifted, given, integers(q), integers(w), along_last)
+
+    @property
+    def plain(self) -> Tensor:
+        """The product of rows and weight, [M, N]."""
+        rows = self.rows.reshape(-1, self.rows.shape[-1])
+        return rows @ (self.weight.t() if self.transposed else self.weight)
+
+    @property
+    def sums(self) -> Tensor:
+        """The sum of each column of the weight, [1, N]."""
+        return self.weight.sum(int(self.transposed), keepdim=False).unsqueeze(0)
+
+    def at(self, q: float, w: float, given: Values | None = None) -> Tensor:
+        """The piece for multiples of the rows and of the weight, [M, N]."""
+        one, other = self.lifted.cone.sources
+        held = self.given if given is None else given
+        found = self.lifted.at({**held, one: self.rows * q, other: self.weight * w})
+        return found.reshape(-1, self.sums.shape[-1])
+
+    def factor(self, given: Values | None = None) -> Tensor:
+        """What the product is multiplied by, [M, N]."""
+        return (self.at(1, 1, given) - self.at(0, 1, given)) / self.plain
+
+    def point(self, given: Values | None = None) -> Tensor:
+        """What is added to each row beside the bias, over the sums of the weight's columns and the
+        factor, [M, N]: minus the zero point of the rows."""
+        return (self.at(0, 1, given) - self.at(0, 0, given)) / self.factor(given) / self.sums
+
+    def bias(self, given: Values | None = None) -> Tensor:
+        """What is added whatever the operands are, [M, N]."""
+        return self.at(0, 0, given)
+
+
+def small_sizes(lifted: Lifted) -> Sizes:
+    """Numbers for all sizes of rows and weight, so that a product costs nothing."""
+    q, w = (value(node).shape for node in lifted.cone.sources)
+    plain = Sizes(lifted.sizes.symbols)
+    numbers = [int(plain.number(size)) for size in (*q, *w)]
+    free = iter([prime for prime in PRIMES if prime not in numbers])
+    fewer: dict[int, int] = {}
+    for number in numbers:
+        if number > PRIMES[-1] and number not in fewer:
+            fewer[number] = next(free, number)
+    rows = numbers[: len(q) - 1]
+    merged = math.prod(rows)
+    few = math.prod(fewer.get(size, size) for size in rows)
+    if merged not in fewer and few != merged:
+        fewer[merged] = few
+    return Sizes(lifted.sizes.symbols, fewer, every=True)
+
+
+def solve(lifted: Lifted) -> Answer | NotThat:
+    """The quantized matmul that a piece is."""
+    try:
+        return product_of(Summed.of(lifted))
+    except CANNOT_RUN as error:
+        return NotThat(f"it cannot be computed in float64: {str(error)[:80]}")
+
+
+def product_of(summed: Summed) -> Answer | NotThat:
+    """The matmul, from what its operands become; errors as in `Lifted.at`."""
+    factor, plain = summed.factor(), summed.plain
+    if summed.at(1, 1).shape != plain.shape or not factor.isfinite().all() or not factor.all():
+        return NotThat("it is no product of rows and weight")
+    ranks = factor[:, :1] * factor[:1] / factor[:1, :1]
+    if not agrees(factor, ranks):
+        return NotThat("its scales are no factors of rows and columns", near=True)
+    other = replace(summed, rows=summed.rows.flip(0) + 1)
+    if not agrees(other.at(1, 1) - other.at(0, 1), other.plain * factor):
+        return NotThat("it is not linear in its rows")
+    if not agrees(summed.at(1, 0), summed.bias()):
+        return NotThat("its weight is asymmetric, which npu_quant_matmul does not take", near=True)
+    return with_scales(summed, factor)
+
+
+def with_scales(summed: Summed, factor: Tensor) -> Answer | NotThat:
+    """The operator with the scales, zero point and bias that a piece reads."""
+    cone, leaves = summed.lifted.cone, list(summed.given)
+    powers = powers_of(summed.factor, summed.given, leaves)
+    if powers is None:
+        return NotThat("its scale is no product of what it reads", near=True)
+    of_rows = not agrees(factor, factor[:1].expand_as(factor))
+    per_row = [leaf for leaf in powers if of_rows and follows_rows(summed, leaf)]
+    if len(per_row) != int(of_rows):
+        return NotThat("its rows have no scale, or several", near=True)
+    number = factor.clone()
+    for leaf, power in powers.items():
+        held = summed.given[leaf].reshape(-1)
+        number = number / (held[:, None] if leaf in per_row else held[None]) ** power
+    if not agrees(number, number[:1, :1].expand_as(number)):
+        return NotThat("its scale is no product of what it reads", near=True)
+    rest = [leaf for leaf in leaves if leaf not in powers]
+    point = zero_of(summed, rest)
+    if isinstance(point, NotThat):
+        return point
+    bias = bias_of(summed, [leaf for leaf in rest if leaf is not point])
+    if isinstance(bias, NotThat):
+        return bias
+    columns = [leaf for leaf in powers if leaf not in per_row]
+    return answer_for(summed, columns, per_row, powers, float(number[0, 0]), point, bias)
+
+
+def follows_rows(summed: Summed, leaf: fx.Node) -> bool:
+    """Whether a leaf has a number for each row: raising its first one raises the first row alone."""
+    held = summed.given[leaf]
+    if held.numel() != summed.plain.shape[0]:
+        return False
+    raised = held.clone()
+    raised.view(-1)[0] *= 2
+    ratio = summed.factor({**summed.given, leaf: raised}) / summed.factor()
+    return bool((ratio[1:] - 1).abs().max() < 1e-9) and bool((ratio[0] - 1).abs().min() > 0.1)
+
+
+def zero_of(summed: Summed, leaves: Sequence[fx.Node]) -> fx.Node | float | NotThat:
+    """The leaf, or the number, that is taken from the rows."""
+    point = -summed.point()
+    number = float(point.reshape(-1)[0])
+    if not agrees(point, torch.full_like(point, number), 1e-7) and point.abs().max() > 1e-7:
+        return NotThat("the zero point of its rows is no number", near=True)
+    for leaf in leaves:
+        held = summed.given[leaf]
+        if held.numel() == 1 and math.isclose(float(held), number, rel_tol=1e-7):
+            return leaf
+    if abs(number) < 1e-7:
+        return 0.0
+    whole = math.isclose(number, round(number), rel_tol=1e-7)
+    return float(round(number)) if whole else NotThat("its zero point is no integer", near=True)
+
+
+@dataclass(frozen=True)
+class Bias:
+    """What is added to each row."""
+
+    leaf: fx.Node | None = None
+    scaled: bool = False
+    """Whether it is scaled as the product is."""
+
+
+def bias_of(summed: Summed, leaves: Sequence[fx.Node]) -> Bias | NotThat:
+    """The bias that a piece adds."""
+    added = summed.bias()
+    if not leaves:
+        return Bias() if not added.any() else NotThat("it adds a number that it names", near=True)
+    (leaf, *more) = leaves
+    held = summed.given[leaf].reshape(-1)
+    if more or held.numel() not in (1, added.shape[-1]):
+        return NotThat("it reads something beside scales, a zero point and a bias", near=True)
+    if agrees(added, held.expand(added.shape)):
+        return Bias(leaf)
+    if agrees(added / summed.factor(), held.expand(added.shape)):
+        return Bias(leaf, scaled=True)
+    return NotThat("its bias is scaled otherwise than the product", near=True)
+
+
+def answer_for(
+    summed: Summed,
+    columns: Sequence[fx.Node],
+    per_row: Sequence[fx.Node],
+    powers: Mapping[fx.Node, int],
+    number: float,
+    point: fx.Node | float,
+    bias: Bias,
+) -> Answer | NotThat:
+    """The operator with what was found."""
+    cone = summed.lifted.cone
+
+    def slot(leaf: fx.Node) -> Slot:
+        return Slot(cone.leaves.index(leaf), leaf=True)
+
+    integer = bias.leaf is not None and not value(bias.leaf).dtype.is_floating_point
+    if bias.scaled and not integer:
+        return NotThat("its bias is scaled like the product, but no integer", near=True)
+    if per_row and point != 0.0 and bias.leaf is not None and not bias.scaled:
+        reason = "it has a scale of each row, a zero point and a float bias; the operator takes two"
+        return NotThat(reason, near=True)
+    inputs = {"x": Slot(0), "weight": Slot(1)}
+    inputs |= {f"scale{i}": slot(leaf) for i, leaf in enumerate(columns)}
+    inputs |= {"row_scale": slot(leaf) for leaf in per_row}
+    if bias.leaf is not None:
+        inputs["bias"] = slot(bias.leaf)
+    if isinstance(point, fx.Node):
+        inputs["zero"] = slot(point)
+    close = math.isclose(number, 1.0, rel_tol=1e-9)
+    numbers = {
+        "powers": tuple(powers[leaf] for leaf in columns),
+        "row_power": powers[per_row[0]] if per_row else 1,
+        "number": 1.0 if close else number,
+        "transposed": summed.transposed,
+        "point": 0.0 if isinstance(point, fx.Node) else point,
+        "scaled": bias.scaled,
+        "kind": value(cone.out).dtype,
+    }
+    return Answer(f"quant_matmul_{'dynamic' if per_row else 'static'}", built_matmul, inputs, numbers)
+
+
+def built_matmul(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    zero: Tensor | None = None,
+    row_scale: Tensor | None = None,
+    *,
+    powers: tuple[int, ...],
+    row_power: int,
+    number: float,
+    transposed: bool,
+    point: float,
+    scaled: bool,
+    kind: torch.dtype,
+    **scales: Tensor,
+) -> Tensor:
+    """`npu_quant_matmul` of int8 rows [..., K]; what depends on parameters alone is made once."""
+    right = weight.permute(1, 0) if transposed else weight
+    given = [scales[f"scale{index}"] for index in range(len(powers))]
+    ones = () if given else (torch.ones(1, dtype=torch.float32, device=x.device),)
+    scale = product([*given, *ones], [*powers, *(1 for _ in ones)], number)
+    added = bias_for(right, bias, scale, zero, point, scaled)
+    per_token = None
+    if row_scale is not None:
+        per_token = row_scale.reshape(-1).to(torch.float32)
+        per_token = per_token if row_power > 0 else 1 / per_token
+    return npu.npu_quant_matmul(
+        x.reshape(-1, x.shape[-1]),
+        right,
+        scale,
+        pertoken_scale=per_token,
+        bias=added,
+        output_dtype=CODES.get(kind),
+    )
+
+
+def bias_for(
+    right: Tensor,
+    bias: Tensor | None,
+    scale: Tensor,
+    zero: Tensor | None,
+    point: float,
+    scaled: bool,
+) -> Tensor | None:
+    """The bias with what the rows' zero point adds: an integer, unless the bias is a float, which
+    takes that scaled."""
+    wide = right.shape[-1]
+    own = None if bias is None else bias.reshape(-1)
+    own = own if own is None or own.numel() == wide else own.expand(wide).contiguous()
+    if zero is None and not point:
+        return own.to(torch.int32) if scaled and own is not None else own
+    sums = right.sum(0, dtype=torch.int32)
+    if own is not None and not scaled:
+        taken = sums * (point if zero is None else zero.reshape(-1).to(torch.float32))
+        return own.to(torch.float32) - taken * scale
+    taken = sums * (int(point) if zero is None else zero.reshape(-1).to(torch.int32))
+    return -taken if own is None else own.to(torch.int32) - taken
+
+
+RULES: Mapping[str, str] = MappingProxyType(
+    {
+        "quant_matmul_static": (
+            "A matmul of int8 rows and an int8 weight, scaled by column, becomes "
+            "`npu_quant_matmul`."
+        ),
+        "quant_matmul_dynamic": (
+            "A matmul of int8 rows with a scale each and an int8 weight becomes "
+            "`npu_quant_matmul`."
+        ),
+    }
+)
+PRODUCTS = Family("quant_matmul", RULES, ANCHORS, places, piece, solve, ALLOWED_HERE, REACH)

@@ -1,0 +1,207 @@
+"""The stage: every piece of a graph that is an operator of a family becomes it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import fx
+
+from ascend_passes.engine.apply import apply
+from ascend_passes.engine.emission import Emission, kind_of, refuse_limits, refuse_results
+from ascend_passes.engine.found import Found
+from ascend_passes.engine.hazards import refuse, refuse_sharing
+from ascend_passes.engine.normalize import remove_dead
+from ascend_passes.engine.template import output_nodes
+from ascend_passes.ir import trace
+from ascend_passes.ir.graph import Context, is_boundary, place, value
+from ascend_passes.ir.trace import not_faking
+from ascend_passes.meaning.answer import Answer, NotThat
+from ascend_passes.meaning.cone import (
+    Cone,
+    ancestors,
+    descendants,
+    neighbourhood,
+    structure,
+)
+from ascend_passes.meaning.family import Family, Place
+from ascend_passes.meaning.finding import Finding, laid_out
+from ascend_passes.meaning.lift import Lifted
+from ascend_passes.meaning.numbers import Numbers, recorded
+from ascend_passes.meaning.gated import GATES
+from ascend_passes.meaning.quant_matmul import PRODUCTS
+from ascend_passes.meaning.quantize import QUANTIZES
+from ascend_passes.meaning.rms_norm import NORMS
+from ascend_passes.meaning.rotary import ROTATIONS
+from ascend_passes.options.value import switched_on
+from ascend_passes.report.value import Miss, Report
+
+FAMILIES: tuple[Family, ...] = (NORMS, GATES, ROTATIONS, QUANTIZES, PRODUCTS)
+"""In the order in which they look for their pieces."""
+MOST_ANSWERS = 4096
+"""Answers that a process keeps; a model has some dozens of different pieces."""
+_answers: dict[Any, Answer | NotThat] = {}
+Accept = Callable[[Found, Emission], str | None]
+
+
+@dataclass(frozen=True)
+class Stay:
+    """Why what lies round an anchor stays."""
+
+    reason: str = ""
+    complete: bool = False
+    """Whether an operator was found that could not be put in."""
+    index: int = 0
+    """The place that came nearest."""
+
+    def told(self, family: Family, listed: Sequence[Place]) -> Miss | None:
+        """The line of a report; None where nothing came near."""
+        if not self.reason:
+            return None
+        node = listed[self.index][0]
+        depth = int(self.complete)
+        return Miss(family.name, node.name, place(node), self.reason, depth, self.complete)
+
+
+@dataclass
+class Search:
+    """What one run knows about the graph that it edits."""
+
+    graph: fx.Graph
+    context: Context
+    accept: Accept | None
+    numbers: Numbers
+    effects: list[fx.Node]
+    emissions: dict[Any, Emission | str] = field(default_factory=dict)
+    """Answer and kinds of inputs -> what to emit, or why not."""
+    seen: dict[Any, int | Stay] = field(default_factory=dict)
+    """What lies round an anchor -> which of its places was the piece, or why none was."""
+
+
+def by_meaning(
+    graph: fx.Graph,
+    context: Context,
+    accept: Accept | None = None,
+    families: Sequence[Family] = FAMILIES,
+) -> Report:
+    """Replace every piece of a normal graph that is an operator of a family, in place.
+
+    Args:
+        graph: edited in place.
+        context: what the passes know beside the graph.
+        accept: asked once for each replacement and kind of inputs; a reason refuses it.
+        families: what is looked for.
+
+    Raises:
+        Exception: what a family raised.
+    """
+    effects = [node for node in graph.nodes if is_boundary(node)]
+    search = Search(graph, context, accept, Numbers.of(graph, context), effects)
+    fired: Counter[str] = Counter()
+    misses: list[Miss] = []
+    for family in families:
+        for anchor in reversed(list(graph.nodes)):
+            if anchor.op != "call_function" or anchor.target not in family.anchors:
+                continue
+            if anchor._erased:
+                continue
+            outcome = attempt_at(search, family, anchor)
+            if isinstance(outcome, Miss):
+                misses.append(outcome)
+            elif outcome is not None:
+                fired[outcome] += 1
+    remove_dead(graph)
+    return Report(fired=dict(fired), misses=tuple(misses))
+
+
+def attempt_at(search: Search, family: Family, anchor: fx.Node) -> str | Miss | None:
+    """The rule that replaced the piece round an anchor, or why it stays; None where nothing there
+    comes near."""
+    listed = list(family.places(anchor))
+    if not listed:
+        return None
+    before, behind = family.reach
+    round_it = {
+        anchor,
+        *ancestors(anchor, before, family.allowed),
+        *descendants(anchor, behind, family.allowed),
+    }
+    key = (family.name, neighbourhood(sorted(round_it)))
+    known = search.seen.get(key, 0)
+    if isinstance(known, Stay):
+        return known.told(family, listed)
+    nearest = Stay()
+    for index in range(known, len(listed)):
+        cone = family.piece(listed[index])
+        if cone is None:
+            continue
+        outcome = replaced(search, family, cone)
+        if isinstance(outcome, str):
+            search.seen[key] = index
+            return outcome
+        if outcome is not None and (outcome.complete, not nearest.reason) > (nearest.complete, False):
+            nearest = replace(outcome, index=index)
+    if not nearest.complete:
+        search.seen[key] = nearest
+    return nearest.told(family, listed)
+
+
+def replaced(search: Search, family: Family, cone: Cone) -> str | Stay | None:
+    """Replace a piece if it is an operator of the family: the rule, or why it stays; None for one
+    that is nothing near."""
+    answer = answer_of(search, family, cone)
+    if isinstance(answer, NotThat):
+        return Stay(answer.reason) if answer.near else None
+    if not switched_on(answer.rule, search.context.options.rules, True, family=answer.rule):
+        return None
+    finding = Finding.of(cone, answer)
+    emission = refuse(finding, search.effects) or emission_for(search, finding)
+    if isinstance(emission, Emission):
+        emission = refuse_sharing(finding, emission) or emission
+    if isinstance(emission, str):
+        return Stay(emission, complete=True)
+    if family.reads_numbers:
+        recorded(search.numbers, cone)
+    apply(search.graph, finding, emission)
+    return finding.name
+
+
+def answer_of(search: Search, family: Family, cone: Cone) -> Answer | NotThat:
+    """What a piece is, asked once in a process for each structure."""
+    known = search.numbers.of_leaves(cone, family.reads_numbers)
+    content = tuple((cone.leaves.index(leaf), tensor.tolist()) for leaf, tensor in known.items())
+    key = (family.name, str(content), structure(cone))
+    if key not in _answers:
+        if len(_answers) >= MOST_ANSWERS:
+            _answers.clear()
+        with not_faking():
+            _answers[key] = family.solve(Lifted.of(cone, known))
+    return _answers[key]
+
+
+def emission_for(search: Search, finding: Finding) -> Emission | str:
+    """The operator's graph for the kinds of inputs of a finding, or why there is none."""
+    kinds = tuple((name, kind_of(value(node))) for name, node in finding.inputs.items())
+    key = (id(finding.answer), kinds, kind_of(value(finding.cone.out)))
+    if key not in search.emissions:
+        search.emissions[key] = emitted(search, finding)
+    return search.emissions[key]
+
+
+def emitted(search: Search, finding: Finding) -> Emission | str:
+    """`emission_for`, made."""
+    fakes = {name: value(node) for name, node in finding.inputs.items()}
+    graph = trace.trace(laid_out(finding), list(fakes.values()), guards=False).graph
+    for node, name in zip(list(graph.nodes), fakes, strict=False):
+        node.meta["input"] = name
+    remove_dead(graph)
+    reason = refuse_limits(search.context, graph)
+    if reason is not None:
+        return reason
+    emission = Emission(graph, tuple(output_nodes(graph)))
+    reason = refuse_results(finding, emission.outputs)
+    if reason is None and search.accept is not None:
+        reason = search.accept(finding, emission)
+    return reason or emission

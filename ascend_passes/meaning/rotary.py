@@ -1,0 +1,226 @@
+"""Rotary embedding by meaning: `x * cos + rotated(x) * sin`, with tables of any form.
+
+A piece F of heads x and tables, in float64:
+
+* it is linear in x: F(a + b) is F(a) + F(b), and F(0) is zero;
+* ones in the first column of each pair, and then in the second, show the cosines and sines that
+  F multiplies by, and F is the operator's formula with them on random x;
+* which element of which table each of them is, and with which factor, `tables` finds out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from ascend_passes import npu
+from ascend_passes.ir.graph import plain_size, same_size, value
+from ascend_passes.meaning.answer import Answer, NotThat, Slot
+from ascend_passes.meaning.cone import Cone, ancestors, cone_of, descendants, is_widening, tensor_of
+from ascend_passes.meaning.family import Family, Place, agrees
+from ascend_passes.meaning.lift import CANNOT_RUN, Lifted
+from ascend_passes.meaning.tables import Table, arranged, table_of
+from ascend_passes.meaning.vocabulary import CASTS, LAYOUT, MOVES, SMOOTH_PIECES
+
+aten = torch.ops.aten
+ANCHORS = frozenset(
+    {
+        *(aten.cat.default, aten.stack.default, aten.slice_scatter.default, aten.roll.default),
+        *(aten.select_scatter.default, aten.flip.default, aten.view_as_real.default),
+        *(aten.copy.default, aten.index_select.default),
+    }
+)
+"""Operators by which the columns of a pair change places."""
+PRODUCTS = frozenset({aten.mul.Tensor, aten.addcmul.default})
+ENDS = LAYOUT - {
+    *(aten.view.default, aten._unsafe_view.default, aten.reshape.default),
+    *(aten.view_as_real.default, aten.clone.default),
+}
+"""Operators that a result does not end in: what they give is a view of a result."""
+ALLOWED_HERE = SMOOTH_PIECES | MOVES
+REACH = BEFORE, BEHIND = 14, 9
+HALF, INTERLEAVE = "half", "interleave"
+FEWEST_DIMS, OPERATOR_DIMS = 2, 4
+
+
+def places(anchor: fx.Node) -> Iterator[Place]:
+    """Values behind an exchange of columns, with the heads in front of it."""
+    before = [node for node in ancestors(anchor, BEFORE, ALLOWED_HERE) if are_heads(node)]
+    for out in (*descendants(anchor, BEHIND, ALLOWED_HERE), anchor):
+        if not are_heads(out) or out.target in ENDS or is_widening(out):
+            continue
+        count = value(out).numel()
+        yield from ((out, (x,)) for x in before if same_size(value(x).numel(), count))
+
+
+def are_heads(node: fx.Node) -> bool:
+    """Whether a node holds floating vectors of pairs."""
+    fake = tensor_of(node)
+    if fake is None or fake.dim() < FEWEST_DIMS or not fake.dtype.is_floating_point:
+        return False
+    width = plain_size(fake.shape[-1])
+    return width is not None and width % 2 == 0
+
+
+def piece(place: Place) -> Cone | None:
+    """The piece at a place, if it multiplies by tables that are no larger than its heads."""
+    cone = cone_of(*place, ALLOWED_HERE, moves_or_scales)
+    if cone is None or not cone.leaves:
+        return None
+    targets = {node.target for node in cone.own}
+    if not targets & PRODUCTS or not targets & ANCHORS:
+        return None
+    x = value(cone.sources[0])
+    return cone if all(may_be_table(value(leaf), x) for leaf in cone.leaves) else None
+
+
+def moves_or_scales(node: fx.Node) -> bool:
+    """Whether a table is another's elements in other places, by a number or in another dtype."""
+    if node.target in PRODUCTS | {aten.div.Tensor}:
+        return not isinstance(node.args[1], fx.Node)
+    return node.target in CASTS | LAYOUT | MOVES | {aten.neg.default, aten.mul.Scalar}
+
+
+def may_be_table(table: object, x: Tensor) -> bool:
+    """Whether a leaf can hold angles of heads x: half as wide as they are, or up to twice."""
+    if not isinstance(table, Tensor) or not table.dim():
+        return False
+    if not (table.dtype.is_floating_point or table.dtype.is_complex):
+        return False
+    return not same_size(table.numel(), x.numel()) or same_size(table.shape[-1], x.shape[-1])
+
+
+@dataclass(frozen=True, eq=False)
+class Turn:
+    """A piece that is asked with one value of each table."""
+
+    lifted: Lifted
+    shape: tuple[int, ...]
+    firsts: Tensor
+    """Which columns are the first of their pairs."""
+
+    def factors(self, tables: Mapping[fx.Node, Tensor]) -> tuple[Tensor, Tensor]:
+        """The cosines and sines that the piece multiplies by."""
+        ones = torch.ones(self.shape, dtype=torch.float64)
+        first = self.of(ones * self.firsts, tables)
+        second = self.of(ones * ~self.firsts, tables)
+        return torch.where(self.firsts, first, second), torch.where(self.firsts, -second, first)
+
+    def of(self, x: Tensor, tables: Mapping[fx.Node, Tensor]) -> Tensor:
+        """The piece's value, in the shape of x."""
+        return self.lifted.at({**tables, self.lifted.cone.sources[0]: x}).reshape(self.shape)
+
+
+def exchanged(x: Tensor, mode: str) -> Tensor:
+    """`[-second, first]` of each pair."""
+    if mode == HALF:
+        first, second = x.chunk(2, -1)
+        return torch.cat((-second, first), -1)
+    pairs = x.unflatten(-1, (-1, 2))
+    return torch.stack((-pairs[..., 1], pairs[..., 0]), -1).flatten(-2)
+
+
+def solve(lifted: Lifted) -> Answer | NotThat:
+    """The rotation that a piece is."""
+    width = lifted.shape(lifted.cone.sources[0])[-1]
+    columns = torch.arange(width)
+    firsts = {HALF: columns < width // 2, INTERLEAVE: columns % 2 == 0}
+    try:
+        if not is_linear(lifted):
+            return NotThat("it is not linear in the heads")
+        for mode, first in firsts.items():
+            turn = Turn(lifted, lifted.shape(lifted.cone.sources[0]), first)
+            if is_rotation(turn, mode):
+                return answer_for(turn, mode)
+    except CANNOT_RUN as error:
+        return NotThat(f"it cannot be computed in float64: {str(error)[:80]}")
+    return NotThat("it turns no pairs of columns")
+
+
+def random(shape: tuple[int, ...], kind: torch.dtype, source: torch.Generator) -> Tensor:
+    """Random numbers, complex where the dtype is."""
+    wide = torch.complex128 if kind.is_complex else torch.float64
+    return torch.randn(shape, generator=source, dtype=wide)
+
+
+def random_tables(lifted: Lifted, source: torch.Generator) -> dict[fx.Node, Tensor]:
+    """Random numbers for all that a piece reads beside its heads."""
+    return {
+        leaf: random(lifted.shape(leaf), value(leaf).dtype, source)
+        for leaf in lifted.cone.leaves
+        if leaf not in lifted.known
+    }
+
+
+def is_linear(lifted: Lifted) -> bool:
+    """Whether a piece is linear in its heads, and gives as many numbers."""
+    source, (x,) = torch.Generator().manual_seed(3), lifted.cone.sources
+    tables = random_tables(lifted, source)
+    a, b = (random(lifted.shape(x), torch.float64, source) for _ in range(2))
+    at_a, at_b, sum_, zero = (lifted.at({**tables, x: given}) for given in (a, b, a + b, 0 * a))
+    return not zero.any() and at_a.numel() == a.numel() and agrees(sum_, at_a + at_b)
+
+
+def is_rotation(turn: Turn, mode: str) -> bool:
+    """Whether a piece is the operator's formula with the factors that it shows."""
+    source = torch.Generator().manual_seed(4)
+    tables = random_tables(turn.lifted, source)
+    cos, sin = turn.factors(tables)
+    x = random(turn.shape, torch.float64, source)
+    return bool(sin.any()) and agrees(turn.of(x, tables), x * cos + exchanged(x, mode) * sin)
+
+
+def answer_for(turn: Turn, mode: str) -> Answer | NotThat:
+    """The operator with the tables that the piece reads."""
+    found: list[Table] = []
+    for index in (0, 1):
+        table = table_of(turn.lifted, turn.shape, lambda given, i=index: turn.factors(given)[i])
+        if isinstance(table, str):
+            return NotThat(f"its {('cosines', 'sines')[index]} {table}", near=True)
+        found.append(table)
+    slots = {name: Slot(t.leaf, leaf=True) for name, t in zip(("cos", "sin"), found, strict=True)}
+    numbers = {"mode": mode, "forms": tuple(found)}
+    rule = "rotary_mul" if mode == HALF else "rotary_mul_interleaved"
+    inputs = {"x": Slot(0), **slots}
+    return Answer(rule, rotated, inputs, numbers, tuple(inputs), prepare=with_tables)
+
+
+def with_tables(x: Tensor, cos: Tensor, sin: Tensor, **numbers: Any) -> dict[str, Tensor]:
+    """The heads, and cosines and sines of as many dims; in the dtype of the heads, which the operator
+    wants."""
+    forms: tuple[Table, Table] = numbers["forms"]
+    made = [arranged(t, form, x).to(x.dtype) for t, form in zip((cos, sin), forms, strict=True)]
+    return {"x": x, "cos": made[0], "sin": made[1]}
+
+
+def rotated(x: Tensor, cos: Tensor, sin: Tensor, *, mode: str, forms: object) -> Tensor:
+    """`npu_rotary_mul` of heads with any dims in front of the last."""
+    four = [four_dims(t, x) for t in (x, cos, sin)]
+    return npu.npu_rotary_mul(*four, mode).reshape(x.shape)
+
+
+def four_dims(tensor: Tensor, x: Tensor) -> Tensor:
+    """Heads, or tables that fit them, as the operator takes them."""
+    if x.dim() <= OPERATOR_DIMS:
+        missing = OPERATOR_DIMS - x.dim()
+        return tensor.reshape([*(1,) * missing, *tensor.shape])
+    merged = x.dim() - OPERATOR_DIMS + 1
+    alike = all(size == 1 for size in tensor.shape[:merged])
+    whole = tensor if alike else tensor.expand([*x.shape[:merged], *tensor.shape[merged:]])
+    return whole.flatten(0, merged - 1)
+
+
+RULES: Mapping[str, str] = MappingProxyType(
+    {
+        "rotary_mul": "Rotary embedding of a head's halves becomes `npu_rotary_mul`.",
+        "rotary_mul_interleaved": (
+            "Rotary embedding of neighbouring columns becomes `npu_rotary_mul` on interleaved pairs."
+        ),
+    }
+)
+ROTATIONS = Family("rotary", RULES, ANCHORS, places, piece, solve, ALLOWED_HERE, REACH)

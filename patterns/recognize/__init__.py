@@ -1,1 +1,0 @@
-"""Every spelling of an operation becomes the one NPU operator for it."""
