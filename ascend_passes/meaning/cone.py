@@ -220,9 +220,7 @@ def descendants(
     return sorted(list(seen)[1:], reverse=True)
 
 
-def reads_another(
-    node: fx.Node, seen: Collection[fx.Node], before: Collection[fx.Node]
-) -> bool:
+def reads_another(node: fx.Node, seen: Collection[fx.Node], before: Collection[fx.Node]) -> bool:
     """Whether a node reads a tensor of its own size that is none of those known."""
     own = tensor_of(node)
     for given in node.all_input_nodes:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
 from ascend_passes.meaning.answer import Answer, NotThat
@@ -17,12 +18,29 @@ Place = tuple[fx.Node, tuple[fx.Node, ...]]
 
 
 @dataclass(frozen=True, eq=False)
+class Recognition:
+    """What pieces become, under a name that a report counts and the option `rules` switches."""
+
+    summary: str
+    """One sentence."""
+    spelled: Callable[..., Any]
+    """One spelling of many, for documentation and for `check`: a function of tensors."""
+    example: Callable[[torch.Generator], tuple[Tensor, ...]]
+    """Tensors for it, in a dtype that the operator takes."""
+    tolerance: float = 2.0
+    """Units in the last place, at the largest magnitude of a row, by which the operator may differ
+    from the spelling in float64; of int8 results, steps."""
+    hides_nan: bool = False
+    """Whether a NaN ends in a number; off under the option `keep_nan`."""
+
+
+@dataclass(frozen=True, eq=False)
 class Family:
     """What the driver asks of a family; see `docs/recognition.md`."""
 
     name: str
-    rules: Mapping[str, str]
-    """What its answers count as, and what each is, in a sentence."""
+    rules: Mapping[str, Recognition]
+    """What its answers count as."""
     anchors: frozenset[Any]
     """Operators one of which every piece has."""
     places: Callable[[fx.Node], Iterator[Place]]
@@ -47,3 +65,23 @@ def agrees(found: Tensor, wanted: Tensor, bound: float = 1e-9) -> bool:
         return False
     apart = (found.reshape(wanted.shape) - wanted).abs().max()
     return bool(apart <= bound * wanted.abs().max().clamp(min=1e-300))
+
+
+def random_rows(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Callable[..., Tensor]:
+    """A maker of normal numbers of a shape, for examples."""
+    return lambda source: torch.randn(shape, generator=source).to(dtype)
+
+
+def random_scales(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Callable[..., Tensor]:
+    """A maker of numbers from 1/2 to 3/2, for gains and scales of examples."""
+    return lambda source: (torch.rand(shape, generator=source) + 0.5).to(dtype)
+
+
+def random_int8(*shape: int) -> Callable[..., Tensor]:
+    """A maker of int8 numbers, for examples."""
+    return lambda source: torch.randint(-127, 128, shape, generator=source, dtype=torch.int8)
+
+
+def made_of(*makers: Callable[..., Tensor]) -> Callable[[torch.Generator], tuple[Tensor, ...]]:
+    """The tensors of several makers, for an example."""
+    return lambda source: tuple(make(source) for make in makers)

@@ -78,9 +78,7 @@ class Finding:
         or are wanted by others anyway."""
         free = CASTS | LAYOUT
         return (
-            node
-            for node in self.cone.own
-            if node not in self.outputs and node.target not in free
+            node for node in self.cone.own if node not in self.outputs and node.target not in free
         )
 
 

@@ -6,7 +6,7 @@ compared with each activation that has an operator, with the gate on either side
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 
 import torch
@@ -16,7 +16,7 @@ from ascend_passes import npu
 from ascend_passes.ir.graph import same_size, value
 from ascend_passes.meaning.answer import Answer, NotThat, Slot
 from ascend_passes.meaning.cone import Cone, ancestors, cone_of, descendants, is_widening, tensor_of
-from ascend_passes.meaning.family import Family, Place, agrees
+from ascend_passes.meaning.family import Family, Place, Recognition, agrees, made_of, random_rows
 from ascend_passes.meaning.lift import CANNOT_RUN, Lifted
 from ascend_passes.meaning.vocabulary import LAYOUT, MOVES, SMOOTH_PIECES
 
@@ -90,9 +90,7 @@ def solve(lifted: Lifted) -> Answer | NotThat:
             given = [torch.randn(shape, **kind) * magnitude for shape in shapes]
             found = lifted.at(dict(zip(lifted.cone.sources, given, strict=True)))
             fitting = {
-                name
-                for name, wanted in products(given, found.numel())
-                if agrees(found, wanted)
+                name for name, wanted in products(given, found.numel()) if agrees(found, wanted)
             }
             forms = fitting if forms is None else forms & fitting
     except CANNOT_RUN as error:
@@ -169,13 +167,30 @@ def packed_for(x: Tensor, other: Tensor | None, side: str) -> Tensor:
     return torch.cat((even, odd) if side == "even" else (odd, even), -1)
 
 
-RULES: Mapping[str, str] = MappingProxyType(
+def spelled_gate(packed: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
+    """A gated activation of one packed projection."""
+    gate, up = packed.chunk(2, -1)
+    return activation(gate) * up
+
+
+RULES: Mapping[str, Recognition] = MappingProxyType(
     {
-        "swiglu": "SwiGLU of one packed projection becomes `npu_swiglu`.",
-        "swiglu_unpacked": (
-            "SwiGLU of separate projections becomes `npu_swiglu` of both, side by side."
+        "swiglu": Recognition(
+            "SwiGLU of one packed projection becomes `npu_swiglu`.",
+            lambda packed: spelled_gate(packed, torch.nn.functional.silu),
+            made_of(random_rows(6, 128)),
         ),
-        "geglu": "GeGLU of one packed projection, by erf or by tanh, becomes `npu_geglu`.",
+        "swiglu_unpacked": Recognition(
+            "SwiGLU of separate projections becomes `npu_swiglu` of both, side by side.",
+            lambda gate, up: torch.nn.functional.silu(gate) * up,
+            made_of(random_rows(6, 64), random_rows(6, 64)),
+        ),
+        "geglu": Recognition(
+            "GeGLU of one packed projection, by erf or by tanh, becomes `npu_geglu`.",
+            lambda packed: spelled_gate(packed, torch.nn.functional.gelu),
+            made_of(random_rows(6, 128)),
+            tolerance=3.0,
+        ),
     }
 )
 GATES = Family("gated", RULES, ANCHORS, places, piece, solve, ALLOWED_HERE, REACH)

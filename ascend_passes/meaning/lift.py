@@ -94,7 +94,9 @@ def sizes_for(cone: Cone) -> Sizes:
 def symbols_of(fake: Tensor | None) -> set[Any]:
     """The symbols in a tensor's sizes."""
     sizes = () if fake is None else fake.shape
-    return {s for size in sizes if isinstance(size, torch.SymInt) for s in size.node.expr.free_symbols}
+    return {
+        s for size in sizes if isinstance(size, torch.SymInt) for s in size.node.expr.free_symbols
+    }
 
 
 def unused(fakes: Sequence[Tensor | None]) -> list[int]:

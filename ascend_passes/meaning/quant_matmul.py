@@ -24,7 +24,15 @@ from ascend_passes import npu
 from ascend_passes.ir.graph import plain_size, same_size, value
 from ascend_passes.meaning.answer import Answer, NotThat, Slot
 from ascend_passes.meaning.cone import Cone, ancestors, cone_of, descendants, is_widening, tensor_of
-from ascend_passes.meaning.family import Family, Place, agrees
+from ascend_passes.meaning.family import (
+    Family,
+    Place,
+    Recognition,
+    agrees,
+    made_of,
+    random_int8,
+    random_scales,
+)
 from ascend_passes.meaning.lift import CANNOT_RUN, PRIMES, Lifted, Sizes
 from ascend_passes.meaning.powers import Values, powers_of, product
 from ascend_passes.meaning.vocabulary import CASTS, LAYOUT, MAKES
@@ -325,7 +333,9 @@ def answer_for(
         "scaled": bias.scaled,
         "kind": value(cone.out).dtype,
     }
-    return Answer(f"quant_matmul_{'dynamic' if per_row else 'static'}", built_matmul, inputs, numbers)
+    return Answer(
+        f"quant_matmul_{'dynamic' if per_row else 'static'}", built_matmul, inputs, numbers
+    )
 
 
 def built_matmul(
@@ -387,15 +397,28 @@ def bias_for(
     return -taken if own is None else own.to(torch.int32) - taken
 
 
-RULES: Mapping[str, str] = MappingProxyType(
+def spelled_product(
+    x: Tensor, weight: Tensor, scale: Tensor, row_scale: Tensor | None = None
+) -> Tensor:
+    """An integer matmul, scaled by column, and by row where rows have scales."""
+    total = torch.mm(x.to(torch.int32), weight.to(torch.int32).t()).float() * scale
+    return (total if row_scale is None else total * row_scale[:, None]).to(torch.bfloat16)
+
+
+OPERANDS = (random_int8(6, 64), random_int8(96, 64), random_scales(96, dtype=torch.float32))
+RULES: Mapping[str, Recognition] = MappingProxyType(
     {
-        "quant_matmul_static": (
+        "quant_matmul_static": Recognition(
             "A matmul of int8 rows and an int8 weight, scaled by column, becomes "
-            "`npu_quant_matmul`."
+            "`npu_quant_matmul`.",
+            spelled_product,
+            made_of(*OPERANDS),
         ),
-        "quant_matmul_dynamic": (
+        "quant_matmul_dynamic": Recognition(
             "A matmul of int8 rows with a scale each and an int8 weight becomes "
-            "`npu_quant_matmul`."
+            "`npu_quant_matmul`.",
+            spelled_product,
+            made_of(*OPERANDS, random_scales(6, dtype=torch.float32)),
         ),
     }
 )

@@ -23,7 +23,15 @@ from ascend_passes import npu
 from ascend_passes.ir.graph import plain_size, same_size, value
 from ascend_passes.meaning.answer import Answer, NotThat, Slot
 from ascend_passes.meaning.cone import Cone, ancestors, cone_of, descendants, is_widening, tensor_of
-from ascend_passes.meaning.family import Family, Place, agrees
+from ascend_passes.meaning.family import (
+    Family,
+    Place,
+    Recognition,
+    agrees,
+    made_of,
+    random_rows,
+    random_scales,
+)
 from ascend_passes.meaning.lift import CANNOT_RUN, Lifted
 from ascend_passes.meaning.powers import powers_of, product
 from ascend_passes.meaning.vocabulary import (
@@ -45,7 +53,13 @@ ARITHMETIC = frozenset(
     }
 )
 ALLOWED_HERE = (
-    ARITHMETIC | ROUNDINGS | CASTS | LAYOUT | MAKES | PIECEWISE | CHOICES
+    ARITHMETIC
+    | ROUNDINGS
+    | CASTS
+    | LAYOUT
+    | MAKES
+    | PIECEWISE
+    | CHOICES
     | (REDUCTIONS - {aten.mm.default, aten.bmm.default, aten.addmm.default, aten._int_mm.default})
 )
 REACH = BEFORE, BEHIND = 10, 8
@@ -174,19 +188,27 @@ class Rounded:
 
 def follows(node: fx.Node, rounding: fx.Node) -> bool:
     """Whether a node is a rounding, or a clamp of its result or of its input."""
-    return node is rounding or node in rounding.users or node in rounding.all_input_nodes or any(
-        follows(given, rounding)
-        for given in node.all_input_nodes
-        if rounding < node and given.op == "call_function" and not given < rounding
-    ) or leads_to(node, rounding, 4)
+    return (
+        node is rounding
+        or node in rounding.users
+        or node in rounding.all_input_nodes
+        or any(
+            follows(given, rounding)
+            for given in node.all_input_nodes
+            if rounding < node and given.op == "call_function" and not given < rounding
+        )
+        or leads_to(node, rounding, 4)
+    )
 
 
 def leads_to(node: fx.Node, rounding: fx.Node, depth: int) -> bool:
     """Whether a rounding is computed from a node by few operators."""
     if node is rounding:
         return True
-    return depth > 0 and node < rounding and any(
-        leads_to(user, rounding, depth - 1) for user in node.users
+    return (
+        depth > 0
+        and node < rounding
+        and any(leads_to(user, rounding, depth - 1) for user in node.users)
     )
 
 
@@ -227,9 +249,7 @@ def dynamic(rounded: Rounded) -> Answer | NotThat | None:
     numbers = {"read": read, "scales": scales}
     note = "a row of zeros has scale 0; rows below a bound that the model sets have their own"
     guarded = any(node.target in PIECEWISE | CHOICES for node in rounded.lifted.cone.nodes)
-    return Answer(
-        "quantize_dynamic", by_row, {"x": Slot(0)}, numbers, note=note if guarded else ""
-    )
+    return Answer("quantize_dynamic", by_row, {"x": Slot(0)}, numbers, note=note if guarded else "")
 
 
 def near_integers(found: Tensor, wanted: Tensor) -> bool:
@@ -348,9 +368,7 @@ def clean_ratio(number: float) -> float:
     return float(round(number)) if math.isclose(number, round(number), rel_tol=1e-12) else number
 
 
-def by_row(
-    x: Tensor, *, read: bool, scales: tuple[tuple[float, int], ...]
-) -> tuple[Tensor, ...]:
+def by_row(x: Tensor, *, read: bool, scales: tuple[tuple[float, int], ...]) -> tuple[Tensor, ...]:
     """The int8 rows of `npu_dynamic_quant`, or the rows read back, then what others want of the
     scale, [..., 1]."""
     y, scale = npu.npu_dynamic_quant(x)
@@ -406,11 +424,31 @@ def divisor(
     return product(given, [-power for power in powers], 1 / number), True
 
 
-RULES: Mapping[str, str] = MappingProxyType(
+def spelled_static(x: Tensor, scale: Tensor) -> Tensor:
+    """A row quantized with a stored scale."""
+    return (x / scale).round().clamp(LOWEST, HIGHEST).to(torch.int8)
+
+
+def spelled_dynamic(x: Tensor) -> tuple[Tensor, Tensor]:
+    """A row quantized by its own largest magnitude, and its scale."""
+    scale = x.float().abs().amax(-1, keepdim=True) / STEPS
+    return (x / scale).round().clamp(LOWEST, HIGHEST).to(torch.int8), scale
+
+
+RULES: Mapping[str, Recognition] = MappingProxyType(
     {
-        "quantize_static": "A row quantized with a stored scale becomes `npu_quantize`.",
-        "quantize_dynamic": (
-            "A row quantized by its own largest magnitude becomes `npu_dynamic_quant`."
+        "quantize_static": Recognition(
+            "A row quantized with a stored scale becomes `npu_quantize`.",
+            spelled_static,
+            made_of(random_rows(6, 64), random_scales(1)),
+            tolerance=1.0,
+            hides_nan=True,
+        ),
+        "quantize_dynamic": Recognition(
+            "A row quantized by its own largest magnitude becomes `npu_dynamic_quant`.",
+            spelled_dynamic,
+            made_of(random_rows(6, 64)),
+            tolerance=1.0,
         ),
     }
 )

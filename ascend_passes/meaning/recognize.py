@@ -26,7 +26,7 @@ from ascend_passes.meaning.cone import (
     neighbourhood,
     structure,
 )
-from ascend_passes.meaning.family import Family, Place
+from ascend_passes.meaning.family import Family, Place, Recognition
 from ascend_passes.meaning.finding import Finding, laid_out
 from ascend_passes.meaning.lift import Lifted
 from ascend_passes.meaning.numbers import Numbers, recorded
@@ -35,7 +35,7 @@ from ascend_passes.meaning.quant_matmul import PRODUCTS
 from ascend_passes.meaning.quantize import QUANTIZES
 from ascend_passes.meaning.rms_norm import NORMS
 from ascend_passes.meaning.rotary import ROTATIONS
-from ascend_passes.options.value import switched_on
+from ascend_passes.options.value import Options, switched_on
 from ascend_passes.report.value import Miss, Report
 
 FAMILIES: tuple[Family, ...] = (NORMS, GATES, ROTATIONS, QUANTIZES, PRODUCTS)
@@ -141,7 +141,10 @@ def attempt_at(search: Search, family: Family, anchor: fx.Node) -> str | Miss | 
         if isinstance(outcome, str):
             search.seen[key] = index
             return outcome
-        if outcome is not None and (outcome.complete, not nearest.reason) > (nearest.complete, False):
+        if outcome is not None and (outcome.complete, not nearest.reason) > (
+            nearest.complete,
+            False,
+        ):
             nearest = replace(outcome, index=index)
     if not nearest.complete:
         search.seen[key] = nearest
@@ -154,7 +157,7 @@ def replaced(search: Search, family: Family, cone: Cone) -> str | Stay | None:
     answer = answer_of(search, family, cone)
     if isinstance(answer, NotThat):
         return Stay(answer.reason) if answer.near else None
-    if not switched_on(answer.rule, search.context.options.rules, True, family=answer.rule):
+    if not is_wanted(family, answer.rule, search.context.options):
         return None
     finding = Finding.of(cone, answer)
     emission = refuse(finding, search.effects) or emission_for(search, finding)
@@ -166,6 +169,18 @@ def replaced(search: Search, family: Family, cone: Cone) -> str | Stay | None:
         recorded(search.numbers, cone)
     apply(search.graph, finding, emission)
     return finding.name
+
+
+def is_wanted(family: Family, rule: str, options: Options) -> bool:
+    """Whether the options leave a recognition on."""
+    if family.rules[rule].hides_nan and options.keep_nan:
+        return False
+    return switched_on(rule, options.rules, True, family=rule)
+
+
+def recognitions() -> dict[str, tuple[Family, Recognition]]:
+    """Every recognition by its name, with its family."""
+    return {name: (family, one) for family in FAMILIES for name, one in family.rules.items()}
 
 
 def answer_of(search: Search, family: Family, cone: Cone) -> Answer | NotThat:

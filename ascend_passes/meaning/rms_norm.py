@@ -15,6 +15,7 @@ import math
 import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, fx
@@ -23,7 +24,14 @@ from ascend_passes import npu
 from ascend_passes.ir.graph import plain_size, same_size, value
 from ascend_passes.meaning.answer import Answer, NotThat, Slot
 from ascend_passes.meaning.cone import Cone, ancestors, cone_of, descendants, is_widening, tensor_of
-from ascend_passes.meaning.family import Family, Place
+from ascend_passes.meaning.family import (
+    Family,
+    Place,
+    Recognition,
+    made_of,
+    random_rows,
+    random_scales,
+)
 from ascend_passes.meaning.lift import CANNOT_RUN, Lifted
 from ascend_passes.meaning.vocabulary import ALLOWED, LAYOUT, PIECEWISE, REDUCTIONS
 
@@ -279,9 +287,31 @@ def built(
     return npu.npu_rms_norm(x, gain if kept else gain.to(x.dtype), epsilon)[0]
 
 
-RULES = {
-    "rms_norm": "RMSNorm becomes `npu_rms_norm`.",
-    "rms_norm_without_gain": "RMSNorm without a gain becomes `npu_rms_norm` with a gain of ones.",
-    "gemma_rms_norm": "RMSNorm scaled by one plus a weight becomes `npu_gemma_rms_norm`.",
-}
-NORMS = Family("rms_norm", RULES, ANCHORS, places, piece, solve, ALLOWED_HERE, REACH, reads_numbers=True)
+def spelled_norm(x: Tensor, gamma: Tensor | None = None, one: float = 0.0) -> Tensor:
+    """RMSNorm as models write it, with the gain `one + gamma`."""
+    wide = x.float()
+    values = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-6)
+    return (values if gamma is None else values * (one + gamma.float())).to(x.dtype)
+
+
+ROWS, GAIN = random_rows(6, 64), random_scales(64)
+RULES = MappingProxyType(
+    {
+        "rms_norm": Recognition(
+            "RMSNorm becomes `npu_rms_norm`.", spelled_norm, made_of(ROWS, GAIN)
+        ),
+        "rms_norm_without_gain": Recognition(
+            "RMSNorm without a gain becomes `npu_rms_norm` with a gain of ones.",
+            spelled_norm,
+            made_of(ROWS),
+        ),
+        "gemma_rms_norm": Recognition(
+            "RMSNorm scaled by one plus a weight becomes `npu_gemma_rms_norm`.",
+            lambda x, gamma: spelled_norm(x, gamma, 1.0),
+            made_of(ROWS, GAIN),
+        ),
+    }
+)
+NORMS = Family(
+    "rms_norm", RULES, ANCHORS, places, piece, solve, ALLOWED_HERE, REACH, reads_numbers=True
+)

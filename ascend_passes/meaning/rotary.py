@@ -22,7 +22,7 @@ from ascend_passes import npu
 from ascend_passes.ir.graph import plain_size, same_size, value
 from ascend_passes.meaning.answer import Answer, NotThat, Slot
 from ascend_passes.meaning.cone import Cone, ancestors, cone_of, descendants, is_widening, tensor_of
-from ascend_passes.meaning.family import Family, Place, agrees
+from ascend_passes.meaning.family import Family, Place, Recognition, agrees, made_of, random_rows
 from ascend_passes.meaning.lift import CANNOT_RUN, Lifted
 from ascend_passes.meaning.tables import Table, arranged, table_of
 from ascend_passes.meaning.vocabulary import CASTS, LAYOUT, MOVES, SMOOTH_PIECES
@@ -215,11 +215,32 @@ def four_dims(tensor: Tensor, x: Tensor) -> Tensor:
     return whole.flatten(0, merged - 1)
 
 
-RULES: Mapping[str, str] = MappingProxyType(
+def spelled_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rope of a head's halves."""
+    first, second = x.chunk(2, -1)
+    return x * cos + torch.cat((-second, first), -1) * sin
+
+
+def spelled_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rope of neighbouring columns."""
+    even, odd = x[..., ::2], x[..., 1::2]
+    return torch.stack((even * cos - odd * sin, odd * cos + even * sin), -1).flatten(-2)
+
+
+HEADS = random_rows(2, 5, 4, 64)
+RULES: Mapping[str, Recognition] = MappingProxyType(
     {
-        "rotary_mul": "Rotary embedding of a head's halves becomes `npu_rotary_mul`.",
-        "rotary_mul_interleaved": (
-            "Rotary embedding of neighbouring columns becomes `npu_rotary_mul` on interleaved pairs."
+        "rotary_mul": Recognition(
+            "Rotary embedding of a head's halves becomes `npu_rotary_mul`.",
+            spelled_halves,
+            made_of(HEADS, random_rows(1, 5, 1, 64), random_rows(1, 5, 1, 64)),
+            tolerance=4.0,
+        ),
+        "rotary_mul_interleaved": Recognition(
+            "Rotary embedding of neighbouring columns becomes `npu_rotary_mul` on pairs.",
+            spelled_pairs,
+            made_of(HEADS, random_rows(1, 5, 1, 32), random_rows(1, 5, 1, 32)),
+            tolerance=4.0,
         ),
     }
 )

@@ -75,7 +75,9 @@ REDUCTIONS = frozenset(
     }
 )
 ROUNDINGS = frozenset({aten.round.default, aten.floor.default, aten.ceil.default})
-CHOICES = frozenset({aten.where.self, aten.where.ScalarSelf, aten.where.ScalarOther, aten.eq.Scalar})
+CHOICES = frozenset(
+    {aten.where.self, aten.where.ScalarSelf, aten.where.ScalarOther, aten.eq.Scalar}
+)
 """They keep a scale from being zero."""
 SMOOTH_PIECES = CASTS | LAYOUT | MAKES | SMOOTH
 ALLOWED = SMOOTH_PIECES | MOVES | PIECEWISE | REDUCTIONS

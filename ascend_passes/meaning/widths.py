@@ -35,7 +35,9 @@ def settle_widths(graph: fx.Graph, families: Iterable[Family]) -> tuple[str, ...
         if node.op != "call_function" or node.target not in anchors:
             continue
         for near in (node, *ancestors(node, anchors[node.target])):
-            wanted |= {s: only_widths[s] for s in symbols_of_width(tensor_of(near)) if s in only_widths}
+            wanted |= {
+                s: only_widths[s] for s in symbols_of_width(tensor_of(near)) if s in only_widths
+            }
     for size in wanted.values():
         int(size)  # a guard
     return tuple(map(str, wanted))
