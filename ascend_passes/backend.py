@@ -20,9 +20,9 @@ from ascend_passes.compile.variant import Keep, Later, device_type, optimize_mod
 from ascend_passes.ir import trace
 from ascend_passes.ir.graph import Context
 from ascend_passes.ir.graph_ends import example_results
-from ascend_passes.options.plans import plans
 from ascend_passes.meaning.recognize import FAMILIES
 from ascend_passes.meaning.widths import settle_widths
+from ascend_passes.options.plans import plans
 from ascend_passes.options.value import Options
 from ascend_passes.report.value import Report
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, fx
 
 from ascend_passes import npu
-from ascend_passes.engine.limits import broken_limit
 from ascend_passes.engine.found import Found
+from ascend_passes.engine.limits import broken_limit
 from ascend_passes.engine.match import Match
 from ascend_passes.engine.normalize import remove_dead
 from ascend_passes.engine.rule import Rule, conditions, refusal, replacement_arguments

@@ -25,7 +25,7 @@ class Found(Protocol):
 
     @property
     def nodes(self) -> tuple[fx.Node | None, ...]:
-        """All that computes the values; None for a part of a result that the graph does not take."""
+        """All that computes the values; None for a part of a result that nobody takes."""
 
     @property
     def outputs(self) -> tuple[fx.Node | None, ...]:

@@ -46,12 +46,12 @@ def cone_of(
     allowed: Collection[Any] = ALLOWED,
     absorbs: Callable[[fx.Node], bool] | None = None,
 ) -> Cone | None:
-    """The piece between `sources` and `out`; None where it has more than `MOST_NODES` nodes or `out`
-    depends on none of them.
+    """The piece between `sources` and `out`; None where it has more than `MOST_NODES` nodes, or
+    where `out` depends on none of them.
 
-    What cannot be computed in float64, or depends on no source, is a leaf, whose value the piece's
-    meaning must hold for, whatever it is; but what makes it of tensors that are not larger is a part
-    of the piece, unless `absorbs` says that it is not.
+    What cannot be computed in float64, or depends on no source, is a leaf: the piece's meaning must
+    hold whatever its value is. But what makes a leaf of tensors that are not larger is a part of
+    the piece, unless `absorbs` says that it is not.
     """
     region = region_of(out, sources, allowed)
     if region is None:
@@ -167,7 +167,7 @@ def expression(size: Any) -> Any:
 def is_widening(node: fx.Node) -> bool:
     """Whether a node casts to a dtype that holds all values of the one before: nothing is computed
     in it, so no piece ends in it."""
-    if node.op != "call_function" or node.target not in CASTS:
+    if node.op != "call_function" or node.target not in CASTS or not node.all_input_nodes:
         return False
     before, after = tensor_of(node.all_input_nodes[0]), tensor_of(node)
     if before is None or after is None:
@@ -224,6 +224,8 @@ def reads_another(node: fx.Node, seen: Collection[fx.Node], before: Collection[f
     """Whether a node reads a tensor of its own size that is none of those known."""
     own = tensor_of(node)
     for given in node.all_input_nodes:
+        while is_widening(given) and given not in seen and given not in before:
+            given = given.all_input_nodes[0]  # each reader may have a cast of its own
         fake = tensor_of(given)
         if given in seen or given in before or fake is None or own is None:
             continue

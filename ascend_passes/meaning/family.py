@@ -53,6 +53,10 @@ class Family:
     """The operators that its pieces may have."""
     reach: tuple[int, int]
     """How many of them lie in front of an anchor, and behind it."""
+    looks_like: Callable[[fx.Node], bool] = lambda anchor: False
+    """Whether an anchor that stays looks like an operator of the family, so that it is told."""
+    unlike: str = "in float64 it is another function than the operator's"
+    """What is told of one of which nothing better is known."""
     reads_numbers: bool = False
     """Whether a parameter of one element counts as the number that it holds, which the graph then
     rests on: an epsilon, which an operator takes as an attribute."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, fx
 
 from ascend_passes.ir.graph import first, is_call, settled_size, value
 from ascend_passes.meaning.answer import Answer
-from ascend_passes.meaning.cone import Cone, tensor_of
+from ascend_passes.meaning.cone import Cone, is_widening, tensor_of
 from ascend_passes.meaning.vocabulary import CASTS, LAYOUT
 
 aten = torch.ops.aten
@@ -24,29 +25,114 @@ LIMIT = "the operator gives the result alone"
 
 
 @dataclass(frozen=True, eq=False)
+class Source:
+    """Where an input of the operator comes from: one value, or the sum of two."""
+
+    parts: tuple[fx.Node, ...]
+    """The values, as narrow as the result where they were only widened."""
+    chains: tuple[tuple[fx.Node, ...], ...]
+    """For each, the casts and views between it and the piece; the casts are left out."""
+    total: fx.Node | None = None
+    """The wide sum of both."""
+
+    @classmethod
+    def of(cls, node: fx.Node, kind: torch.dtype) -> Source:
+        """A piece's source before it was widened: a value of the given dtype, or the sum of two,
+        which a kernel of that dtype rounds before it goes on."""
+        if value(node).dtype == kind:
+            return cls((node,), ((),))
+        chain = widening(node, kind)
+        if chain:
+            return cls((first(chain[0]),), (chain,))
+        terms = summands(node)
+        chains = tuple(widening(term, kind) for term in terms)
+        narrow = [
+            first(chain[0]) if chain else term for term, chain in zip(terms, chains, strict=True)
+        ]
+        if terms and all(value(term).dtype == kind for term in narrow):
+            return cls(tuple(narrow), chains, node)
+        return cls((node,), ((),))
+
+    @property
+    def between(self) -> Iterator[fx.Node]:
+        """The nodes that are left out."""
+        yield from (node for chain in self.chains for node in chain)
+        if self.total is not None:
+            yield self.total
+
+    def value_of(self, parts: Sequence[Tensor]) -> Tensor:
+        """The input from values of the parts."""
+        made = [moved(part, chain) for part, chain in zip(parts, self.chains, strict=True)]
+        return made[0] if len(made) == 1 else made[0] + made[1]
+
+
+def summands(node: fx.Node) -> tuple[fx.Node, ...]:
+    """The two terms of a plain sum of tensors of one shape; none of another value."""
+    if not is_call(node, aten.add.Tensor) or len(node.args) != 2 or node.kwargs:
+        return ()
+    terms = tuple(term for term in node.args if isinstance(term, fx.Node))
+    shapes = {tuple(map(str, value(term).shape)) for term in (node, *terms)}
+    return terms if len(terms) == 2 and len(shapes) == 1 else ()
+
+
+@dataclass(frozen=True, eq=False)
 class Finding:
     """A piece and its answer; a `Found` of the engine."""
 
     cone: Cone
     answer: Answer
-    inputs: Mapping[str, fx.Node]
-    nodes: tuple[fx.Node | None, ...]
-    moves: Mapping[str, tuple[fx.Node, ...]]
-    """Input -> the casts and views between it and the piece's source; the casts are left out."""
+    sources: Mapping[str, Source]
+    """Input of the operator -> where it comes from."""
+    rounded: tuple[fx.Node, ...] = ()
+    """Values that are the wide sum in the dtype of the result: what the operator reads."""
     limit: str = LIMIT
 
     @classmethod
     def of(cls, cone: Cone, answer: Answer) -> Finding:
         """The piece with its sources before they were widened, where the result is as narrow."""
         kind = value(cone.out).dtype
-        inputs: dict[str, fx.Node] = {}
-        moves: dict[str, tuple[fx.Node, ...]] = {}
-        for name, slot in answer.inputs.items():
-            chain = () if slot.leaf else widening(slot.node(cone), kind)
-            inputs[name] = first(chain[0]) if chain else slot.node(cone)
-            moves[name] = chain
-        between = (node for chain in moves.values() for node in chain)
-        return cls(cone, answer, inputs, tuple(sorted({*cone.nodes, *between})), moves)
+        sources = {
+            name: Source((slot.node(cone),), ((),))
+            if slot.leaf
+            else Source.of(slot.node(cone), kind)
+            for name, slot in answer.inputs.items()
+        }
+        totals = [source.total for source in sources.values() if source.total is not None]
+        rounded = [
+            user
+            for total in totals
+            for user in total.users
+            if is_cast(user) and user not in cone.own and value(user).dtype == kind
+        ]
+        return cls(cone, answer, sources, tuple(rounded))
+
+    @cached_property
+    def inputs(self) -> dict[str, fx.Node]:
+        """What the operator, or the sum in front of it, reads."""
+        return {
+            f"{name}:{index}" if index else name: part
+            for name, source in self.sources.items()
+            for index, part in enumerate(source.parts)
+        }
+
+    @cached_property
+    def nodes(self) -> tuple[fx.Node | None, ...]:
+        """All that computes the results."""
+        between = (node for source in self.sources.values() for node in source.between)
+        return tuple(sorted({*self.cone.nodes, *between, *self.rounded}))
+
+    @property
+    def note(self) -> str:
+        """Where the operator's value differs from the spelling's."""
+        summed = (
+            "the sum in front is rounded before the norm" if self.rounded or self.is_sum else ""
+        )
+        return "; ".join(filter(None, (self.answer.note, summed)))
+
+    @property
+    def is_sum(self) -> bool:
+        """Whether the operator reads a sum that the model computes in a wider dtype."""
+        return any(source.total is not None for source in self.sources.values())
 
     @property
     def name(self) -> str:
@@ -57,9 +143,9 @@ class Finding:
     @property
     def is_wide(self) -> bool:
         """Whether the rows were widened for the operator."""
+        read = (slot.node(self.cone) for slot in self.answer.inputs.values() if not slot.leaf)
         return any(
-            is_cast(slot.node(self.cone)) and not slot.leaf and not self.moves[name]
-            for name, slot in self.answer.inputs.items()
+            is_cast(node) and is_widening(node) and node in self.inputs.values() for node in read
         )
 
     @property
@@ -70,7 +156,7 @@ class Finding:
     @property
     def outputs(self) -> tuple[fx.Node | None, ...]:
         """The results."""
-        return (self.cone.out, *self.cone.others)
+        return (self.cone.out, *self.cone.others, *self.rounded)
 
     @property
     def interior(self) -> Iterator[fx.Node]:
@@ -155,9 +241,12 @@ def laid_out(finding: Finding) -> Any:
     moves = order != tuple(range(len(order)))
 
     def function(*given: Tensor) -> tuple[Tensor, ...]:
-        named = dict(zip(finding.inputs, given, strict=True))
-        for name, chain in finding.moves.items():
-            named[name] = moved(named[name], chain)
+        held = iter(given)
+        named = {
+            name: source.value_of([next(held) for _ in source.parts])
+            for name, source in finding.sources.items()
+        }
+        sums = [named[name] for name, source in finding.sources.items() if source.total]
         if answer.prepare is not None:
             named = dict(answer.prepare(**named, **answer.numbers))
         rows = [name for name in answer.rows if named[name].dim() == len(order)]
@@ -167,7 +256,7 @@ def laid_out(finding: Finding) -> Any:
         first_result, *others = results if isinstance(results, tuple) else (results,)
         if moves and first_result.dim() == len(order):
             first_result = first_result.permute(back)
-        made = (first_result, *others)
+        made = (first_result, *others, *(sums[0] for _ in finding.rounded))
         return tuple(map(as_noted, made, map(value, finding.outputs)))
 
     return function

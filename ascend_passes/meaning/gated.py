@@ -18,6 +18,7 @@ from ascend_passes.meaning.answer import Answer, NotThat, Slot
 from ascend_passes.meaning.cone import Cone, ancestors, cone_of, descendants, is_widening, tensor_of
 from ascend_passes.meaning.family import Family, Place, Recognition, agrees, made_of, random_rows
 from ascend_passes.meaning.lift import CANNOT_RUN, Lifted
+from ascend_passes.meaning.looks import looks_like_gate
 from ascend_passes.meaning.vocabulary import LAYOUT, MOVES, SMOOTH_PIECES
 
 aten = torch.ops.aten
@@ -193,4 +194,4 @@ RULES: Mapping[str, Recognition] = MappingProxyType(
         ),
     }
 )
-GATES = Family("gated", RULES, ANCHORS, places, piece, solve, ALLOWED_HERE, REACH)
+GATES = Family("gated", RULES, ANCHORS, places, piece, solve, ALLOWED_HERE, REACH, looks_like_gate)

@@ -34,6 +34,7 @@ from ascend_passes.meaning.family import (
     random_scales,
 )
 from ascend_passes.meaning.lift import CANNOT_RUN, PRIMES, Lifted, Sizes
+from ascend_passes.meaning.looks import looks_like_product
 from ascend_passes.meaning.powers import Values, powers_of, product
 from ascend_passes.meaning.vocabulary import CASTS, LAYOUT, MAKES
 
@@ -422,4 +423,6 @@ RULES: Mapping[str, Recognition] = MappingProxyType(
         ),
     }
 )
-PRODUCTS = Family("quant_matmul", RULES, ANCHORS, places, piece, solve, ALLOWED_HERE, REACH)
+PRODUCTS = Family(
+    "quant_matmul", RULES, ANCHORS, places, piece, solve, ALLOWED_HERE, REACH, looks_like_product
+)

@@ -33,6 +33,7 @@ from ascend_passes.meaning.family import (
     random_scales,
 )
 from ascend_passes.meaning.lift import CANNOT_RUN, Lifted
+from ascend_passes.meaning.looks import looks_like_quantize
 from ascend_passes.meaning.powers import powers_of, product
 from ascend_passes.meaning.vocabulary import (
     CASTS,
@@ -452,4 +453,6 @@ RULES: Mapping[str, Recognition] = MappingProxyType(
         ),
     }
 )
-QUANTIZES = Family("quantize", RULES, ROUNDINGS, places, piece, solve, ALLOWED_HERE, REACH)
+QUANTIZES = Family(
+    "quantize", RULES, ROUNDINGS, places, piece, solve, ALLOWED_HERE, REACH, looks_like_quantize
+)

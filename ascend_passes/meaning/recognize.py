@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,17 +28,25 @@ from ascend_passes.meaning.cone import (
 )
 from ascend_passes.meaning.family import Family, Place, Recognition
 from ascend_passes.meaning.finding import Finding, laid_out
+from ascend_passes.meaning.gated import GATES
 from ascend_passes.meaning.lift import Lifted
 from ascend_passes.meaning.numbers import Numbers, recorded
-from ascend_passes.meaning.gated import GATES
 from ascend_passes.meaning.quant_matmul import PRODUCTS
 from ascend_passes.meaning.quantize import QUANTIZES
 from ascend_passes.meaning.rms_norm import NORMS
 from ascend_passes.meaning.rotary import ROTATIONS
+from ascend_passes.meaning.sums import SUMS
 from ascend_passes.options.value import Options, switched_on
 from ascend_passes.report.value import Miss, Report
 
-FAMILIES: tuple[Family, ...] = (NORMS, GATES, ROTATIONS, QUANTIZES, PRODUCTS)
+FAMILIES: tuple[Family, ...] = (
+    NORMS,
+    GATES,
+    ROTATIONS,
+    QUANTIZES,
+    PRODUCTS,
+    SUMS,
+)
 """In the order in which they look for their pieces."""
 MOST_ANSWERS = 4096
 """Answers that a process keeps; a model has some dozens of different pieces."""
@@ -62,7 +70,7 @@ class Stay:
             return None
         node = listed[self.index][0]
         depth = int(self.complete)
-        return Miss(family.name, node.name, place(node), self.reason, depth, self.complete)
+        return Miss(family.name, node.name, place(node), self.reason, depth + 1, self.complete)
 
 
 @dataclass
@@ -76,6 +84,8 @@ class Search:
     effects: list[fx.Node]
     emissions: dict[Any, Emission | str] = field(default_factory=dict)
     """Answer and kinds of inputs -> what to emit, or why not."""
+    notes: Counter[str] = field(default_factory=Counter)
+    """Sentences about values that differ -> how often."""
     seen: dict[Any, int | Stay] = field(default_factory=dict)
     """What lies round an anchor -> which of its places was the piece, or why none was."""
 
@@ -108,12 +118,26 @@ def by_meaning(
             if anchor._erased:
                 continue
             outcome = attempt_at(search, family, anchor)
-            if isinstance(outcome, Miss):
-                misses.append(outcome)
-            elif outcome is not None:
+            if isinstance(outcome, str):
                 fired[outcome] += 1
+            elif outcome is not None:
+                misses.append(outcome)
+            elif family.looks_like(anchor):
+                misses.append(Miss(family.name, anchor.name, place(anchor), family.unlike))
     remove_dead(graph)
-    return Report(fired=dict(fired), misses=tuple(misses))
+    notes = tuple(f"{text} ({count} times)" for text, count in search.notes.items())
+    return Report(fired=dict(fired), misses=tuple(told_once(misses)), notes=notes)
+
+
+def told_once(misses: Iterable[Miss]) -> Iterator[Miss]:
+    """The misses, but one of each family at each place of the model: an operator has several
+    anchors. The most certain is told."""
+    best: dict[Any, Miss] = {}
+    for miss in misses:
+        key = miss.rule, miss.place.module or miss.node, miss.place.line
+        if key not in best or (miss.complete, miss.depth) > (best[key].complete, best[key].depth):
+            best[key] = miss
+    yield from best.values()
 
 
 def attempt_at(search: Search, family: Family, anchor: fx.Node) -> str | Miss | None:
@@ -168,6 +192,8 @@ def replaced(search: Search, family: Family, cone: Cone) -> str | Stay | None:
     if family.reads_numbers:
         recorded(search.numbers, cone)
     apply(search.graph, finding, emission)
+    if finding.note:
+        search.notes[f"{finding.name}: {finding.note}"] += 1
     return finding.name
 
 
@@ -199,7 +225,7 @@ def answer_of(search: Search, family: Family, cone: Cone) -> Answer | NotThat:
 def emission_for(search: Search, finding: Finding) -> Emission | str:
     """The operator's graph for the kinds of inputs of a finding, or why there is none."""
     kinds = tuple((name, kind_of(value(node))) for name, node in finding.inputs.items())
-    key = (id(finding.answer), kinds, kind_of(value(finding.cone.out)))
+    key = (id(finding.answer), kinds, tuple(kind_of(value(node)) for node in finding.outputs))
     if key not in search.emissions:
         search.emissions[key] = emitted(search, finding)
     return search.emissions[key]

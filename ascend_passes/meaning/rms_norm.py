@@ -33,6 +33,7 @@ from ascend_passes.meaning.family import (
     random_scales,
 )
 from ascend_passes.meaning.lift import CANNOT_RUN, Lifted
+from ascend_passes.meaning.looks import looks_like_norm
 from ascend_passes.meaning.vocabulary import ALLOWED, LAYOUT, PIECEWISE, REDUCTIONS
 
 aten = torch.ops.aten
@@ -313,5 +314,14 @@ RULES = MappingProxyType(
     }
 )
 NORMS = Family(
-    "rms_norm", RULES, ANCHORS, places, piece, solve, ALLOWED_HERE, REACH, reads_numbers=True
+    "rms_norm",
+    RULES,
+    ANCHORS,
+    places,
+    piece,
+    solve,
+    ALLOWED_HERE,
+    REACH,
+    looks_like_norm,
+    reads_numbers=True,
 )

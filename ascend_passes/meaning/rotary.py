@@ -24,6 +24,7 @@ from ascend_passes.meaning.answer import Answer, NotThat, Slot
 from ascend_passes.meaning.cone import Cone, ancestors, cone_of, descendants, is_widening, tensor_of
 from ascend_passes.meaning.family import Family, Place, Recognition, agrees, made_of, random_rows
 from ascend_passes.meaning.lift import CANNOT_RUN, Lifted
+from ascend_passes.meaning.looks import looks_like_rotation
 from ascend_passes.meaning.tables import Table, arranged, table_of
 from ascend_passes.meaning.vocabulary import CASTS, LAYOUT, MOVES, SMOOTH_PIECES
 
@@ -244,4 +245,6 @@ RULES: Mapping[str, Recognition] = MappingProxyType(
         ),
     }
 )
-ROTATIONS = Family("rotary", RULES, ANCHORS, places, piece, solve, ALLOWED_HERE, REACH)
+ROTATIONS = Family(
+    "rotary", RULES, ANCHORS, places, piece, solve, ALLOWED_HERE, REACH, looks_like_rotation
+)
