@@ -124,15 +124,10 @@ class Finding:
     @property
     def note(self) -> str:
         """Where the operator's value differs from the spelling's."""
-        summed = (
-            "the sum in front is rounded before the norm" if self.rounded or self.is_sum else ""
-        )
-        return "; ".join(filter(None, (self.answer.note, summed)))
-
-    @property
-    def is_sum(self) -> bool:
-        """Whether the operator reads a sum that the model computes in a wider dtype."""
-        return any(source.total is not None for source in self.sources.values())
+        notes = [self.answer.note]
+        if any(source.total is not None for source in self.sources.values()):
+            notes.append("the sum in front is rounded before the norm")
+        return "; ".join(filter(None, notes))
 
     @property
     def name(self) -> str:
@@ -228,8 +223,8 @@ def hint_of(size: Any) -> int | None:
 
 
 def laid_out(finding: Finding) -> Any:
-    """A function of the inputs, in the order of `finding.inputs`, that gives the result as the piece
-    lays it out.
+    """A function of the inputs, in the order of `finding.inputs`, that gives the results as the
+    piece lays them out.
 
     Operators read and write rows in order; the piece's result may lie in another, as transposed
     heads do. What works row by row commutes with moving the rows, so the operator gets them as they

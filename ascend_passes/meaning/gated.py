@@ -194,4 +194,14 @@ RULES: Mapping[str, Recognition] = MappingProxyType(
         ),
     }
 )
-GATES = Family("gated", RULES, ANCHORS, places, piece, solve, ALLOWED_HERE, REACH, looks_like_gate)
+GATES = Family(
+    "gated",
+    RULES,
+    ANCHORS,
+    places,
+    piece,
+    solve,
+    ALLOWED_HERE,
+    REACH,
+    looks_like_gate,
+)

@@ -219,7 +219,7 @@ def product_of(summed: Summed) -> Answer | NotThat:
 
 def with_scales(summed: Summed, factor: Tensor) -> Answer | NotThat:
     """The operator with the scales, zero point and bias that a piece reads."""
-    cone, leaves = summed.lifted.cone, list(summed.given)
+    leaves = list(summed.given)
     powers = powers_of(summed.factor, summed.given, leaves)
     if powers is None:
         return NotThat("its scale is no product of what it reads", near=True)
@@ -245,7 +245,7 @@ def with_scales(summed: Summed, factor: Tensor) -> Answer | NotThat:
 
 
 def follows_rows(summed: Summed, leaf: fx.Node) -> bool:
-    """Whether a leaf has a number for each row: raising its first one raises the first row alone."""
+    """Whether a leaf has a number for each row: doubling the first changes the first row alone."""
     held = summed.given[leaf]
     if held.numel() != summed.plain.shape[0]:
         return False
@@ -319,7 +319,8 @@ def answer_for(
         return NotThat(reason, near=True)
     inputs = {"x": Slot(0), "weight": Slot(1)}
     inputs |= {f"scale{i}": slot(leaf) for i, leaf in enumerate(columns)}
-    inputs |= {"row_scale": slot(leaf) for leaf in per_row}
+    if per_row:
+        inputs["row_scale"] = slot(per_row[0])
     if bias.leaf is not None:
         inputs["bias"] = slot(bias.leaf)
     if isinstance(point, fx.Node):
@@ -424,5 +425,13 @@ RULES: Mapping[str, Recognition] = MappingProxyType(
     }
 )
 PRODUCTS = Family(
-    "quant_matmul", RULES, ANCHORS, places, piece, solve, ALLOWED_HERE, REACH, looks_like_product
+    "quant_matmul",
+    RULES,
+    ANCHORS,
+    places,
+    piece,
+    solve,
+    ALLOWED_HERE,
+    REACH,
+    looks_like_product,
 )

@@ -454,5 +454,13 @@ RULES: Mapping[str, Recognition] = MappingProxyType(
     }
 )
 QUANTIZES = Family(
-    "quantize", RULES, ROUNDINGS, places, piece, solve, ALLOWED_HERE, REACH, looks_like_quantize
+    "quantize",
+    RULES,
+    ROUNDINGS,
+    places,
+    piece,
+    solve,
+    ALLOWED_HERE,
+    REACH,
+    looks_like_quantize,
 )

@@ -192,8 +192,8 @@ def answer_for(turn: Turn, mode: str) -> Answer | NotThat:
 
 
 def with_tables(x: Tensor, cos: Tensor, sin: Tensor, **numbers: Any) -> dict[str, Tensor]:
-    """The heads, and cosines and sines of as many dims; in the dtype of the heads, which the operator
-    wants."""
+    """The heads, and cosines and sines of as many dims, in the dtype of the heads, which the
+    operator wants."""
     forms: tuple[Table, Table] = numbers["forms"]
     made = [arranged(t, form, x).to(x.dtype) for t, form in zip((cos, sin), forms, strict=True)]
     return {"x": x, "cos": made[0], "sin": made[1]}
@@ -246,5 +246,13 @@ RULES: Mapping[str, Recognition] = MappingProxyType(
     }
 )
 ROTATIONS = Family(
-    "rotary", RULES, ANCHORS, places, piece, solve, ALLOWED_HERE, REACH, looks_like_rotation
+    "rotary",
+    RULES,
+    ANCHORS,
+    places,
+    piece,
+    solve,
+    ALLOWED_HERE,
+    REACH,
+    looks_like_rotation,
 )

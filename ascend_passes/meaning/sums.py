@@ -78,4 +78,13 @@ RULES: Mapping[str, Recognition] = MappingProxyType(
         ),
     }
 )
-SUMS = Family("add", RULES, ANCHORS, places, piece, solve, ALLOWED_HERE, REACH)
+SUMS = Family(
+    "add",
+    RULES,
+    ANCHORS,
+    places,
+    piece,
+    solve,
+    ALLOWED_HERE,
+    REACH,
+)

@@ -84,8 +84,8 @@ def blank(lifted: Lifted) -> dict[fx.Node, Tensor]:
 
 
 def read_tables(lifted: Lifted, ask: Ask) -> Iterator[tuple[int, str, float | None]]:
-    """The tables, or parts of them, that factors depend on, each with its factor; None where that is
-    not one number."""
+    """The tables, or parts of them, that factors depend on, each with its factor: None where that
+    is not one number."""
     for index, leaf in enumerate(lifted.cone.leaves):
         if leaf in lifted.known:
             continue
