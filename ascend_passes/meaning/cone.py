@@ -131,6 +131,11 @@ def absorbed(
     return sorted(inside), list(leaves)
 
 
+def makes_itself(node: fx.Node) -> bool:
+    """Whether a node is made of numbers alone; for families whose other inputs are values."""
+    return not any(map(holds_tensor, node.all_input_nodes))
+
+
 def holds_tensor(node: fx.Node) -> bool:
     """Whether a node's value is a tensor, or several."""
     return isinstance(value(node), (Tensor, tuple, list))

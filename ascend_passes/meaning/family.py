@@ -57,6 +57,8 @@ class Family:
     """Whether an anchor that stays looks like an operator of the family, so that it is told."""
     unlike: str = "in float64 it is another function than the operator's"
     """What is told of one of which nothing better is known."""
+    shares: bool = False
+    """Whether values inside may have other users, for which they then stay."""
     reads_numbers: bool = False
     """Whether a parameter of one element counts as the number that it holds, which the graph then
     rests on: an epsilon, which an operator takes as an attribute."""

@@ -85,10 +85,12 @@ class Finding:
     """Input of the operator -> where it comes from."""
     rounded: tuple[fx.Node, ...] = ()
     """Values that are the wide sum in the dtype of the result: what the operator reads."""
+    shares: bool = False
+    """Whether values inside may have other users."""
     limit: str = LIMIT
 
     @classmethod
-    def of(cls, cone: Cone, answer: Answer) -> Finding:
+    def of(cls, cone: Cone, answer: Answer, shares: bool = False) -> Finding:
         """The piece with its sources before they were widened, where the result is as narrow."""
         kind = value(cone.out).dtype
         sources = {
@@ -104,7 +106,7 @@ class Finding:
             for user in total.users
             if is_cast(user) and user not in cone.own and value(user).dtype == kind
         ]
-        return cls(cone, answer, sources, tuple(rounded))
+        return cls(cone, answer, sources, tuple(rounded), shares)
 
     @cached_property
     def inputs(self) -> dict[str, fx.Node]:
@@ -159,7 +161,13 @@ class Finding:
         or are wanted by others anyway."""
         free = CASTS | LAYOUT
         return (
-            node for node in self.cone.own if node not in self.outputs and node.target not in free
+            iter(())
+            if self.shares
+            else (
+                node
+                for node in self.cone.own
+                if node not in self.outputs and node.target not in free
+            )
         )
 
 

@@ -15,7 +15,15 @@ from torch import Tensor, fx
 from ascend_passes import npu
 from ascend_passes.ir.graph import same_size, value
 from ascend_passes.meaning.answer import Answer, NotThat, Slot
-from ascend_passes.meaning.cone import Cone, ancestors, cone_of, descendants, is_widening, tensor_of
+from ascend_passes.meaning.cone import (
+    Cone,
+    ancestors,
+    cone_of,
+    descendants,
+    is_widening,
+    makes_itself,
+    tensor_of,
+)
 from ascend_passes.meaning.family import Family, Place, Recognition, agrees, made_of, random_rows
 from ascend_passes.meaning.lift import CANNOT_RUN, Lifted
 from ascend_passes.meaning.looks import looks_like_gate
@@ -68,7 +76,7 @@ def is_floating(node: fx.Node) -> bool:
 def piece(place: Place) -> Cone | None:
     """The piece of a packed value, or of the gate and the one other value that it reads."""
     out, sources = place
-    cone = cone_of(out, sources, ALLOWED_HERE)
+    cone = cone_of(out, sources, ALLOWED_HERE, makes_itself)
     if cone is None or not any(node.target in ANCHORS for node in cone.own):
         return None
     packed = not same_size(value(sources[0]).numel(), value(out).numel())
@@ -77,7 +85,7 @@ def piece(place: Place) -> Cone | None:
     (up, *more) = cone.leaves
     if more or not is_floating(up) or not same_size(value(up).numel(), value(out).numel()):
         return None
-    return cone_of(out, (*sources, up), ALLOWED_HERE)
+    return cone_of(out, (*sources, up), ALLOWED_HERE, makes_itself)
 
 
 def solve(lifted: Lifted) -> Answer | NotThat:

@@ -434,4 +434,5 @@ PRODUCTS = Family(
     ALLOWED_HERE,
     REACH,
     looks_like_product,
+    shares=True,
 )

@@ -66,7 +66,10 @@ ALLOWED_HERE = (
 REACH = BEFORE, BEHIND = 10, 8
 LOWEST, HIGHEST = -128.0, 127.0
 STEPS = 127.0
-"""Steps of a dynamic scale from zero to the largest magnitude of a row."""
+"""Steps of the operator's dynamic scale from zero to the largest magnitude of a row."""
+OTHER_STEPS = (127.5, 128.0)
+"""Steps that models take as well, torch.ao half of the range: with the operator's own scale in the
+place of theirs, what a row stands for differs by one step at most."""
 MAGNITUDES = (1e-3, 1.0, 1e3)
 INT8_CODE = 1
 """torch's number for int8, which `npu_quantize` takes."""
@@ -108,13 +111,12 @@ def piece(place: Place) -> Cone | None:
     readers = (user for user in cone.sources[0].users if user in cone.own)
     if all(user.target in LAYOUT for user in readers):
         return None  # what they give are the rows
-    free = CASTS | LAYOUT
     wanted = (
         node
         for node in sorted(cone.own)
         if node is not cone.out
-        and node.target not in free
-        and not same_size(value(node).numel() if tensor_of(node) is not None else -1, count)
+        and tensor_of(node) is not None
+        and not same_size(value(node).numel(), count)
         and any(user not in cone.own for user in node.users)
     )
     return replace(cone, others=tuple(wanted))
@@ -233,24 +235,49 @@ def reads_back(rounded: Rounded) -> bool | None:
 
 def dynamic(rounded: Rounded) -> Answer | NotThat | None:
     """A row scaled by its own largest magnitude; None where the scale is another."""
+    steps = steps_of(rounded)
+    if steps is None:
+        return None
     for magnitude in MAGNITUDES:
         x = rounded.rows(magnitude)
-        largest = x.abs().amax(-1, keepdim=True)
-        wanted = x * STEPS / largest
+        wanted = x * steps / x.abs().amax(-1, keepdim=True)
         if not agrees(rounded.smooth(x), wanted):
-            return None
-        if not near_integers(rounded.whole(x).reshape(x.shape), wanted.round()):
-            return NotThat("it does not round to the nearest of 127 steps", near=True)
+            return NotThat(f"rows of magnitude {magnitude:.0e} have another scale", near=True)
+        inside = wanted.abs() < STEPS  # the largest may lie at a tie, between 127 and 128
+        whole = rounded.whole(x).reshape(x.shape)
+        if not near_integers(whole[inside], wanted.round()[inside]) or whole.abs().max() > 128:
+            return NotThat("it does not round to the nearest step of int8", near=True)
     read = reads_back(rounded)
     if read is None:
         return NotThat("its result is neither an integer nor a row read back")
-    scales = tuple(scale_in(rounded, node) for node in rounded.lifted.cone.others)
+    scales = tuple(scale_in(rounded, node, steps) for node in rounded.lifted.cone.others)
     if any(scale is None for scale in scales):
         return NotThat("a value inside that others want is no power of its scale", near=True)
     numbers = {"read": read, "scales": scales}
-    note = "a row of zeros has scale 0; rows below a bound that the model sets have their own"
-    guarded = any(node.target in PIECEWISE | CHOICES for node in rounded.lifted.cone.nodes)
-    return Answer("quantize_dynamic", by_row, {"x": Slot(0)}, numbers, note=note if guarded else "")
+    return Answer(
+        "quantize_dynamic", by_row, {"x": Slot(0)}, numbers, note=dynamic_note(rounded, steps)
+    )
+
+
+def steps_of(rounded: Rounded) -> float | None:
+    """The steps from zero to the largest magnitude of a row; None where scales are no such."""
+    x = rounded.rows(1.0)
+    largest = x.abs().amax(-1, keepdim=True)
+    found = rounded.smooth(x) * largest / x
+    near = (steps for steps in (STEPS, *OTHER_STEPS) if agrees(found, torch.full_like(x, steps)))
+    return next(near, None)
+
+
+def dynamic_note(rounded: Rounded, steps: float) -> str:
+    """Where the operator's rows differ from the spelling's."""
+    notes = []
+    if steps != STEPS:
+        notes.append(f"the model takes {steps:g} steps for the largest magnitude, the operator 127")
+    if any(node.target in PIECEWISE | CHOICES for node in rounded.lifted.cone.nodes):
+        notes.append(
+            "rows below the model's smallest scale have a scale of their own, zeros have 0"
+        )
+    return "; ".join(notes)
 
 
 def near_integers(found: Tensor, wanted: Tensor) -> bool:
@@ -259,12 +286,12 @@ def near_integers(found: Tensor, wanted: Tensor) -> bool:
     return bool(apart.max() <= 1 and (apart > 0).double().mean() <= 1e-3)
 
 
-def scale_in(rounded: Rounded, node: fx.Node) -> tuple[float, int] | None:
+def scale_in(rounded: Rounded, node: fx.Node, steps: float) -> tuple[float, int] | None:
     """(factor, power) of a value that is a factor times a power, 1 or -1, of the row's scale."""
     found = []
     for magnitude in (1.0, 16.0):
         x = rounded.rows(magnitude)
-        scale = (x.abs().amax(-1) / STEPS).reshape(-1)
+        scale = (x.abs().amax(-1) / steps).reshape(-1)
         at = {**rounded.given, rounded.lifted.cone.sources[0]: x}
         held = rounded.lifted.at(at, node).reshape(-1)
         if held.numel() != scale.numel():

@@ -183,7 +183,7 @@ def replaced(search: Search, family: Family, cone: Cone) -> str | Stay | None:
         return Stay(answer.reason) if answer.near else None
     if not is_wanted(family, answer.rule, search.context.options):
         return None
-    finding = Finding.of(cone, answer)
+    finding = Finding.of(cone, answer, family.shares)
     emission = refuse(finding, search.effects) or emission_for(search, finding)
     if isinstance(emission, Emission):
         emission = refuse_sharing(finding, emission) or emission
