@@ -24,6 +24,7 @@ from ascend_passes.passes.grouped_attention import grouped_attention
 from ascend_passes.passes.matmul_collective.matmul_collective import matmul_collective
 from ascend_passes.passes.prefetch import prefetch
 from ascend_passes.passes.rope.hoist import hoist_rope, share_tables
+from ascend_passes.passes.row_views import row_views
 from ascend_passes.passes.unrounded_gain import unrounded_gain
 from ascend_passes.passes.writes.eliminate_zeros import eliminate_zeros
 from ascend_passes.passes.writes.reinplace import reinplace
@@ -127,6 +128,12 @@ STAGES = (
         sequence_parallel,
         "FlashComm: all_reduce becomes reduce_scatter and all_gather, and the gather sinks through "
         "row-wise operators; zero rows are appended where few bytes move",
+    ),
+    Stage(
+        "row_views",
+        row_views,
+        "views move behind operators that work on rows, so that these stand beside what made the "
+        "rows",
     ),
     Stage(
         "fuse",
