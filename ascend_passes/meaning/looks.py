@@ -15,6 +15,7 @@ from ascend_passes.meaning.vocabulary import ALLOWED, CHOICES, MOVES, ROUNDINGS
 aten = torch.ops.aten
 ROOTS = frozenset({aten.rsqrt.default, aten.sqrt.default})
 NORMS = frozenset({aten.linalg_vector_norm.default, aten.norm.ScalarOpt_dim})
+ACTIVATIONS = frozenset({aten.silu.default, aten.gelu.default})
 HALF_POWERS = (0.5, -0.5)
 PRODUCTS = frozenset({aten.mul.Tensor, aten.div.Tensor, aten.addcmul.default})
 NEAR, NEARER = 6, 3
@@ -43,17 +44,27 @@ def looks_like_norm(anchor: fx.Node) -> bool:
 
 
 def looks_like_gate(anchor: fx.Node) -> bool:
-    """An activation that is multiplied by a tensor of its size which it is not computed from."""
+    """A SiLU or GELU, by name or as a product with its own input, that is multiplied by a tensor of
+    its size which it is not computed from."""
     own = tensor_of(anchor)
     if own is None or not own.dim():
         return False
-    before = {anchor, *ancestors(anchor, NEAR)}
-    for node in descendants(anchor, NEARER):
-        if node.target in PRODUCTS and same_size(count_of(node), own.numel()):
-            others = [one for one in node.all_input_nodes if one not in before]
-            if any(same_size(count_of(one), own.numel()) for one in others):
-                return True
+    before = set(ancestors(anchor, NEAR))
+    activated = anchor.target in ACTIVATIONS
+    for node in reversed(descendants(anchor, NEARER)):
+        if node.target not in PRODUCTS or not same_size(count_of(node), own.numel()):
+            continue
+        others = [one for one in node.all_input_nodes if same_size(count_of(one), own.numel())]
+        activated = activated or any(one in before for one in others)
+        apart = (one not in before and not leads_from(anchor, one) for one in others)
+        if activated and any(apart):
+            return True
     return False
+
+
+def leads_from(anchor: fx.Node, node: fx.Node) -> bool:
+    """Whether a node is an anchor, or is computed from it near by."""
+    return node is anchor or node in descendants(anchor, NEARER)
 
 
 def looks_like_rotation(anchor: fx.Node) -> bool:

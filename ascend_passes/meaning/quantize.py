@@ -224,46 +224,73 @@ def solve(lifted: Lifted) -> Answer | NotThat:
         return NotThat(f"it cannot be computed in float64: {str(error)[:80]}")
 
 
-def reads_back(rounded: Rounded) -> bool | None:
+def reads_back(rounded: Rounded, smooth: Tensor | float = 1.0) -> bool | None:
     """Whether the result is what the integers stand for, and not they; None where it is neither."""
     x = rounded.rows(1.0)
     at = {**rounded.given, rounded.lifted.cone.sources[0]: x}
     if agrees(rounded.lifted.at(at), rounded.lifted.at(at, rounded.last)):
         return False
-    return True if agrees(rounded.plain.at(at), x) else None
+    return True if agrees(rounded.plain.at(at), x * smooth) else None
 
 
 def dynamic(rounded: Rounded) -> Answer | NotThat | None:
-    """A row scaled by its own largest magnitude; None where the scale is another."""
-    steps = steps_of(rounded)
-    if steps is None:
+    """A row, perhaps smoothed, scaled by its own largest magnitude; None where the scale is
+    another."""
+    smooth = smoothing(rounded)
+    steps = None if smooth is None else steps_of(rounded, smooth)
+    if steps is None or smooth is None:
         return None
     for magnitude in MAGNITUDES:
         x = rounded.rows(magnitude)
-        wanted = x * steps / x.abs().amax(-1, keepdim=True)
+        wanted = x * smooth * steps / (x * smooth).abs().amax(-1, keepdim=True)
         if not agrees(rounded.smooth(x), wanted):
             return NotThat(f"rows of magnitude {magnitude:.0e} have another scale", near=True)
         inside = wanted.abs() < STEPS  # the largest may lie at a tie, between 127 and 128
         whole = rounded.whole(x).reshape(x.shape)
         if not near_integers(whole[inside], wanted.round()[inside]) or whole.abs().max() > 128:
             return NotThat("it does not round to the nearest step of int8", near=True)
-    read = reads_back(rounded)
+    read = reads_back(rounded, smooth)
     if read is None:
         return NotThat("its result is neither an integer nor a row read back")
-    scales = tuple(scale_in(rounded, node, steps) for node in rounded.lifted.cone.others)
+    scales = tuple(scale_in(rounded, node, smooth, steps) for node in rounded.lifted.cone.others)
     if any(scale is None for scale in scales):
         return NotThat("a value inside that others want is no power of its scale", near=True)
-    numbers = {"read": read, "scales": scales}
-    return Answer(
-        "quantize_dynamic", by_row, {"x": Slot(0)}, numbers, note=dynamic_note(rounded, steps)
-    )
+    inputs, power = {"x": Slot(0)}, 0
+    if rounded.given:
+        (leaf,) = rounded.given
+        inputs["smooth"] = slot_of(rounded.lifted.cone, leaf)
+        power = (
+            1 if agrees(smooth / rounded.given[leaf].reshape(-1), torch.ones_like(smooth)) else -1
+        )
+    numbers = {"read": read, "scales": scales, "power": power}
+    note = dynamic_note(rounded, steps)
+    return Answer("quantize_dynamic", by_row, inputs, numbers, note=note)
 
 
-def steps_of(rounded: Rounded) -> float | None:
+def smoothing(rounded: Rounded) -> Tensor | None:
+    """What each column of the rows is multiplied by before their largest magnitude is taken, up to
+    one factor: ones, or the only tensor that the piece reads or its reciprocal."""
+    x = rounded.rows(1.0)
+    width = x.shape[-1]
+    if not rounded.given:
+        return torch.ones(width, dtype=torch.float64)
+    (leaf, *more) = rounded.given
+    held = rounded.given[leaf].reshape(-1)
+    if more or held.numel() != width:
+        return None
+    ratio = (rounded.smooth(x) / x).reshape(-1, width)
+    ratio = ratio / ratio[:, :1]
+    for factors in (held, 1 / held):
+        if agrees(ratio, (factors / factors[0]).expand_as(ratio)):
+            return factors
+    return None
+
+
+def steps_of(rounded: Rounded, smooth: Tensor) -> float | None:
     """The steps from zero to the largest magnitude of a row; None where scales are no such."""
     x = rounded.rows(1.0)
-    largest = x.abs().amax(-1, keepdim=True)
-    found = rounded.smooth(x) * largest / x
+    largest = (x * smooth).abs().amax(-1, keepdim=True)
+    found = rounded.smooth(x) * largest / (x * smooth)
     near = (steps for steps in (STEPS, *OTHER_STEPS) if agrees(found, torch.full_like(x, steps)))
     return next(near, None)
 
@@ -286,12 +313,14 @@ def near_integers(found: Tensor, wanted: Tensor) -> bool:
     return bool(apart.max() <= 1 and (apart > 0).double().mean() <= 1e-3)
 
 
-def scale_in(rounded: Rounded, node: fx.Node, steps: float) -> tuple[float, int] | None:
+def scale_in(
+    rounded: Rounded, node: fx.Node, smooth: Tensor, steps: float
+) -> tuple[float, int] | None:
     """(factor, power) of a value that is a factor times a power, 1 or -1, of the row's scale."""
     found = []
     for magnitude in (1.0, 16.0):
         x = rounded.rows(magnitude)
-        scale = (x.abs().amax(-1) / steps).reshape(-1)
+        scale = ((x * smooth).abs().amax(-1) / steps).reshape(-1)
         at = {**rounded.given, rounded.lifted.cone.sources[0]: x}
         held = rounded.lifted.at(at, node).reshape(-1)
         if held.numel() != scale.numel():
@@ -396,10 +425,21 @@ def clean_ratio(number: float) -> float:
     return float(round(number)) if math.isclose(number, round(number), rel_tol=1e-12) else number
 
 
-def by_row(x: Tensor, *, read: bool, scales: tuple[tuple[float, int], ...]) -> tuple[Tensor, ...]:
+def by_row(
+    x: Tensor,
+    smooth: Tensor | None = None,
+    *,
+    read: bool,
+    scales: tuple[tuple[float, int], ...],
+    power: int,
+) -> tuple[Tensor, ...]:
     """The int8 rows of `npu_dynamic_quant`, or the rows read back, then what others want of the
     scale, [..., 1]."""
-    y, scale = npu.npu_dynamic_quant(x)
+    factors = None
+    if smooth is not None:
+        wide = smooth.reshape(-1)
+        factors = wide.to(x.dtype) if power > 0 else (1 / wide.to(torch.float32)).to(x.dtype)
+    y, scale = npu.npu_dynamic_quant(x, smooth_scales=factors)
     column = scale.unsqueeze(-1)
     row = (y.to(torch.float32) * column).to(x.dtype) if read else y
     wanted = ((column if power > 0 else 1 / column, factor) for factor, power in scales)

@@ -1,0 +1,227 @@
+"""Which operators become of transformers' families: `python -m tests.models.families [--write]`.
+
+Every causal language model of transformers that can be made small from its configuration is
+compiled for one prompt. Norms are counted by hooks on modules that are named as RMSNorms, rotated
+tensors by wrapping the modeling files' own `apply_rotary...` functions, so that what is counted is
+not what recognition says. `--write` puts the table into docs/models.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import functools
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PAGE = Path(__file__).parents[2] / "docs" / "models.md"
+SECONDS = 240
+"""For one family; most take 5 to 10."""
+TOKENS = 17
+MOST_PARAMETERS = 60_000_000
+FIELDS = {
+    **dict.fromkeys(("vocab_size", "padded_vocab_size"), 256),
+    **dict.fromkeys(("hidden_size", "n_embd", "d_model", "n_embed"), 128),
+    **dict.fromkeys(("intermediate_size", "n_inner", "ffn_dim", "d_ff", "ffn_hidden_size"), 256),
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers"), 2),
+    **dict.fromkeys(("num_attention_heads", "n_head", "n_heads"), 4),
+    **dict.fromkeys(("num_key_value_heads", "num_kv_heads", "multi_query_group_num"), 2),
+    **dict.fromkeys(("max_position_embeddings", "n_positions", "n_ctx"), 128),
+    **dict.fromkeys(("head_dim", "kv_channels"), 32),
+    **dict.fromkeys(("moe_intermediate_size", "expert_ffn_hidden_size"), 64),
+    **dict.fromkeys(("num_experts", "n_routed_experts", "num_local_experts"), 4),
+    **dict.fromkeys(("num_experts_per_tok", "moe_topk", "top_k"), 2),
+    **{"n_group": 1, "topk_group": 1, "q_lora_rank": 64, "kv_lora_rank": 32},
+    **{"qk_rope_head_dim": 32, "qk_nope_head_dim": 32, "v_head_dim": 32, "pad_token_id": 0},
+    **{
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "first_k_dense_replace": 1,
+        "hidden_size_per_layer_input": 32,
+    },
+    **{"vocab_size_per_layer_input": 256, "rotary_dim": 16, "num_kv_shared_layers": 0},
+}
+"""Configuration fields, under all their names, that make a model small."""
+NORMS = re.compile(r"RMSNorm|L2Norm")
+ROTATES = re.compile(r"^apply_rotary|^apply_multimodal_rotary|^rotate_|^apply_rotary_emb$")
+
+
+def small_config(kind: str) -> Any:
+    """A family's configuration with its sizes made small."""
+    from transformers import CONFIG_MAPPING
+
+    config = CONFIG_MAPPING[kind]()
+    config = getattr(config, "text_config", None) or config
+    given = {name: number for name, number in FIELDS.items() if hasattr(config, name)}
+    if isinstance(getattr(config, "layer_types", None), list):
+        kinds = list(dict.fromkeys(config.layer_types))
+        given["layer_types"] = (kinds * 2)[:2]
+    made = type(config)(**given)
+    for name, number in given.items():
+        with contextlib.suppress(Exception):
+            setattr(made, name, number)
+    return made
+
+
+def counted_norms(model: torch.nn.Module, counts: collections.Counter[str]) -> None:
+    """Count each call of a module that is named as an RMSNorm."""
+    for module in model.modules():
+        if NORMS.search(type(module).__name__):
+            module.register_forward_hook(lambda *_: counts.update(norms=1))
+
+
+def counted_rotations(model: torch.nn.Module, counts: collections.Counter[str]) -> None:
+    """Count the tensors that a modeling file's own functions rotate."""
+    files = {type(module).__module__ for module in model.modules()}
+    for name in (name for name in files if "modeling" in name):
+        module = sys.modules[name]
+        for function in [key for key in vars(module) if key.startswith("apply_rotary")]:
+            setattr(module, function, counting(getattr(module, function), counts))
+
+
+def counting(function: Any, counts: collections.Counter[str]) -> Any:
+    """A rotating function that counts what it gives."""
+
+    @functools.wraps(function)
+    def counted(*given: Any, **named: Any) -> Any:
+        results = function(*given, **named)
+        several = isinstance(results, (tuple, list))
+        counts.update(rotations=len(results) if several else 1)
+        return results
+
+    return counted
+
+
+def measured(kind: str, dtype: torch.dtype) -> dict[str, Any]:
+    """What becomes of one family."""
+    from transformers import AutoModelForCausalLM
+
+    import ascend_passes
+
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    model = AutoModelForCausalLM.from_config(small_config(kind), dtype=dtype).eval()
+    if sum(one.numel() for one in model.parameters()) > MOST_PARAMETERS:
+        return {"family": kind, "error": "it cannot be made small by its configuration"}
+    ids = torch.randint(3, 200, (1, TOKENS))
+    with torch.no_grad():
+        plain = model(ids, use_cache=False).logits
+        compiled = torch.compile(model, backend="ascend_dense")(ids, use_cache=False).logits
+        counts: collections.Counter[str] = collections.Counter()
+        counted_norms(model, counts)
+        counted_rotations(model, counts)
+        model(ids, use_cache=False)
+    fired: collections.Counter[str] = collections.Counter()
+    left: list[tuple[str, str]] = []
+    for report in ascend_passes.reports():
+        fired.update(report.fired)
+        left += [(miss.rule, f"{miss.place.module}: {miss.reason}") for miss in report.misses]
+    apart = (compiled.double() - plain.double()).norm() / plain.double().norm()
+    return {
+        "family": kind,
+        "graphs": len(ascend_passes.reports()),
+        "norms": sum(fired[name] for name in NORM_RULES),
+        "of norms": counts["norms"],
+        "rotations": sum(fired[name] for name in ROTARY_RULES),
+        "of rotations": counts["rotations"],
+        "gates": sum(fired[name] for name in GATE_RULES),
+        "gates left": sum(rule == "gated" for rule, _ in left),
+        "wide": {name: n for name, n in fired.items() if name.endswith("_of_widened_rows")},
+        "apart": float(apart),
+        "left": [line for line in left if line[0] in ("rms_norm", "rotary", "gated")],
+        "errors": [error for report in ascend_passes.reports() for error in report.errors],
+    }
+
+
+NORM_RULES = ("rms_norm", "rms_norm_without_gain", "gemma_rms_norm")
+ROTARY_RULES = ("rotary_mul", "rotary_mul_interleaved")
+GATE_RULES = ("swiglu", "swiglu_unpacked")
+
+
+def every_family() -> tuple[str, ...]:
+    """transformers' families with a causal language model."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    return tuple(sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
+
+
+def rows(families: list[str], dtype: str) -> Iterator[dict[str, Any]]:
+    """A row for each family, each in a process of its own."""
+    for kind in families:
+        command = [sys.executable, "-m", "tests.models.families", "--one", kind, "--dtype", dtype]
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=SECONDS, check=False
+            )
+        except subprocess.TimeoutExpired:
+            yield {"family": kind, "error": f"it takes over {SECONDS} s"}
+            continue
+        lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+        error = (done.stderr.strip().splitlines() or ["it ended"])[-1]
+        yield json.loads(lines[-1]) if lines else {"family": kind, "error": error[:200]}
+
+
+def main() -> int:
+    """0; 1 where a compiled model failed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("families", nargs="*")
+    parser.add_argument("--one", help="measure one family in this process")
+    parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
+    parser.add_argument("--write", action="store_true", help="write docs/models.md")
+    given = parser.parse_args()
+    if given.one:
+        print(json.dumps(measured(given.one, getattr(torch, given.dtype))))
+        return 0
+    found = []
+    for row in rows(given.families or list(every_family()), given.dtype):
+        found.append(row)
+        print(json.dumps(row), flush=True)
+    if given.write:
+        PAGE.write_text(page(found, given.dtype))
+    return int(any(row.get("errors") for row in found))
+
+
+def page(found: list[dict[str, Any]], dtype: str) -> str:
+    """The documentation's page."""
+    made = [row for row in found if "error" not in row]
+    sums = {name: sum(row[name] for row in made) for name in ("norms", "rotations", "gates")}
+    of_norms = sum(row["of norms"] for row in made)
+    of_rotations = sum(row["of rotations"] for row in made)
+    left = sum(row["gates left"] for row in made)
+    lines = [
+        "# Models",
+        "",
+        "<!-- Written by `python -m tests.models.families --write`; do not edit. -->",
+        "",
+        f"{len(made)} families of transformers, made small from their configurations, two layers each,",
+        f"in {dtype}, a prompt of {TOKENS} tokens. Norms are counted by hooks on modules, rotated",
+        "tensors in the modeling files' own functions.",
+        "",
+        f"RMSNorm {sums['norms']} of {of_norms}, rotations {sums['rotations']} of {of_rotations},",
+        f"SwiGLU {sums['gates']} of {sums['gates'] + left}.",
+        "",
+        "| family | graphs | norms | rotations | gates | apart from eager | left |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in made:
+        reasons = "; ".join(dict.fromkeys(reason for _, reason in row["left"][:2]))
+        lines.append(
+            f"| {row['family']} | {row['graphs']} | {row['norms']} of {row['of norms']} | "
+            f"{row['rotations']} of {row['of rotations']} | {row['gates']} | "
+            f"{row['apart']:.1e} | {reasons} |"
+        )
+    other = [row for row in found if "error" in row]
+    lines += ["", f"Not made here: {', '.join(row['family'] for row in other)}.", ""]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
