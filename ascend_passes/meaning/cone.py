@@ -197,7 +197,8 @@ def descendants(
     node: fx.Node,
     depth: int,
     allowed: Collection[Any] = ALLOWED,
-    before: Collection[fx.Node] | None = None,
+    before: Collection[fx.Node] = (),
+    count: Any = None,
 ) -> list[fx.Node]:
     """What is computed from a node through allowed operators, the last first.
 
@@ -205,15 +206,16 @@ def descendants(
         node: where to begin.
         depth: operators between it and the farthest.
         allowed: operators to go through.
-        before: what results may read that is not computed from `node` and has as many elements as
-            they have; None for anything.
+        before: what results of `count` elements may read, of their own size, beside what is
+            computed from `node`.
+        count: the elements of results that are asked for what they read; None for none.
     """
     seen = {node: 0}
     waiting = [user for user in node.users if is_allowed(user, allowed)]
     heapq.heapify(waiting)
     while waiting:
         here = heapq.heappop(waiting)
-        if here in seen or (before is not None and reads_another(here, seen, before)):
+        if here in seen or (count is not None and reads_another(here, seen, before, count)):
             continue
         near = min(seen[given] for given in here.all_input_nodes if given in seen) + 1
         if near > depth:
@@ -225,16 +227,21 @@ def descendants(
     return sorted(list(seen)[1:], reverse=True)
 
 
-def reads_another(node: fx.Node, seen: Collection[fx.Node], before: Collection[fx.Node]) -> bool:
-    """Whether a node reads a tensor of its own size that is none of those known."""
+def reads_another(
+    node: fx.Node, seen: Collection[fx.Node], before: Collection[fx.Node], count: Any
+) -> bool:
+    """Whether a node of `count` elements reads a tensor of its own size that is none of those
+    known."""
     own = tensor_of(node)
+    if own is None or not same_size(own.numel(), count):
+        return False
     for given in node.all_input_nodes:
         while is_widening(given) and given not in seen and given not in before:
             given = given.all_input_nodes[0]  # each reader may have a cast of its own
         fake = tensor_of(given)
-        if given in seen or given in before or fake is None or own is None:
+        if given in seen or given in before or fake is None:
             continue
-        if same_size(fake.numel(), own.numel()):
+        if same_size(fake.numel(), count):
             return True
     return False
 

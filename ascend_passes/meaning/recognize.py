@@ -126,14 +126,14 @@ def by_meaning(
                 misses.append(Miss(family.name, anchor.name, place(anchor), family.unlike))
     remove_dead(graph)
     notes = tuple(f"{text} ({count} times)" for text, count in search.notes.items())
-    return Report(fired=dict(fired), misses=tuple(told_once(misses)), notes=notes)
+    return Report(fired=dict(fired), misses=tuple(told_once(graph, misses)), notes=notes)
 
 
-def told_once(misses: Iterable[Miss]) -> Iterator[Miss]:
-    """The misses, but one of each family at each place of the model: an operator has several
-    anchors. The most certain is told."""
-    best: dict[Any, Miss] = {}
-    for miss in misses:
+def told_once(graph: fx.Graph, misses: Iterable[Miss]) -> Iterator[Miss]:
+    """The misses about what is still there, but one of each family at each place of the model: an
+    operator has several anchors. The most certain is told."""
+    present, best = {node.name for node in graph.nodes}, dict[Any, Miss]()
+    for miss in (miss for miss in misses if miss.node in present):
         key = miss.rule, miss.place.module or miss.node, miss.place.line
         if key not in best or (miss.complete, miss.depth) > (best[key].complete, best[key].depth):
             best[key] = miss

@@ -59,7 +59,10 @@ def places(anchor: fx.Node) -> Iterator[Place]:
         return
     before = ancestors(anchor, BEFORE, ALLOWED_HERE)
     rows = [node for node in before if are_rows(node) and is_reduced(node, anchor)]
-    for out in descendants(anchor, BEHIND, ALLOWED_HERE, before) if rows else ():
+    if not rows:
+        return
+    count = value(rows[0]).numel()
+    for out in descendants(anchor, BEHIND, ALLOWED_HERE, before, count):
         if is_widening(out) or (out.target in LAYOUT and out.target is not operator.getitem):
             continue
         yield from ((out, (x,)) for x in rows if x < out and as_many(x, out))
@@ -280,7 +283,7 @@ def built(
         ones = torch.full((x.shape[-1],), offset, dtype=x.dtype, device=x.device)
         return npu.npu_rms_norm(x, ones, epsilon)[0]
     gain = gamma.reshape(-1)
-    if (offset, factor) == (1.0, 1.0) and gain.dtype == x.dtype:
+    if (offset, factor) == (1.0, 1.0) and gain.dtype == x.dtype and x.is_contiguous():
         return npu.npu_gemma_rms_norm(x, gain, epsilon)[0]
     if (offset, factor) != (0.0, 1.0):
         gain = gain.to(torch.float32) * factor + offset

@@ -1,0 +1,1 @@
+"""Recognition by meaning: composed spellings, near misses, and forms that others wrote."""

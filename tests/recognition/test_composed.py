@@ -1,0 +1,205 @@
+"""Whatever parts a spelling is composed of, it becomes its operator, and a wrong part keeps it."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from tests.recognition import gates, integers, norms, rotations
+from tests.recognition.harness import assert_right, recognized
+
+HALVES = (torch.bfloat16, torch.float16)
+KINDS = (*HALVES, torch.float32)
+DRAWN = settings(max_examples=40, deadline=None, phases=[Phase.generate])
+
+
+def rows(*shape, dtype=torch.bfloat16, seed=0):
+    """Normal numbers, none of them near zero."""
+    found = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return (found + 0.1 * found.sign()).to(dtype)
+
+
+def scales(*shape, dtype=torch.float32, seed=1):
+    """Numbers from 1/2 to 3/2."""
+    return (torch.rand(shape, generator=torch.Generator().manual_seed(seed)) + 0.5).to(dtype)
+
+
+def one_of(table):
+    """A key of a table of parts."""
+    return st.sampled_from(sorted(table))
+
+
+@DRAWN
+@given(
+    one_of(norms.SQUARES),
+    one_of(norms.MEANS),
+    one_of(norms.ROOTS),
+    one_of(norms.GAINS),
+    one_of(norms.LAYOUTS),
+    st.sampled_from(KINDS),
+    st.booleans(),
+)
+def test_norms(square, mean, root, gain, layout, kind, dynamic):
+    parts = norms.SQUARES[square], norms.MEANS[mean], norms.ROOTS[root], norms.GAINS[gain]
+    spelled, place = norms.norm(*parts), norms.LAYOUTS[layout]
+
+    def spelling(x, g):
+        return spelled(place(x), g)
+
+    inputs = rows(8, norms.H, dtype=kind), scales(norms.H, dtype=kind)
+    gm, report = recognized(spelling, inputs, dynamic and layout == "rows" and gain != "addcmul")
+    assert sum(report.fired.values()) == 1, report
+    assert not any("widened" in name for name in report.fired)
+    assert "aten.rsqrt" not in gm.code and "aten.mean" not in gm.code
+    assert_right(gm, spelling, inputs, 2.0)
+
+
+WRONG_NORMS = [(axis, name) for axis, table in norms.WRONG.items() for name in table]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize(("axis", "name"), WRONG_NORMS)
+def test_norms_with_a_wrong_part_stay(axis, name, kind):
+    right = {"SQUARES": "pow", "MEANS": "mean", "ROOTS": "rsqrt"}
+    parts = {key: getattr(norms, key)[part] for key, part in right.items()}
+    parts[axis] = norms.WRONG[axis][name]
+    spelling = norms.norm(*parts.values(), norms.GAINS["after"])
+    _, report = recognized(spelling, (rows(8, norms.H, dtype=kind), scales(norms.H, dtype=kind)))
+    assert not report.fired, report.fired
+
+
+@DRAWN
+@given(
+    one_of({**gates.SILU, **gates.GELU}),
+    one_of(gates.PACKED),
+    st.sampled_from(KINDS),
+    st.booleans(),
+)
+def test_packed_gates(activation, part, kind, dynamic):
+    spelling = gates.packed(gates.PACKED[part], {**gates.SILU, **gates.GELU}[activation])
+    inputs = (rows(6, 48, dtype=kind),)
+    gm, report = recognized(spelling, inputs, dynamic)
+    wanted = "swiglu" if activation in gates.SILU else "geglu"
+    assert report.fired == {wanted: 1}, report
+    assert_right(gm, spelling, inputs, 3.0)
+
+
+@pytest.mark.parametrize("activation", gates.SILU)
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_gates_apart(activation, kind):
+    spelling = gates.apart(gates.SILU[activation])
+    inputs = rows(6, 48, dtype=kind), rows(6, 48, dtype=kind, seed=2)
+    gm, report = recognized(spelling, inputs)
+    assert report.fired == {"swiglu_unpacked": 1}, report
+    assert_right(gm, spelling, inputs, 2.0)
+
+
+@pytest.mark.parametrize("activation", gates.WRONG)
+def test_other_activations_stay(activation):
+    for spelling, inputs in (
+        (gates.apart(gates.WRONG[activation]), (rows(6, 48), rows(6, 48, seed=2))),
+        (gates.packed(gates.PACKED["chunk"], gates.WRONG[activation]), (rows(6, 48),)),
+    ):
+        assert not recognized(spelling, inputs)[1].fired
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("place", rotations.PLACES)
+@pytest.mark.parametrize("form", [*rotations.WHOLE, *rotations.HALF])
+def test_rotations(form, place, kind):
+    shape, beside = rotations.PLACES[place]
+    whole = form in rotations.WHOLE
+    turn = {**rotations.WHOLE, **rotations.HALF}[form]
+    table = torch.cat((rotations.angles(),) * 2, -1) if whole else rotations.angles()
+    inputs = rows(*shape, dtype=kind), table.cos().to(kind), table.sin().to(kind)
+
+    def spelling(x, cos, sin):
+        return turn(x, beside(cos), beside(sin))
+
+    gm, report = recognized(spelling, inputs)
+    wanted = "rotary_mul_interleaved" if form == "stacked" else "rotary_mul"
+    assert report.fired == {wanted: 1}, report
+    assert_right(gm, spelling, inputs, 2.0)
+
+
+@pytest.mark.parametrize("place", rotations.PLACES)
+def test_complex_rotations(place):
+    shape, beside = rotations.PLACES[place]
+    angles = rotations.angles()
+    inputs = rows(*shape), torch.polar(torch.ones_like(angles), angles)
+
+    def spelling(x, factor):
+        return rotations.complex_pairs(x, beside(factor))
+
+    gm, report = recognized(spelling, inputs)
+    assert report.fired == {"rotary_mul_interleaved": 1}, report
+    assert_right(gm, spelling, inputs, 4.0)  # the operator wants the tables in bfloat16
+
+
+@pytest.mark.parametrize("form", rotations.WRONG)
+def test_no_rotations_stay(form):
+    shape, beside = rotations.PLACES["sequences"]
+    table = torch.cat((rotations.angles(),) * 2, -1)
+    inputs = rows(*shape), table.cos().bfloat16(), table.sin().bfloat16()
+
+    def spelling(x, cos, sin):
+        return rotations.WRONG[form](x, beside(cos), beside(sin))
+
+    fired = recognized(spelling, inputs)[1].fired
+    assert not fired or form in ("added to", "squared")  # a rotation is inside
+
+
+@pytest.mark.parametrize(
+    ("scaled", "whole"), list(itertools.product(integers.SCALED, integers.WHOLE))
+)
+def test_stored_scales(scaled, whole):
+    def spelling(x, s):
+        return integers.WHOLE[whole](integers.SCALED[scaled](x, s))
+
+    inputs = rows(6, integers.K), torch.tensor([0.0234375]).bfloat16()
+    gm, report = recognized(spelling, inputs)
+    assert report.fired == {"quantize_static": 1}, report
+    assert_right(gm, spelling, inputs, 0)
+
+
+@pytest.mark.parametrize("largest", integers.LARGEST)
+@pytest.mark.parametrize("steps", [127, 127.5])
+def test_scales_of_rows(largest, steps):
+    def spelling(x):
+        scale = integers.LARGEST[largest](x.float()) / steps
+        return (x / scale).round().clamp(-128, 127).to(torch.int8), scale
+
+    x = rows(6, integers.K)
+    gm, report = recognized(spelling, (x,))
+    assert report.fired == {"quantize_dynamic": 1}, report
+    row, scale = gm(x)
+    # What the row stands for is within half a step of x, by the scale that comes with it.
+    assert ((row.double() * scale.double() - x.double()).abs() <= scale.double() * 0.501).all()
+
+
+@pytest.mark.parametrize("form", integers.WRONG)
+def test_no_quantizes_stay(form):
+    inputs = rows(6, integers.K), torch.tensor([0.02]).bfloat16()
+    assert not recognized(integers.WRONG[form], inputs)[1].fired
+
+
+@pytest.mark.parametrize("sum_", integers.SUMS)
+@pytest.mark.parametrize("behind", integers.BEHIND)
+def test_products(sum_, behind):
+    source = torch.Generator().manual_seed(3)
+    q, w = (
+        torch.randint(-127, 128, shape, generator=source, dtype=torch.int8)
+        for shape in ((20, integers.K), (integers.COLUMNS, integers.K))
+    )
+    inputs = q, w, scales(integers.COLUMNS) * 0.01, scales(20)
+
+    def spelling(q, w, c, r):
+        return integers.BEHIND[behind](integers.SUMS[sum_](q, w), c, r)
+
+    gm, report = recognized(spelling, inputs)
+    assert sum(report.fired.values()) == 1, report
+    assert_right(gm, spelling, inputs, 1.0)
