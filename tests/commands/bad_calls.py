@@ -33,6 +33,9 @@ PATIENCE = 120
 MEMORY = 8 * 2**30
 """Bytes of address space that a call may add."""
 
+LOADED = ("compile.option_values", "models.compare", "models.load", "verify.bench")
+"""Modules that are loaded once, before the processes part."""
+
 
 @dataclass(frozen=True)
 class Call:
@@ -423,8 +426,8 @@ def in_a_process(call: Call, root: Path) -> tuple[int | str, str, str]:
 
 def run_all(only: str) -> int:
     """Make every call, print what is wrong and a table; 1 where something is."""
-    for name in ("models.compare", "models.load", "option_values", "verify.bench"):
-        importlib.import_module(f"ascend_passes.{name}")  # once, before the processes part
+    for name in LOADED:
+        importlib.import_module(f"ascend_passes.{name}")
     shorten_limits()
     rows: dict[str, Counter[str]] = defaultdict(Counter)
     with tempfile.TemporaryDirectory(prefix="bad-calls-") as name:
