@@ -26,15 +26,11 @@ ORDERS: dict[Any, tuple[int, ...]] = {
     aten.threshold_backward.default: (1, 0),
 }
 """Operators whose kernels take the tensors in another order than their schemas."""
-OTHERS = frozenset(
-    {
-        aten.where.self,
-        aten.lerp.Scalar,
-        aten.masked_fill.Scalar,
-        aten.native_dropout_backward.default,
-    }
-)
+OTHERS = frozenset({aten.lerp.Scalar, aten.masked_fill.Scalar})
 """Operators that compute their strides in a way of their own, which the fakes follow."""
+UNKNOWN = frozenset({aten.ldexp.Tensor})
+"""Operators whose strides neither the iterator nor the fakes tell."""
+DROPOUT = aten.native_dropout_backward.default
 CHANNELS_LAST = (1, 3, 2, 0)
 """The dims of an image, from the one whose elements lie side by side."""
 
@@ -44,27 +40,30 @@ def has_iterator(target: Any) -> bool:
     """Whether an operator computes one tensor from several, element by element."""
     if not isinstance(target, torch._ops.OpOverload) or target in OTHERS:
         return False
-    schema = target._schema
-    if schema.is_mutable or len(schema.returns) != 1 or target._can_decompose():
+    if target not in ORDERS and torch.Tag.pointwise not in target.tags:
         return False
-    return target in ORDERS or torch.Tag.pointwise in target.tags
+    schema = target._schema
+    results = [str(entry.type) for entry in schema.returns]
+    return results == ["Tensor"] and not schema.is_mutable and not target._can_decompose()
 
 
-def in_order(target: Any, tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The tensors of a call as its kernel takes them."""
-    order = ORDERS.get(target)
-    return [tensors[index] for index in order] if order is not None else list(tensors)
-
-
-def eager_strides(result: Tensor, tensors: Sequence[Tensor]) -> Strides | None:
-    """The strides of `result`, in elements, as eager computes it from `tensors`, in their order.
+def eager_strides(target: Any, result: Tensor, tensors: Sequence[Tensor]) -> Strides | None:
+    """The strides, in elements, of what eager computes from `tensors`.
 
     None where they depend on sizes that are not known.
+
+    Args:
+        target: an operator that `has_iterator`.
+        result: the fake value of the result, whose strides may be wrong.
+        tensors: what the operator takes, in the order of its schema.
     """
+    tensors = [tensors[index] for index in ORDERS.get(target, range(len(tensors)))]
     shape = tuple(result.shape)
-    casts = needs_cast(result, tensors)
+    casts = needs_cast(target, result, tensors)
     if not any(casts) and all(lies_like(tensor, result) for tensor in tensors):
         return tuple(result.stride())  # a result is dense, and so are they
+    if target in UNKNOWN:
+        return None
     known = []
     for tensor, cast in zip(tensors, casts, strict=True):
         own = ordered_strides(tuple(tensor.shape), tensor.stride()) if cast else tensor.stride()
@@ -76,12 +75,14 @@ def eager_strides(result: Tensor, tensors: Sequence[Tensor]) -> Strides | None:
     return (fast(shape, known) if whole else None) or ordered_strides(shape, *known)
 
 
-def needs_cast(result: Tensor, tensors: Sequence[Tensor]) -> list[bool]:
+def needs_cast(target: Any, result: Tensor, tensors: Sequence[Tensor]) -> list[bool]:
     """Which tensors a CPU's kernel casts, in memory of their own, before it looks at strides."""
     if result.device.type != "cpu":
         return [False] * len(tensors)
+    if target is aten.where.self:
+        return [False, *(tensor.dtype != result.dtype for tensor in tensors[1:])]
     common = result.dtype
-    if common == torch.bool and len(tensors) == 2:
+    if len(tensors) == 2 and (common == torch.bool or target is DROPOUT):
         common = torch.result_type(*tensors)
     return [tensor.dtype != common for tensor in tensors]
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ascend_passes.ir.eager_strides import eager_strides, has_iterator, in_order
+from ascend_passes.ir.eager_strides import eager_strides, has_iterator
 from ascend_passes.ir.graph import (
     agree,
     arguments_by_name,
@@ -56,7 +56,7 @@ def settle_call(node: fx.Node) -> bool:
         return False
     if len(tensors) < 2 or not isinstance(fake, Tensor) or not has_iterator(node.target):
         return False
-    strides = eager_strides(fake, in_order(node.target, tensors))
+    strides = eager_strides(node.target, fake, tensors)
     if strides is None:
         mark_unproven(fake, operator_name(node))
         return False

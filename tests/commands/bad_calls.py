@@ -122,7 +122,7 @@ OPTIONS = (
     ("expect==", "name=count pairs"),
     ("expect=swiglu=x", "name=count pairs"),
     ("expect=swiglu=-1", "at least 0"),
-    ("expect=swiglu=1=2", "name=count pairs"),
+    ("expect=swiglu=1=2", "counts 'swiglu=1', which is no rule and no pass"),
     ("expect=swiglo=1", "Did you mean 'swiglu'"),
     ("expect=nope=0", "no rule and no pass"),
     ("rule_path=/absent", "is no folder"),
