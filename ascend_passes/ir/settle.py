@@ -68,10 +68,10 @@ def settle_call(node: fx.Node) -> bool:
 
 def tensors_of(node: fx.Node) -> list[Tensor]:
     """The values of the tensors that a call takes, in the order of its schema."""
-    given = (argument for _, argument, _ in arguments_by_name(node))
+    given: list[Any] = [argument for _, argument, _ in arguments_by_name(node)]
     if not isinstance(node.target, torch._ops.OpOverload):
-        given = iter(node.args)
-    leaves = torch.utils._pytree.tree_leaves(list(given))
+        given = list(node.args)
+    leaves = torch.utils._pytree.tree_leaves(given)
     values = [value(leaf) for leaf in leaves if isinstance(leaf, fx.Node)]
     return [leaf for leaf in torch.utils._pytree.tree_leaves(values) if isinstance(leaf, Tensor)]
 
