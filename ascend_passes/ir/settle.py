@@ -49,12 +49,14 @@ def settle_call(node: fx.Node) -> bool:
     value is marked.
     """
     fake = value(node)
-    tensors = tensors_of(node)
-    doubt = next(filter(None, map(unproven, tensors)), None)
+    doubt = doubt_of(node)
     if doubt is not None and node.target not in FORGETS:
         mark_unproven(fake, doubt)
         return False
-    if len(tensors) < 2 or not isinstance(fake, Tensor) or not has_iterator(node.target):
+    if len(node.all_input_nodes) < 2 or not has_iterator(node.target):
+        return False
+    tensors = tensors_of(node)
+    if len(tensors) < 2 or not isinstance(fake, Tensor):
         return False
     strides = eager_strides(node.target, fake, tensors)
     if strides is None:
@@ -64,6 +66,16 @@ def settle_call(node: fx.Node) -> bool:
         return False
     node.meta["val"] = laid_out(fake, strides)
     return True
+
+
+def doubt_of(node: fx.Node) -> str | None:
+    """Why the strides of something that a call takes are not certain; None where they are."""
+    for fake in map(value, node.all_input_nodes):
+        for part in fake if isinstance(fake, (list, tuple)) else (fake,):
+            doubt = unproven(part)
+            if doubt is not None:
+                return doubt
+    return None
 
 
 def tensors_of(node: fx.Node) -> list[Tensor]:
