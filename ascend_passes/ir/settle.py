@@ -64,7 +64,7 @@ def settle_call(node: fx.Node) -> bool:
         return False
     if agree(fake.shape, fake.stride(), strides):
         return False
-    node.meta["val"] = laid_out(fake, strides)
+    node.meta["val"] = with_strides(fake, strides)
     return True
 
 
@@ -88,7 +88,7 @@ def tensors_of(node: fx.Node) -> list[Tensor]:
     return [leaf for leaf in torch.utils._pytree.tree_leaves(values) if isinstance(leaf, Tensor)]
 
 
-def laid_out(fake: Tensor, strides: tuple[Any, ...]) -> Tensor:
+def with_strides(fake: Tensor, strides: tuple[Any, ...]) -> Tensor:
     """A fake value like another, with other strides."""
     with faking(fake_mode_of([fake])):
         return torch.empty_strided(fake.shape, strides, dtype=fake.dtype, device=fake.device)
