@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -572,3 +574,32 @@ def test_a_process_that_compiles_without_end_remembers_a_bounded_part(monkeypatc
     found = ascend_passes.reports()
     assert [report.notes for report in found] == [("3",), ("4",), ("5",), ("6",), ("7",)]
     assert [bool(report.graph_before) for report in found] == [False, False, False, True, True]
+
+
+BACKWARD_INSIDE = """
+import torch
+
+def loss(a):
+    found = (torch.matmul(a, torch.ones(2, 2)) - 1).abs().mean()
+    found.backward()
+    return found.detach() * 2
+
+a = torch.ones(2, 2, requires_grad=True)
+torch.compile(loss, backend="ascend_dense")(a)
+print(a.grad is not None)
+"""
+
+
+def test_a_backward_that_is_compiled_while_the_model_is_traced_ends():
+    """Dynamo calls back before each compilation, with a lock held, and may not trace that call.
+
+    In a process of its own, since no signal ends who waits for that lock.
+    """
+    ended = subprocess.run(
+        [sys.executable, "-c", BACKWARD_INSIDE],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert ended.stdout.splitlines()[-1] == "True"

@@ -108,11 +108,14 @@ def refuse_name(name: str) -> None:
     if not NAME.fullmatch(name) or len(name) > MOST_LETTERS:
         wanted = f"lower case words joined by _, up to {MOST_LETTERS} letters"
         raise RuleError(f"{shown(name)} cannot name a rule; write {wanted}.")
+    from ascend_passes.meaning.recognize import recognitions  # loads torch
+
     taken = {
         "a word of Python": keyword.iskeyword(name) or keyword.issoftkeyword(name),
         "a name of Python's": hasattr(builtins, name) or name in sys.stdlib_module_names,
         "a package": name in PACKAGES,
         "a pass": name in pass_names.switchable(),
+        "a recognition": name in recognitions(),
     }
     for what, is_taken in taken.items():
         if is_taken:

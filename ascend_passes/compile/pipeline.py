@@ -16,6 +16,7 @@ from ascend_passes.engine.rule import RuleError
 from ascend_passes.executors.execute import ExecutorError
 from ascend_passes.ir.blueprint import Blueprint
 from ascend_passes.ir.graph import Context
+from ascend_passes.ir.settle import settle_graph
 from ascend_passes.ir.sharing import keep_results_apart, plain_results
 from ascend_passes.options.errors import ExpectationError as ExpectationError
 from ascend_passes.options.value import OptionError, switched_on
@@ -42,6 +43,7 @@ def run_stages(gm: fx.GraphModule, context: Context) -> Report:
         AgreementError: ranks of a group would run different graphs.
         Exception: what a stage raised, under `strict`.
     """
+    settle_graph(gm.graph)
     original, plain = Blueprint.of(gm.graph), plain_results(gm.graph)
     skipped: dict[str, str] = {}
     baseline = Baseline.of(gm, context) if context.options.validate else None

@@ -20,6 +20,7 @@ import socket
 import threading
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch._dynamo.callback import callback_handler
 from torch.distributed import distributed_c10d
@@ -60,11 +61,14 @@ def address_key(rank: int) -> str:
     return f"ascend_passes/address/{rank}"
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def announce(*_: Any) -> None:
     """Make this process answer, and say in the store how it is reached; nothing if it cannot be.
 
     Dynamo calls it before each compilation too, so that a rank which fails in its first can be
-    asked. Errors are nobody's business: who needs the store will meet them.
+    asked, and holds a lock meanwhile. It must not compile this: a backward graph is compiled while
+    the model's code is being traced, and would wait for the lock forever. Errors are nobody's
+    business: who needs the store will meet them.
     """
     if not dist.is_available() or not dist.is_initialized():
         return

@@ -18,7 +18,8 @@ from ascend_passes.engine.rule import Rule, conditions, refusal, replacement_arg
 from ascend_passes.engine.template import output_nodes, refuse_constants
 from ascend_passes.ir import trace
 from ascend_passes.ir.arguments import named_arguments
-from ascend_passes.ir.graph import Context, same_sizes, same_strides, value
+from ascend_passes.ir.graph import Context, mark_unproven, same_sizes, same_strides, unproven, value
+from ascend_passes.ir.settle import settle_graph
 from ascend_passes.ir.wording import short
 
 
@@ -41,6 +42,7 @@ def emit(context: Context, found: Match) -> Emission | str:
         if reason is not None:
             return reason
     graph = traced_replacement(rule, fakes, scalars)
+    settle_graph(graph)
     reason = refuse_limits(context, graph)
     if reason is not None:
         return reason
@@ -66,19 +68,23 @@ def traced_replacement(
     ).graph
     for node, item in zip(list(graph.nodes), tensors, strict=False):
         node.meta["input"] = item
+        doubt = unproven(tensors[item])
+        if doubt is not None:
+            mark_unproven(value(node), doubt)
     remove_dead(graph)
     refuse_constants(graph, f"{rule.name}.replacement")
     return graph
 
 
 def kind_of(fake: Any) -> Any:
-    """What two tensors must share to be treated alike: dtype, device, sizes and strides."""
+    """What two tensors must share to be treated alike: dtype, device, sizes and strides, and
+    whether these are certain."""
     if not isinstance(fake, Tensor):
         return str(fake)
     sizes = tuple(
         size if isinstance(size, int) else size.node.expr for size in (*fake.shape, *fake.stride())
     )
-    return fake.dtype, fake.device, sizes
+    return fake.dtype, fake.device, sizes, unproven(fake)
 
 
 def refuse_limits(context: Context, graph: fx.Graph) -> str | None:
@@ -107,6 +113,9 @@ def refuse_results(found: Found, outputs: Sequence[fx.Node]) -> str | None:
             return f"the result would be {short(b.dtype)} instead of {short(a.dtype)}"
         if not same_sizes(a.shape, b.shape):
             return f"the result would have shape {tuple(b.shape)} instead of {tuple(a.shape)}"
+        doubt = unproven(a) or unproven(b)
+        if doubt is not None:
+            return f"the strides of {doubt}'s result depend on sizes that are not known"
         if not same_strides(a, b):
             return f"the result would have strides {b.stride()} instead of {a.stride()}"
     return None

@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from ascend_passes import npu
 from ascend_passes.ir.arguments import arguments
 from ascend_passes.ir.edit import Editor
-from ascend_passes.ir.graph import first, is_call, same_sizes, value, written
+from ascend_passes.ir.graph import first, is_call, same_sizes, unproven, value, written
 from ascend_passes.ir.proof import prove
 from ascend_passes.ir.sharing import may_replace, memory, read_instead, size_shows
 from ascend_passes.ir.trace import not_faking
@@ -61,6 +61,7 @@ def same_layout(node: fx.Node, source: fx.Node) -> bool:
         and (a.is_conj(), a.is_neg()) == (b.is_conj(), b.is_neg())
         and same_sizes(a.shape, b.shape)
         and same_sizes(a.stride(), b.stride())
+        and not (unproven(a) or unproven(b))
     )
 
 
@@ -97,7 +98,8 @@ def convert(node: fx.Node) -> fx.Node | None:
     wanted = {} if a.dtype == b.dtype else {"dtype": a.dtype}
     if a.device != b.device:
         wanted["device"] = a.device
-    if not same_sizes(a.stride(), b.stride()):  # else any format keeps the input's layout
+    alike = same_sizes(a.stride(), b.stride()) and not (unproven(a) or unproven(b))
+    if not alike:  # else any format keeps the input's layout
         wanted["memory_format"] = node.kwargs.get("memory_format")
     wanted = {name: item for name, item in wanted.items() if item is not None}
     if node.kwargs == wanted and node.target is aten._to_copy.default:

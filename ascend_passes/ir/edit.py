@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx
 
 from ascend_passes.ir.graph import value
+from ascend_passes.ir.settle import settle_call
 from ascend_passes.ir.trace import fake_mode_of, faking
 
 PLACE = ("stack_trace", "nn_module_stack", "custom")
@@ -56,7 +57,9 @@ class Editor:
         known = torch.utils._pytree.tree_leaves((given, named, own))
         with faking(fake_mode_of([v for v in known if isinstance(v, Tensor)])):
             fake = target(*given, **named)
-        return self.known(fake, target, *arguments, **keywords)
+        new = self.known(fake, target, *arguments, **keywords)
+        settle_call(new)
+        return new
 
     def known(self, fake: Any, target: Any, *arguments: Any, **keywords: Any) -> fx.Node:
         """A call whose value is known, by contract or by the algebra of sizes: no guard is

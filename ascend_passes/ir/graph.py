@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 import linecache
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,8 @@ from ascend_passes.report.value import Place
 
 SIDE_EFFECT_NAMESPACES = ("npugraph_ex", "air", "streams")
 """Of operators whose calls matter though their schemas show no write."""
+UNPROVEN = "ascend_unproven_strides"
+"""The mark of a fake tensor whose strides depend on sizes that are not known."""
 FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>\S+)')
 MODULE_STEP = re.compile(r"\['?([^\]']+)'?\]")
 
@@ -238,6 +240,27 @@ def same_sizes(left: Any, right: Any) -> bool:
 
 
 def same_strides(a: Tensor, b: Tensor) -> bool:
-    """Whether tensors of one shape have the same strides; those of dims of size 1 do not matter."""
-    sizes = zip(a.shape, a.stride(), b.stride(), strict=True)
-    return all(same_size(size, 1) or same_size(one, other) for size, one, other in sizes)
+    """Whether tensors of one shape provably have the same strides, as far as these matter."""
+    doubtful = unproven(a) or unproven(b)
+    return not doubtful and agree(a.shape, a.stride(), b.stride())
+
+
+def agree(shape: Sequence[Any], left: Sequence[Any], right: Sequence[Any]) -> bool:
+    """Whether strides are provably the same, but for those of dims of size 1."""
+    return all(
+        same_size(size, 1) or same_size(one, other)
+        for size, one, other in zip(shape, left, right, strict=True)
+    )
+
+
+def unproven(fake: Any) -> str | None:
+    """The operator because of which a value's strides may be others than it says; None where they
+    are right."""
+    return getattr(fake, UNPROVEN, None)
+
+
+def mark_unproven(fake: Any, doubt: str) -> None:
+    """Say that the strides of a value may be others, because of an operator."""
+    for part in fake if isinstance(fake, (list, tuple)) else (fake,):
+        if isinstance(part, Tensor):
+            setattr(part, UNPROVEN, doubt)

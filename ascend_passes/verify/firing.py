@@ -15,10 +15,14 @@ from ascend_passes.engine.rewrite import rewrite
 from ascend_passes.engine.rule import Condition, Rule, Spelling
 from ascend_passes.ir.blueprint import copied_module
 from ascend_passes.ir.graph import Context
+from ascend_passes.options.value import Options
 from ascend_passes.report.value import Report
 from ascend_passes.verify.alike_ranks import assumed_groups
 from ascend_passes.verify.mutate import pattern_calls
 from ascend_passes.verify.trial import Trial, trials
+
+STRICT = Context(Options(strict=True))
+"""A rule that raises is told by what it raised, where a model would be compiled without it."""
 
 
 def only(rule: Rule, spelling: Spelling) -> Rule:
@@ -55,7 +59,7 @@ def rewritten(gm: fx.GraphModule, rule: Rule) -> tuple[fx.GraphModule, Report]:
     """A copy of a normal graph after the rule, and what happened; the graph itself stays."""
     after, _ = copied_module(gm)
     with assumed_groups():
-        report = rewrite(after.graph, [rule], Context())
+        report = rewrite(after.graph, [rule], STRICT)
     after.recompile()
     return after, report
 

@@ -33,6 +33,9 @@ PATIENCE = 120
 MEMORY = 8 * 2**30
 """Bytes of address space that a call may add."""
 
+LOADED = ("compile.option_values", "models.compare", "models.load", "verify.bench")
+"""Modules that are loaded once, before the processes part."""
+
 
 @dataclass(frozen=True)
 class Call:
@@ -119,7 +122,7 @@ OPTIONS = (
     ("expect==", "name=count pairs"),
     ("expect=swiglu=x", "name=count pairs"),
     ("expect=swiglu=-1", "at least 0"),
-    ("expect=swiglu=1=2", "name=count pairs"),
+    ("expect=swiglu=1=2", "counts 'swiglu=1', which is no rule and no pass"),
     ("expect=swiglo=1", "Did you mean 'swiglu'"),
     ("expect=nope=0", "no rule and no pass"),
     ("rule_path=/absent", "is no folder"),
@@ -249,8 +252,8 @@ WORDS: tuple[tuple[tuple[str, ...], str], ...] = (
     *((("new", name), "a name of Python's") for name in ("list", "typing", "random", "print")),
     *((("new", name), "a package") for name in ("ascend_passes", "torch", "npu", "numpy")),
     *((("new", name), "a pass") for name in ("prefetch", "fold_constants", "recognize")),
-    (("new", "swiglu"), "exists"),
-    (("new", "rms_norm", "--folder", "mine"), "exists"),
+    *((("new", name), "a recognition already") for name in ("swiglu", "rms_norm")),
+    (("new", "add_rms_norm", "--folder", "mine"), "exists"),
     (("new", "x" * 300, "--folder", "mine"), "up to 80 letters"),
     (("new", "mine", "--folder", ""), "the name is empty"),
     (("new", "mine", "--folder", LONG), "names no file or folder"),
@@ -423,8 +426,8 @@ def in_a_process(call: Call, root: Path) -> tuple[int | str, str, str]:
 
 def run_all(only: str) -> int:
     """Make every call, print what is wrong and a table; 1 where something is."""
-    for name in ("models.compare", "models.load", "option_values", "verify.bench"):
-        importlib.import_module(f"ascend_passes.{name}")  # once, before the processes part
+    for name in LOADED:
+        importlib.import_module(f"ascend_passes.{name}")
     shorten_limits()
     rows: dict[str, Counter[str]] = defaultdict(Counter)
     with tempfile.TemporaryDirectory(prefix="bad-calls-") as name:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import importlib.util
 import os
 import random
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import folders
-from tests.commands.bad_calls import Call, every_call, fault, status_of
+from tests.commands.bad_calls import LOADED, Call, every_call, fault, status_of
 
 pytest.importorskip("transformers")
 
@@ -37,6 +38,12 @@ def _inside(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_there_are_at_least_five_hundred() -> None:
     calls = list(every_call())
     assert len({str(call) + str(call.words) for call in calls}) == len(calls) >= 500
+
+
+def test_the_command_finds_what_it_loads() -> None:
+    """The command that makes all calls is not part of `make test`."""
+    for name in LOADED:
+        assert importlib.util.find_spec(f"ascend_passes.{name}") is not None, name
 
 
 @pytest.mark.parametrize("call", SAMPLE, ids=lambda call: f"{SEED}: {call}")
