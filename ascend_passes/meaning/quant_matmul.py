@@ -85,8 +85,9 @@ def is_int8(node: fx.Node) -> bool:
 def is_result(node: fx.Node, product_fake: Tensor) -> bool:
     """Whether a node holds as many floating elements as a product."""
     fake = tensor_of(node)
-    floating = fake is not None and fake.dtype.is_floating_point
-    return floating and same_size(fake.numel(), product_fake.numel())
+    if fake is None or not fake.dtype.is_floating_point:
+        return False
+    return same_size(fake.numel(), product_fake.numel())
 
 
 def piece(place: Place) -> Cone | None:
@@ -366,7 +367,7 @@ def built_matmul(
     if row_scale is not None:
         per_token = row_scale.reshape(-1).to(torch.float32)
         per_token = per_token if row_power > 0 else 1 / per_token
-    return npu.npu_quant_matmul(
+    multiplied: Tensor = npu.npu_quant_matmul(
         x.reshape(-1, x.shape[-1]),
         right,
         scale,
@@ -374,6 +375,7 @@ def built_matmul(
         bias=added,
         output_dtype=CODES.get(kind),
     )
+    return multiplied
 
 
 def bias_for(

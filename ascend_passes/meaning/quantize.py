@@ -466,7 +466,7 @@ def by_scale(
     elif point:
         kind = scale.dtype if not divides or scale.dtype == torch.bfloat16 else torch.int32
         zeros = torch.full(scale.shape, point, dtype=kind, device=x.device)
-    y = npu.npu_quantize(x, scale, zeros, INT8_CODE, -1, divides)
+    y: Tensor = npu.npu_quantize(x, scale, zeros, INT8_CODE, -1, divides)
     if not read:
         return y
     row = y.to(x.dtype)
