@@ -63,6 +63,8 @@ ALLOWED_HERE = (
     | CHOICES
     | (REDUCTIONS - {aten.mm.default, aten.bmm.default, aten.addmm.default, aten._int_mm.default})
 )
+CLAMPS = PIECEWISE - {aten.abs.default}
+"""What may stand round a rounding; the absolute values of a row belong to its scale."""
 REACH = BEFORE, BEHIND = 10, 8
 LOWEST, HIGHEST = -128.0, 127.0
 STEPS = 127.0
@@ -151,7 +153,7 @@ class Rounded:
             node
             for node in cone.nodes
             if node in cone.own
-            and node.target in ROUNDINGS | PIECEWISE
+            and node.target in ROUNDINGS | CLAMPS
             and same_size(value(node).numel(), count)
             and follows(node, next(n for n in cone.nodes if n.target in ROUNDINGS))
         ]
