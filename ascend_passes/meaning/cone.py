@@ -226,7 +226,8 @@ def descendants(
 
 
 def reads_another(node: fx.Node, seen: Collection[fx.Node], before: Collection[fx.Node]) -> bool:
-    """Whether a node reads a tensor of its own size that is none of those known."""
+    """Whether a node reads a tensor of its own size that is none of those known; a gain is no such
+    tensor, though it has as many elements as a single row."""
     own = tensor_of(node)
     for given in node.all_input_nodes:
         while is_widening(given) and given not in seen and given not in before:
@@ -234,7 +235,7 @@ def reads_another(node: fx.Node, seen: Collection[fx.Node], before: Collection[f
         fake = tensor_of(given)
         if given in seen or given in before or fake is None or own is None:
             continue
-        if same_size(fake.numel(), own.numel()):
+        if fake.dim() >= own.dim() and same_size(fake.numel(), own.numel()):
             return True
     return False
 
