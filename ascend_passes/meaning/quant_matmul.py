@@ -72,8 +72,21 @@ def places(anchor: fx.Node) -> Iterator[Place]:
         for out in (*descendants(anchor, BEHIND, ALLOWED_HERE), anchor)
         if out.target not in LAYOUT and is_result(out, fake) and not is_widening(out)
     ]
+    pairs = [(q, w) for w in weights for q in integers if q is not w]
     for out in outs:
-        yield from ((out, (q, w)) for w in weights for q in integers if q is not w)
+        fitting = [pair for pair in pairs if has_columns(out, *pair)]
+        yield from ((out, pair) for pair in fitting)
+        yield from ((out, pair) for pair in pairs if pair not in fitting)
+
+
+def has_columns(out: fx.Node, q: fx.Node, w: fx.Node) -> bool:
+    """Whether a result is as wide as rows times a weight: of a single row either operand could be
+    the weight."""
+    one, other = value(w).shape
+    depth, columns = value(q).shape[-1], value(out).shape[-1]
+    return any(
+        same_size(depth, k) and same_size(columns, n) for k, n in ((one, other), (other, one))
+    )
 
 
 def is_int8(node: fx.Node) -> bool:
