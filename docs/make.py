@@ -255,8 +255,8 @@ def page_of_recognition(name: str) -> str:
             "",
             one.documentation,
             "",
-            "Tolerance against the spelling in float64, in units in the last place or steps of int8: "
-            f"{one.tolerance:g}.",
+            "Tolerance against the spelling in float64, in units in the last place or steps of "
+            f"int8: {one.tolerance:g}.",
             "",
             "## Refused where",
             "",

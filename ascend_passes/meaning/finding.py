@@ -212,10 +212,11 @@ def memory_order(node: fx.Node) -> tuple[int, ...]:
     plain = tuple(range(fake.dim() if fake is not None else 0))
     if fake is None:
         return plain
-    strides = [hint_of(stride) for stride in fake.stride()]
+    hints = [hint_of(stride) for stride in fake.stride()]
     sizes = [hint_of(size) for size in fake.shape]
-    if None in strides or None in sizes:
+    if None in hints or None in sizes:
         return plain
+    strides = [stride or 0 for stride in hints]
     moved = [dim for dim in plain if sizes[dim] != 1]
     by_stride = sorted(moved, key=lambda dim: -strides[dim])
     places = dict(zip(moved, by_stride, strict=True))
@@ -260,7 +261,8 @@ def laid_out(finding: Finding) -> Any:
         if moves and first_result.dim() == len(order):
             first_result = first_result.permute(back)
         made = (first_result, *others, *(sums[0] for _ in finding.rounded))
-        return tuple(map(as_noted, made, map(value, finding.outputs)))
+        noted = (value(node) for node in finding.outputs if node is not None)
+        return tuple(map(as_noted, made, noted))
 
     return function
 

@@ -225,7 +225,11 @@ def answer_of(search: Search, family: Family, cone: Cone) -> Answer | NotThat:
 def emission_for(search: Search, finding: Finding) -> Emission | str:
     """The operator's graph for the kinds of inputs of a finding, or why there is none."""
     kinds = tuple((name, kind_of(value(node))) for name, node in finding.inputs.items())
-    key = (id(finding.answer), kinds, tuple(kind_of(value(node)) for node in finding.outputs))
+    key = (
+        id(finding.answer),
+        kinds,
+        tuple(kind_of(value(node)) for node in finding.outputs if node),
+    )
     if key not in search.emissions:
         search.emissions[key] = emitted(search, finding)
     return search.emissions[key]
