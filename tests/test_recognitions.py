@@ -49,7 +49,7 @@ def faults(name):
 
 
 def test_a_recognition_without_a_sentence_is_found(changed):
-    changed("swiglu", summary="It becomes another")
+    changed("swiglu", summary="It becomes")
     assert faults("swiglu") == {"has_a_sentence"}
 
 

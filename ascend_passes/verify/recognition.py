@@ -55,8 +55,8 @@ def check_recognition(name: str, seed: int | None = None) -> list[Finding]:
 
 def has_a_sentence(name: str, one: Recognition, seed: int) -> Iterator[str]:
     """It says in one sentence what becomes what."""
-    if not one.summary.endswith(".") or "`npu_" not in one.summary:
-        yield "its summary is no sentence that names the operator"
+    if not one.summary.endswith(".") or " becomes " not in one.summary:
+        yield "its summary does not say in a sentence what becomes what"
 
 
 def becomes_its_operator(name: str, one: Recognition, seed: int) -> Iterator[str]:
