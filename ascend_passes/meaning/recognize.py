@@ -13,7 +13,7 @@ from ascend_passes.engine.apply import apply
 from ascend_passes.engine.emission import Emission, kind_of, refuse_limits, refuse_results
 from ascend_passes.engine.found import Found
 from ascend_passes.engine.hazards import refuse, refuse_sharing
-from ascend_passes.engine.normalize import remove_dead
+from ascend_passes.engine.normalize import normalize, remove_dead
 from ascend_passes.engine.template import output_nodes
 from ascend_passes.ir import trace
 from ascend_passes.ir.graph import Context, is_boundary, place, value
@@ -241,7 +241,7 @@ def emitted(search: Search, finding: Finding) -> Emission | str:
     graph = trace.trace(laid_out(finding), list(fakes.values()), guards=False).graph
     for node, name in zip(list(graph.nodes), fakes, strict=False):
         node.meta["input"] = name
-    remove_dead(graph)
+    normalize(graph)  # rules and passes read it next
     reason = refuse_limits(search.context, graph)
     if reason is not None:
         return reason
