@@ -18,6 +18,7 @@ from ascend_passes.engine.registry import find
 from ascend_passes.engine.rule import RuleError
 from ascend_passes.meaning import gated, recognize
 from ascend_passes.meaning.recognize import recognitions
+from ascend_passes.options.types import OptionError
 from ascend_passes.options.value import Options
 from ascend_passes.verify import recognition
 from ascend_passes.verify.recognition import check_recognition, recognition_page
@@ -106,6 +107,9 @@ def test_the_page_says_how_it_is_known_and_whose_limits_hold():
 def test_options_take_the_names_of_recognitions():
     assert set(NAMES) < set(rule_names(Options()))
     checked_options({"rules": "-rms_norm,+geglu", "expect": {"rotary_mul_interleaved": 2}})
+    checked_options({"expect": {"rms_norm_of_widened_rows": 1}})
+    with pytest.raises(OptionError, match="which does not exist"):
+        checked_options({"rules": "-rms_norm_of_widened_rows"})
 
 
 def test_a_recognition_that_is_off_does_not_fire_under_the_backend():

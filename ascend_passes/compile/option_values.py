@@ -13,6 +13,7 @@ from typing import Any
 from ascend_passes.compile import pass_names
 from ascend_passes.cost import profiles
 from ascend_passes.engine import registry
+from ascend_passes.meaning.finding import OF_WIDENED_ROWS
 from ascend_passes.meaning.recognize import recognitions
 from ascend_passes.npu.operator import A2, A3, A5, is_soc
 from ascend_passes.options.plans import capture_sizes
@@ -52,7 +53,8 @@ def check_values(options: Options) -> None:
         return
     rules = rule_names(options)
     check_switches("rules", options.rules, lambda: rules)
-    check_expected_names(options.expect, (*rules, *pass_names.countable_names()))
+    widened = (name + OF_WIDENED_ROWS for name in recognitions())
+    check_expected_names(options.expect, (*rules, *widened, *pass_names.countable_names()))
 
 
 def rule_names(options: Options) -> tuple[str, ...]:

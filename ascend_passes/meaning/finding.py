@@ -16,6 +16,8 @@ from ascend_passes.meaning.cone import Cone, is_widening, tensor_of
 from ascend_passes.meaning.vocabulary import CASTS, LAYOUT
 
 aten = torch.ops.aten
+OF_WIDENED_ROWS = "_of_widened_rows"
+"""What the name of a recognition goes on with where its rows were widened for the operator."""
 VIEWS = (
     *(aten.view.default, aten._unsafe_view.default, aten.unsqueeze.default, aten.squeeze.dim),
     *(aten.squeeze.dims, aten.permute.default, aten.transpose.int, aten.slice.Tensor),
@@ -135,7 +137,7 @@ class Finding:
     def name(self) -> str:
         """What a report counts: an operator on rows that were widened counts by another name, since
         it reads more than the model's own rows."""
-        return self.answer.rule + ("_of_widened_rows" if self.is_wide else "")
+        return self.answer.rule + (OF_WIDENED_ROWS if self.is_wide else "")
 
     @property
     def is_wide(self) -> bool:
