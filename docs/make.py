@@ -16,13 +16,15 @@ import store
 import torch
 
 from ascend_passes import npu
-from ascend_passes.cli.rules import every_rule
+from ascend_passes.cli.list import row_of
+from ascend_passes.cli.rules import Named, every_named
 from ascend_passes.compile.stages import STAGES
 from ascend_passes.engine import stored
 from ascend_passes.engine.rule import Rule
 from ascend_passes.models.limits import EXACT, FLOAT, NO_WORSE, W8A8
 from ascend_passes.npu.operator import Operator
 from ascend_passes.options.value import Options
+from ascend_passes.verify.recognition import recognition_page
 from ascend_passes.verify.rule_page import RulePage, page
 
 DOCS = Path(__file__).parent
@@ -67,10 +69,11 @@ def pages() -> Iterator[tuple[Path, str]]:
     yield DOCS / "operators.md", operators_page()
     yield DOCS / "accuracy.md", accuracy_page()
     yield DOCS / "architecture.md", architecture_page(DOCS / "architecture.md")
-    rules = every_rule(Options())
-    yield DOCS / "rules" / "index.md", index_page(rules)
-    for rule in rules:
-        yield DOCS / "rules" / f"{rule.name}.md", rule_page(page(rule))
+    every = every_named(Options())
+    yield DOCS / "rules" / "index.md", index_page(every)
+    for one in every:
+        text = rule_page(page(one)) if isinstance(one, Rule) else page_of_recognition(one.name)
+        yield DOCS / "rules" / f"{one.name}.md", text
 
 
 def architecture_page(path: Path) -> str:
@@ -222,11 +225,48 @@ def short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def index_page(rules: Sequence[Rule]) -> str:
-    """The list of all rules with their sentences."""
-    rows = [f"| [{rule.name}]({rule.name}.md) | {rule.kind} | {rule.summary} |" for rule in rules]
+def index_page(every: Sequence[Named]) -> str:
+    """The list of all recognitions and rules with their sentences."""
+    rows = [row_of(one, Options()) for one in every]
+    lines = [
+        f"| [{row['name']}]({row['name']}.md) | {row['kind']} | {row['summary']} |" for row in rows
+    ]
     return "\n".join(
-        ["# Rules", "", GENERATED, "", "| rule | kind | |", "|---|---|---|", *rows, ""]
+        ["# Rules", "", GENERATED, "", "| rule | kind | |", "|---|---|---|", *lines, ""]
+    )
+
+
+def page_of_recognition(name: str) -> str:
+    """The page of one recognition."""
+    one = recognition_page(name)
+    source = Path(one.source).resolve()
+    link = Path("../..") / source.relative_to(ROOT.resolve())
+    return "\n".join(
+        [
+            f"# {one.name}",
+            "",
+            GENERATED,
+            "",
+            one.summary,
+            "",
+            f"Kind: {one.kind}. Source: [{source.name}]({link}).",
+            "",
+            "## How it is known",
+            "",
+            one.documentation,
+            "",
+            "Tolerance against the spelling in float64, in units in the last place or steps of "
+            f"int8: {one.tolerance:g}.",
+            "",
+            "## Refused where",
+            "",
+            "Only the documented limits of the operator refuse it.",
+            "",
+            *(f"* {limit}" for limit in one.limits),
+            "",
+            *code("Graph before, of one spelling", one.graph_before),
+            *code("Graph after", one.graph_after),
+        ]
     )
 
 

@@ -9,13 +9,18 @@ import torch
 from torch import Tensor, fx
 
 from ascend_passes import Report, Rule
+from ascend_passes.compile.stages import fuse, recognize
 from ascend_passes.engine.normalize import normalize
 from ascend_passes.engine.registry import rules
 from ascend_passes.engine.rewrite import rewrite
 from ascend_passes.ir import trace
 from ascend_passes.ir.blueprint import copied
 from ascend_passes.ir.graph import Context
+from ascend_passes.meaning.recognize import by_meaning
 from ascend_passes.options.value import Options
+from ascend_passes.passes.deduplicate import deduplicate
+from ascend_passes.verify.difference import other_kind
+from ascend_passes.verify.exact import run_graph
 
 
 def raw(
@@ -59,15 +64,42 @@ def rewritten(
     gm: fx.GraphModule, chosen: Sequence[Rule], inputs: Sequence[Tensor], tolerance: float = 1e-5
 ) -> Report:
     """Rewrite `gm` in place; its results must stay those of the graph that it was."""
+    return changed(lambda graph: rewrite(graph, chosen, Context()), gm, inputs, tolerance)
+
+
+def recognized(gm: fx.GraphModule, inputs: Sequence[Tensor], tolerance: float = 1e-5) -> Report:
+    """`rewritten`, by meaning."""
+    return changed(lambda graph: by_meaning(graph, Context()), gm, inputs, tolerance)
+
+
+def changed(
+    stage: Callable[[fx.Graph], Report],
+    gm: fx.GraphModule,
+    inputs: Sequence[Tensor],
+    tolerance: float,
+) -> Report:
+    """What a stage says that changes `gm` in place; its results must stay what they were, and lie
+    in memory as they did."""
     original = fx.GraphModule(gm, copied(gm.graph))
-    report = rewrite(gm.graph, chosen, Context())
+    report = stage(gm.graph)
     gm.graph.lint()
     gm.recompile()
-    expected = original(*(tensor.clone() for tensor in inputs))
-    torch.testing.assert_close(
-        gm(*(tensor.clone() for tensor in inputs)), expected, atol=tolerance, rtol=tolerance
+    before, after = (
+        run_graph(one, [tensor.clone() for tensor in inputs]) for one in (original, gm)
     )
+    torch.testing.assert_close(after, before, atol=tolerance, rtol=tolerance)
+    assert not [
+        said for old, new in zip(before, after, strict=True) if (said := other_kind(old, new))
+    ]
     return report
+
+
+def recognized_and_fused(graph: fx.Graph, context: Context | None = None) -> Report:
+    """The stages `recognize` and `fuse`, as the pipeline runs them."""
+    context = context or Context()
+    found = recognize(graph, context)
+    deduplicate(graph, context)
+    return found + fuse(graph, context)
 
 
 def rule_named(*names: str) -> list[Rule]:

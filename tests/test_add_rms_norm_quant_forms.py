@@ -18,15 +18,13 @@ import torch
 from torch import Tensor
 
 from ascend_passes import npu
-from ascend_passes.engine.registry import rules
-from ascend_passes.engine.rewrite import rewrite
 from ascend_passes.engine.rule import refusal
 from ascend_passes.ir.blueprint import copied
 from ascend_passes.ir.graph import Context
 from ascend_passes.options.value import Options
 from ascend_passes.passes.deduplicate import deduplicate
 from ascend_passes.verify.exact import distance, run_exactly, run_graph
-from tests.graphs import traced
+from tests.graphs import recognized_and_fused, traced
 
 INT8 = 1  # torch's number for the dtype
 EPSILON = 1e-6
@@ -179,7 +177,7 @@ def assert_one_operator(model, inputs):
     gm = traced(model, inputs)
     before = torch.fx.GraphModule(gm, copied(gm.graph))
     deduplicate(gm.graph, Context())
-    report = rewrite(gm.graph, rules(Options()), Context())
+    report = recognized_and_fused(gm.graph)
     gm.recompile()
     assert kernels(gm) == [FUSED], str(report)
     assert report.fired["add_rms_norm_quant"] == 1
@@ -206,7 +204,7 @@ def test_a_float16_zero_point_that_may_be_no_whole_number_stays():
 
     inputs = [x, residual, gamma, scale, half]
     gm = traced(model, inputs)
-    report = rewrite(gm.graph, rules(Options()), Context())
+    report = recognized_and_fused(gm.graph)
     gm.recompile()
     assert "add_rms_norm_quant" not in report.fired
     assert any("may be no whole number" in miss.reason for miss in report.misses)

@@ -190,7 +190,7 @@ def test_a_pass_that_raises_is_left_out_and_reported(monkeypatch, name):
     agrees(compiled(model), model, *rows())
     (report,) = ascend_passes.reports()
     assert report.errors == (f"{name} failed and was left out: RuntimeError: broken on purpose",)
-    if name not in ("fuse", "normalize"):
+    if name not in ("recognize", "fuse", "normalize"):
         assert fired(report)["add_rms_norm"] == 1
 
 
@@ -440,7 +440,8 @@ def test_rules_of_the_users_own_are_found(tmp_path):
         ("broken", "import no_such_module", r"broken\.py: ModuleNotFoundError"),
         ("broken", "rule = 3", r"broken\.py must end in `rule = Rule"),
         ("broken", RULE.replace('[{"H": 16}]', "[]"), "a rule needs examples"),
-        ("swiglu", RULE, r"swiglu\.py and .*swiglu\.py have one name"),
+        ("swiglu", RULE, r"swiglu\.py is named as the recognition swiglu is"),
+        ("add_rms_norm", RULE, r"add_rms_norm\.py and .*add_rms_norm\.py have one name"),
     ],
 )
 def test_a_rule_file_that_is_wrong_is_an_error_that_names_it(tmp_path, name, text, reason):
@@ -451,10 +452,10 @@ def test_a_rule_file_that_is_wrong_is_an_error_that_names_it(tmp_path, name, tex
 
 
 def test_two_files_of_one_name_keep_their_own_text(tmp_path):
-    shipped = next(rule for rule in rules(Options()) if rule.name == "swiglu")
-    (tmp_path / "swiglu.py").write_text(f'"""Mine."""\n{RULE}')
+    shipped = next(rule for rule in rules(Options()) if rule.name == "add_rms_norm")
+    (tmp_path / "add_rms_norm.py").write_text(f'"""Mine."""\n{RULE}')
     assert find(tmp_path)[0].summary == "Mine."
-    assert dataclasses.replace(shipped).summary.startswith("SwiGLU")
+    assert dataclasses.replace(shipped).summary.startswith("Residual add")
 
 
 def test_a_folder_of_rules_that_does_not_exist_is_an_error(tmp_path):

@@ -192,7 +192,7 @@ def test_a_spelling_that_is_off_does_not_fire():
         ("add_rms_norm_quant[two]", "add_rms_norm_quant["),
         ("add_rms_norm_quant_two", "add_rms_norm_quant"),
         ("gemma_rms_norm_heads", "gemma_rms_norm"),
-        ("quant_matmul_static_bias", "quant_matmul_static[bias]"),
+        ("quant_matmul_statics", "quant_matmul_static"),
     ],
 )
 def test_a_name_that_is_almost_one_names_it(name, meant):

@@ -18,11 +18,12 @@ from ascend_passes.cli import environment as doctor
 from ascend_passes.cli import limit
 from ascend_passes.cli.bench_cold import Cold
 from ascend_passes.cli.bench_compile import Row, bars
-from ascend_passes.cli.check import chosen_rules
+from ascend_passes.cli.check import chosen_names
 from ascend_passes.cli.demo import save_model
+from ascend_passes.cli.list import row_of
 from ascend_passes.cli.new import TEMPLATE
 from ascend_passes.cli.output import progress
-from ascend_passes.cli.rules import every_rule
+from ascend_passes.cli.rules import every_named
 from ascend_passes.engine import registry
 from ascend_passes.engine.rule import RuleError
 from ascend_passes.options.value import Options
@@ -63,7 +64,9 @@ def output(capsys, *words):
         (["show", "swigl"], "Did you mean 'swiglu'"),
         (["check", "absent_rule"], "`ascend-passes list` names all"),
         (["new", "Not-A-Name"], "lower case words"),
-        (["new", "swiglu", "--kind", "recognize"], "exists"),
+        (["new", "swiglu"], "is a recognition already"),
+        (["new", "add_rms_norm"], "exists"),
+        (["new", "mine", "--kind", "recognize"], "with --folder"),
         (["list", "--option", "rule_path=/absent"], "is no folder"),
     ],
 )
@@ -103,7 +106,7 @@ def test_list_and_show_know_every_rule(capsys):
         shown = json.loads(text.out)
         assert code == 0
         assert shown["graph_before"] != shown["graph_after"]
-        assert "npu." in shown["graph_after"]
+        assert "npu." in shown["graph_after"] or rule["name"] == "add"
 
 
 def test_a_switched_off_rule_is_listed_as_off(capsys):
@@ -123,6 +126,16 @@ def test_a_new_rule_loads_and_is_checked(capsys, tmp_path):
     assert "npu_swiglu" in json.loads(text.out)["graph_after"]
 
 
+def test_a_new_rule_that_recognizes_says_so_and_passes(capsys, tmp_path):
+    words = ["new", "my_rule", "--kind", "recognize", "--folder", str(tmp_path)]
+    assert output(capsys, *words)[0] == 0
+    code, text = output(capsys, "check", str(tmp_path))
+    assert (code, text.out) == (0, "my_rule: passed\n")
+    _, text = output(capsys, "list", "--json", "--option", f"rule_path={tmp_path}")
+    kinds = {row["name"]: row["kind"] for row in json.loads(text.out)}
+    assert kinds["my_rule"] == "recognize"
+
+
 def test_a_rule_file_that_does_not_parse_is_named(capsys, tmp_path):
     (tmp_path / "broken.py").write_text("def pattern(:\n")
     code, text = output(capsys, "list", "--option", f"rule_path={tmp_path}")
@@ -136,13 +149,13 @@ def test_no_name_of_a_rule_runs_the_current_folder(tmp_path, monkeypatch):
     for folder in (Path(), Path("swiglu")):
         folder.mkdir(exist_ok=True)
         (folder / "x.py").write_text("open('RAN', 'w')")
-    assert [rule.name for rule in chosen_rules("swiglu", Options())] == ["swiglu"]
+    assert [one.name for one in chosen_names("swiglu", Options())] == ["swiglu"]
     for name in ("", ".", "x", "x.py"):
         with pytest.raises(ValueError):
-            chosen_rules(name, Options())
+            chosen_names(name, Options())
     assert not Path("RAN").exists()
     with pytest.raises(RuleError, match="must end in"):
-        chosen_rules("./swiglu", Options())
+        chosen_names("./swiglu", Options())
     assert Path("RAN").exists()
 
 
@@ -161,11 +174,11 @@ def test_the_next_command_of_new_works(capsys, tmp_path, monkeypatch, folder):
 def test_list_in_a_pipe_cuts_nothing(capsys):
     _, text = output(capsys, "list")
     _, *lines = text.out.splitlines()
-    rules = every_rule(Options())
-    assert len(lines) == len(rules)
-    for line, rule in zip(lines, rules, strict=True):
-        assert line.split()[0] == rule.name
-        assert " ".join(line.split()).endswith(rule.summary)
+    rows = [row_of(one, Options()) for one in every_named(Options())]
+    assert len(lines) == len(rows)
+    for line, row in zip(lines, rows, strict=True):
+        assert line.split()[0] == row["name"]
+        assert " ".join(line.split()).endswith(row["summary"])
 
 
 def test_brackets_in_a_file_are_no_markup(capsys, tmp_path):
@@ -261,11 +274,9 @@ def test_a_checkout_has_its_own_rules(tmp_path):
     spec = importlib.util.spec_from_file_location("other_registry", copy)
     other = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(other)
-    assert other.pattern_folders() == tuple(
-        tmp_path / "patterns" / k for k in ("recognize", "fuse")
-    )
+    assert other.pattern_folders() == (tmp_path / "patterns" / "fuse",)
     (package / "patterns").mkdir()
-    assert other.pattern_folders() == tuple(package / "patterns" / k for k in ("recognize", "fuse"))
+    assert other.pattern_folders() == (package / "patterns" / "fuse",)
 
 
 def test_a_strange_toolkit_is_no_error(tmp_path, monkeypatch):

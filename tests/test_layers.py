@@ -21,6 +21,7 @@ LAYERS = (
     "engine",
     "agreement",
     "passes",
+    "meaning",
     "frontends",
     "verify",
     "executors",

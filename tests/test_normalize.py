@@ -14,15 +14,13 @@ from torch import fx
 from ascend_passes.engine import forms
 from ascend_passes.engine.forms import END
 from ascend_passes.engine.normalize import normalize
-from ascend_passes.engine.registry import rules
-from ascend_passes.engine.rewrite import rewrite
 from ascend_passes.ir.arguments import arguments
 from ascend_passes.ir.blueprint import copied
 from ascend_passes.ir.graph import Context
 from ascend_passes.options.value import Options
 from ascend_passes.passes.deduplicate import deduplicate
 
-from .graphs import raw, targets, traced
+from .graphs import raw, recognized_and_fused, targets, traced
 
 aten = torch.ops.aten
 prims = torch.ops.prims
@@ -356,7 +354,7 @@ def firing(name, dynamic):
 
 
 def test_rewriting_random_graphs_keeps_their_results():
-    chosen = rules(Options(rules="+*,-quantize_static,-quantize_dynamic"))
+    context = Context(Options(rules="+*,-quantize_static,-quantize_dynamic"))
     fired = {False: Counter(), True: Counter()}
 
     @frugal
@@ -368,8 +366,8 @@ def test_rewriting_random_graphs_keeps_their_results():
     def check(program, kept, seed, dynamic):
         model = random_model(program, kept)
         gm = traced(model, matrices(seed, torch.float32), dynamic)
-        deduplicate(gm.graph, Context())
-        report = rewrite(gm.graph, chosen, Context())
+        deduplicate(gm.graph, context)
+        report = recognized_and_fused(gm.graph, context)
         fired[dynamic].update(report.fired)
         gm.graph.lint()
         gm.recompile()

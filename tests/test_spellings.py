@@ -1,4 +1,4 @@
-"""The modules of transformers and torch that the recognize rules are for, as they are."""
+"""The modules of transformers and torch whose spellings are recognized, as they are."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_llama4_rope(sequences):
     angles = positions * torch.rand(HEAD // 2, generator=torch.Generator().manual_seed(5))
     factor = torch.polar(torch.ones_like(angles), angles)
     report, results = compiled(modeling.apply_rotary_emb, query, key, factor)
-    assert report.fired["rotary_mul_complex"] == 2, str(report)
+    assert report.fired["rotary_mul_interleaved"] == 2, str(report)
     for x, result in zip((query, key), results, strict=True):
         assert_turned(x, result, factor[:, :, None])
 
@@ -102,7 +102,7 @@ def test_rope_of_tokens():
     )
     factor = torch.polar(torch.ones_like(angles), angles)
     report, result = compiled(turn, x, factor)
-    assert report.fired["rotary_mul_complex"] == 1, str(report)
+    assert report.fired["rotary_mul_interleaved"] == 1, str(report)
     assert_turned(x, result, factor[:, None])
 
 

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import pytest
 import torch
+from torch import Tensor
 from torch.nn.functional import silu
 
-from ascend_passes import npu
+from ascend_passes import Rule, npu
 from ascend_passes.engine.bind import WrongDtype
 from ascend_passes.engine.match import match
 from ascend_passes.engine.misses import worth_telling
-from ascend_passes.engine.registry import rules
-from ascend_passes.engine.rewrite import rewrite
 from ascend_passes.engine.template import outline
 from ascend_passes.ir.graph import Context
-from ascend_passes.options.value import Options
 from ascend_passes.passes.deduplicate import deduplicate
 from ascend_passes.report.value import Miss, Place
-from tests.graphs import reasons, rule_named, traced
+from tests.graphs import reasons, recognized_and_fused, traced
 
 INT8 = 1  # torch's number for the dtype
 EPSILON = 1e-6
 HALF, FLOAT = torch.bfloat16, torch.float32
 H = 64
+Rows = Annotated[Tensor, "... H"]
 
 
 def tensors(**given):
@@ -148,7 +149,7 @@ def optimized(function, given):
     """The graph after every rule, deduplicated as the pipeline does, and the report."""
     gm = traced(function, tensors(**given))
     deduplicate(gm.graph, Context())
-    report = rewrite(gm.graph, rules(Options()), Context())
+    report = recognized_and_fused(gm.graph)
     gm.recompile()
     return gm, report
 
@@ -247,9 +248,17 @@ def test_a_miss_names_the_limit_of_the_operator(case):
     assert (rule, reason) in told, reasons(report)
 
 
+def gated(gate: Rows, up: Rows):
+    return silu(gate) * up
+
+
+def gated_by_operator(gate, up):
+    return npu.npu_swiglu(torch.cat([gate, up], -1), -1)
+
+
 def test_a_template_for_another_dtype_speaks_last():
     """However far it came: whether its dtype is right, only the other templates can tell."""
-    (rule,) = rule_named("swiglu_unpacked")
+    rule = Rule(gated, gated_by_operator, examples=[{"H": H}], name="gated")
     gm = traced(lambda x, residual: silu(x) * residual, tensors(x=HALF, residual=HALF))
     product = gm.graph.output_node().args[0]
     stop = match(outline(rule, rule.spellings[0], FLOAT, "cpu"), product, loose=True)

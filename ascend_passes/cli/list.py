@@ -1,4 +1,4 @@
-"""`list`: every rule with its sentence."""
+"""`list`: every recognition and every rule with its sentence."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from rich.table import Table
 
 from ascend_passes.cli.arguments import add_json, add_options, command_options, read_options
 from ascend_passes.cli.output import console, print_json, print_table
-from ascend_passes.cli.rules import every_rule
+from ascend_passes.cli.rules import Named, every_named
 from ascend_passes.engine.registry import is_on
+from ascend_passes.engine.rule import Rule
+from ascend_passes.meaning.recognize import is_wanted
+from ascend_passes.options.value import Options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,15 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """0; raises RuleError for a rule file that does not load."""
     options = command_options(read_options(arguments.option))
-    rows = [
-        {
-            "name": rule.name,
-            "kind": rule.kind,
-            "on": is_on(rule, options),
-            "summary": rule.summary,
-        }
-        for rule in every_rule(options)
-    ]
+    rows = [row_of(one, options) for one in every_named(options)]
     if arguments.json:
         print_json(rows)
         return 0
@@ -41,3 +36,13 @@ def run(arguments: argparse.Namespace) -> int:
         table.add_row(str(name), str(kind), "yes" if on else "no", str(summary))
     print_table(console(), table)
     return 0
+
+
+def row_of(one: Named, options: Options) -> dict[str, str | bool]:
+    """Name, kind, whether it is on under these options, and its sentence."""
+    if isinstance(one, Rule):
+        kind, on, summary = one.kind, is_on(one, options), one.summary
+    else:
+        kind, summary = "recognize", one.recognition.summary
+        on = is_wanted(one.family, one.name, options)
+    return {"name": one.name, "kind": kind, "on": on, "summary": summary}

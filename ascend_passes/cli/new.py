@@ -15,6 +15,7 @@ from ascend_passes.cli.arguments import path_name
 from ascend_passes.compile import pass_names
 from ascend_passes.engine.registry import pattern_folders
 from ascend_passes.engine.rule import RuleError
+from ascend_passes.meaning.recognize import recognitions
 from ascend_passes.options.types import shown
 
 NAME = re.compile("[a-z][a-z0-9]*(_[a-z0-9]+)*")
@@ -55,6 +56,8 @@ def where(H):
 
 rule = Rule(pattern, replacement, where, examples=[{"H": 64}, {"H": 4096}])
 '''
+RECOGNIZES = ('{"H": 4096}])', '{"H": 4096}], kind="recognize")')
+"""What the template says, and what it says for a rule that recognizes."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--kind",
         choices=("recognize", "fuse"),
         default="fuse",
-        help="recognize a spelling, or fuse operators (default)",
+        help="fuse operators (default), or recognize a spelling, which needs --folder",
     )
     parser.add_argument(
         "--folder", type=path_name, help="a folder of your own instead (see rule_path)"
@@ -72,8 +75,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """0; raises RuleError for a name that cannot be one, or a file that exists."""
-    path = new_rule(arguments.rule, arguments.folder or folder_of(arguments.kind))
+    """0; raises RuleError for a name that cannot be one, a file that exists, or no folder where
+    one is needed."""
+    folder = arguments.folder or folder_of(arguments.kind)
+    path = new_rule(arguments.rule, folder, arguments.kind)
     words = ["ascend-passes", "check", path.stem]
     if arguments.folder:
         words += ["--option", f"rule_path={arguments.folder}"]
@@ -82,11 +87,17 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def folder_of(kind: str) -> Path:
-    """The package's folder for rules of a kind."""
-    return next(folder for folder in pattern_folders() if folder.name == kind)
+    """The package's folder for rules of a kind; RuleError where it has none."""
+    for folder in pattern_folders():
+        if folder.name == kind:
+            return folder
+    raise RuleError(
+        f"the package recognizes by meaning and has no folder for rules of kind {kind}; "
+        "write yours into one of your own with --folder."
+    )
 
 
-def new_rule(name: str, folder: Path) -> Path:
+def new_rule(name: str, folder: Path, kind: str = "fuse") -> Path:
     """Write the template; errors as in `run`."""
     refuse_name(name)
     if os.pathsep in str(folder):
@@ -95,7 +106,7 @@ def new_rule(name: str, folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as file:
-            file.write(TEMPLATE)
+            file.write(TEMPLATE.replace(*RECOGNIZES) if kind == "recognize" else TEMPLATE)
     except FileExistsError as error:
         raise RuleError(f"{error.filename} exists; choose another name or edit it.") from None
     except OSError as error:

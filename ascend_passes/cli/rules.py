@@ -1,13 +1,16 @@
-"""Find the rule that a command is about."""
+"""Find the rule or the recognition that a command is about."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from ascend_passes.cli.limit import limited
 from ascend_passes.engine.registry import find, pattern_folders, rules
 from ascend_passes.engine.rule import Rule, RuleError
+from ascend_passes.meaning.family import Family, Recognition
+from ascend_passes.meaning.recognize import recognitions
 from ascend_passes.options.types import nearest, shown
 from ascend_passes.options.value import Options
 
@@ -20,13 +23,38 @@ def every_rule(options: Options) -> tuple[Rule, ...]:
     return tuple(sorted((*shipped, *own), key=lambda rule: rule.name))
 
 
-def rule_named(name: str, options: Options) -> Rule:
-    """The rule of a name.
+@dataclass(frozen=True)
+class Recognized:
+    """A recognition as a command names it."""
+
+    name: str
+    family: Family
+    recognition: Recognition
+
+
+Named = Rule | Recognized
+"""What a name of the option `rules` stands for."""
+
+
+def every_recognition() -> tuple[Recognized, ...]:
+    """All recognitions by name, whether they are on or not."""
+    found = (Recognized(name, family, one) for name, (family, one) in recognitions().items())
+    return tuple(sorted(found, key=lambda one: one.name))
+
+
+def every_named(options: Options) -> tuple[Named, ...]:
+    """All recognitions and rules by name, whether they are on or not."""
+    every: tuple[Named, ...] = (*every_recognition(), *every_rule(options))
+    return tuple(sorted(every, key=lambda one: one.name))
+
+
+def the_named(name: str, options: Options) -> Named:
+    """The rule or the recognition of a name.
 
     Raises:
-        RuleError: no rule has it; the text names the nearest and the command that lists all.
+        RuleError: none has it; the text names the nearest and the command that lists all.
     """
-    known = {rule.name: rule for rule in every_rule(options)}
+    known = {one.name: one for one in every_named(options)}
     if name in known:
         return known[name]
     hint = nearest(name, known)
@@ -34,9 +62,11 @@ def rule_named(name: str, options: Options) -> Rule:
 
 
 @contextmanager
-def blamed(rule: Rule, seconds: float) -> Iterator[None]:
+def blamed(one: Named, seconds: float) -> Iterator[None]:
     """Inside, what a rule's code raises becomes one RuleError that names it, as does no end."""
-    where = f"rule {rule.name} ({rule.source})"
+    where = f"recognition {one.name}"
+    if isinstance(one, Rule):
+        where = f"rule {one.name} ({one.source})"
     with limited(seconds, where):
         try:
             yield

@@ -1,4 +1,4 @@
-"""`show RULE`: what a rule says, when it holds, and a graph before and after it."""
+"""`show RULE`: what a rule or a recognition says, when it holds, and a graph before and after."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from rich.text import Text
 from ascend_passes.cli.arguments import add_json, add_options, command_options, read_options
 from ascend_passes.cli.limit import LOAD_SECONDS
 from ascend_passes.cli.output import console, print_json
-from ascend_passes.cli.rules import blamed, rule_named
+from ascend_passes.cli.rules import blamed, the_named
+from ascend_passes.engine.rule import Rule
+from ascend_passes.verify.recognition import RecognitionPage, recognition_page
 from ascend_passes.verify.rule_page import RulePage, page
 
 
@@ -25,14 +27,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """0; raises RuleError where there is no such rule."""
     options = command_options(read_options(arguments.option))
-    rule = rule_named(arguments.rule, options)
-    with blamed(rule, LOAD_SECONDS):
-        found = page(rule)
+    one = the_named(arguments.rule, options)
+    with blamed(one, LOAD_SECONDS):
+        found = page(one) if isinstance(one, Rule) else recognition_page(one.name)
     if arguments.json:
         print_json(asdict(found))
-    else:
+    elif isinstance(found, RulePage):
         print_page(found)
+    else:
+        print_recognition(found)
     return 0
+
+
+def print_recognition(found: RecognitionPage) -> None:
+    """The page of a recognition on a terminal."""
+    out = console()
+    out.print(Text.assemble((found.name, "bold"), f" ({found.kind}, {found.source})"))
+    out.print(found.summary, markup=False)
+    out.print(f"\n{found.documentation}", markup=False)
+    print_code("graph before, of one spelling", found.graph_before)
+    print_code("graph after", found.graph_after)
+    out.rule("refused where a limit of the operator is broken", align="left")
+    for limit in found.limits:
+        out.print(f"* {limit}", markup=False)
 
 
 def print_page(found: RulePage) -> None:
@@ -48,10 +65,15 @@ def print_page(found: RulePage) -> None:
         ("graph before", found.graph_before),
         ("graph after", found.graph_after),
     ):
-        if not code:
-            continue
-        out.rule(title, align="left")
-        out.print(Syntax(code, "python", theme="ansi_dark", background_color="default"))
+        print_code(title, code)
     out.rule("refused where", align="left")
     for reason in found.conditions or ("never: the two sides are always equal",):
         out.print(f"* {reason}", markup=False)
+
+
+def print_code(title: str, code: str) -> None:
+    """A section with code in it, if there is any."""
+    if not code:
+        return
+    console().rule(title, align="left")
+    console().print(Syntax(code, "python", theme="ansi_dark", background_color="default"))

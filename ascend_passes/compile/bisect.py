@@ -9,6 +9,7 @@ from typing import Any
 from ascend_passes.compile.option_values import checked_options
 from ascend_passes.compile.stages import STAGES, recognizes
 from ascend_passes.engine.registry import rules
+from ascend_passes.meaning.recognize import is_wanted, recognitions
 from ascend_passes.options.value import Options, switched_on
 
 Differs = Callable[[Mapping[str, Any]], bool]
@@ -32,13 +33,20 @@ class Switch:
 
 
 def switches(options: Options) -> tuple[Switch, ...]:
-    """Every rule and pass that these options leave on, in the order in which they first act."""
+    """Every rule, recognition and pass that these options leave on, in the order in which they
+    first act."""
     on = list(rules(options))
     found: list[Switch] = []
     for stage in STAGES:
         if not switched_on(stage.name, options.passes):
             continue
         found.append(Switch("passes", stage.name))
+        if stage.name == "recognize":
+            found += [
+                Switch("rules", name)
+                for name, (family, _) in recognitions().items()
+                if is_wanted(family, name, options)
+            ]
         if stage.name in ("recognize", "fuse"):
             acting = [rule for rule in on if stage.name == "fuse" or recognizes(rule)]
             found += [Switch("rules", rule.name) for rule in acting]

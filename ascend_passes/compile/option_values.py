@@ -13,6 +13,8 @@ from typing import Any
 from ascend_passes.compile import pass_names
 from ascend_passes.cost import profiles
 from ascend_passes.engine import registry
+from ascend_passes.meaning.finding import OF_WIDENED_ROWS
+from ascend_passes.meaning.recognize import recognitions
 from ascend_passes.npu.operator import A2, A3, A5, is_soc
 from ascend_passes.options.plans import capture_sizes
 from ascend_passes.options.types import OptionError, nearest, shown
@@ -51,15 +53,20 @@ def check_values(options: Options) -> None:
         return
     rules = rule_names(options)
     check_switches("rules", options.rules, lambda: rules)
-    check_expected_names(options.expect, (*rules, *pass_names.countable_names()))
+    widened = (name + OF_WIDENED_ROWS for name in recognitions())
+    check_expected_names(options.expect, (*rules, *widened, *pass_names.countable_names()))
 
 
 def rule_names(options: Options) -> tuple[str, ...]:
-    """The names of all rules and their spellings, the user's own among them; errors as in
-    `registry.rules`."""
+    """The names of all recognitions, rules and their spellings, the user's own among them.
+
+    Raises:
+        RuleError: a rule that is named as a recognition is; and as `registry.rules`.
+    """
     every = registry.rules(dataclasses.replace(options, rules="+*"))
+    registry.refuse_taken(every, recognitions())
     spellings = (rule.name_of(spelling) for rule in every for spelling in rule.spellings)
-    return tuple(dict.fromkeys((*(rule.name for rule in every), *spellings)))
+    return tuple(dict.fromkeys((*recognitions(), *(rule.name for rule in every), *spellings)))
 
 
 def check_switches(option: str, switches: str, known: Callable[[], Iterable[str]]) -> None:

@@ -47,7 +47,7 @@ class Stage:
 
 
 def recognize(graph: fx.Graph, context: Context) -> Report:
-    """Bring every spelling to its NPU operator."""
+    """Bring every spelling to its NPU operator, by meaning and by the user's own rules."""
     accept = acceptance(context)
     found = by_meaning(graph, context, accept)
     chosen = [rule for rule in rules(context.options) if recognizes(rule)]
@@ -55,7 +55,8 @@ def recognize(graph: fx.Graph, context: Context) -> Report:
 
 
 def fuse(graph: fx.Graph, context: Context) -> Report:
-    """Join operators; the recognize rules take part, since a fused graph can show new spellings."""
+    """Join operators; the user's recognize rules take part, since a fused graph can show new
+    spellings."""
     return rewrite(graph, rules(context.options), context, acceptance(context))
 
 

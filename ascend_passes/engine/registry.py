@@ -8,7 +8,7 @@ import hashlib
 import importlib.util
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
@@ -161,6 +161,15 @@ def refuse_twins(every: Iterable[Rule]) -> None:
         if rule.name in seen:
             raise RuleError(f"{rule.source} and {seen[rule.name].source} have one name; rename one")
         seen[rule.name] = rule
+
+
+def refuse_taken(every: Iterable[Rule], names: Container[str]) -> None:
+    """Raise RuleError for a rule whose name already means something that no file says."""
+    for rule in every:
+        if rule.name in names:
+            raise RuleError(
+                f"{rule.source} is named as the recognition {rule.name} is; rename the file"
+            )
 
 
 def identity(options: Options) -> str:

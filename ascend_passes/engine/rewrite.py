@@ -13,6 +13,7 @@ from torch import Tensor, fx
 
 from ascend_passes.engine.apply import apply
 from ascend_passes.engine.emission import Emission, emit, kind_of
+from ascend_passes.engine.found import Found
 from ascend_passes.engine.hazards import refuse, refuse_sharing, refuse_writes
 from ascend_passes.engine.match import Match, Stop, match, stops_at_once
 from ascend_passes.engine.misses import miss, told_from, worth_telling
@@ -29,7 +30,7 @@ SWEEPS = 16
 is 5."""
 
 
-Accept = Callable[[Match, Emission], str | None]
+Accept = Callable[[Found, Emission], str | None]
 """A last look at a replacement before it goes in: None, or why the match is left as it is."""
 
 

@@ -231,7 +231,7 @@ def reads_another(
     node: fx.Node, seen: Collection[fx.Node], before: Collection[fx.Node], count: Any
 ) -> bool:
     """Whether a node of `count` elements reads a tensor of its own size that is none of those
-    known."""
+    known; a gain is no such tensor, though it has as many elements as a single row."""
     own = tensor_of(node)
     if own is None or not same_size(own.numel(), count):
         return False
@@ -241,7 +241,7 @@ def reads_another(
         fake = tensor_of(given)
         if given in seen or given in before or fake is None:
             continue
-        if same_size(fake.numel(), count):
+        if fake.dim() >= own.dim() and same_size(fake.numel(), count):
             return True
     return False
 

@@ -16,6 +16,8 @@ from ascend_passes.meaning.cone import Cone, is_widening, tensor_of
 from ascend_passes.meaning.vocabulary import CASTS, LAYOUT
 
 aten = torch.ops.aten
+OF_WIDENED_ROWS = "_of_widened_rows"
+"""What the name of a recognition goes on with where its rows were widened for the operator."""
 VIEWS = (
     *(aten.view.default, aten._unsafe_view.default, aten.unsqueeze.default, aten.squeeze.dim),
     *(aten.squeeze.dims, aten.permute.default, aten.transpose.int, aten.slice.Tensor),
@@ -135,7 +137,7 @@ class Finding:
     def name(self) -> str:
         """What a report counts: an operator on rows that were widened counts by another name, since
         it reads more than the model's own rows."""
-        return self.answer.rule + ("_of_widened_rows" if self.is_wide else "")
+        return self.answer.rule + (OF_WIDENED_ROWS if self.is_wide else "")
 
     @property
     def is_wide(self) -> bool:
@@ -212,10 +214,11 @@ def memory_order(node: fx.Node) -> tuple[int, ...]:
     plain = tuple(range(fake.dim() if fake is not None else 0))
     if fake is None:
         return plain
-    strides = [hint_of(stride) for stride in fake.stride()]
+    hints = [hint_of(stride) for stride in fake.stride()]
     sizes = [hint_of(size) for size in fake.shape]
-    if None in strides or None in sizes:
+    if None in hints or None in sizes:
         return plain
+    strides = [stride or 0 for stride in hints]
     moved = [dim for dim in plain if sizes[dim] != 1]
     by_stride = sorted(moved, key=lambda dim: -strides[dim])
     places = dict(zip(moved, by_stride, strict=True))
@@ -260,7 +263,8 @@ def laid_out(finding: Finding) -> Any:
         if moves and first_result.dim() == len(order):
             first_result = first_result.permute(back)
         made = (first_result, *others, *(sums[0] for _ in finding.rounded))
-        return tuple(map(as_noted, made, map(value, finding.outputs)))
+        noted = (value(node) for node in finding.outputs if node is not None)
+        return tuple(map(as_noted, made, noted))
 
     return function
 

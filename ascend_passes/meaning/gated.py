@@ -42,7 +42,7 @@ ANCHORS = frozenset(
 ALLOWED_HERE = SMOOTH_PIECES | MOVES
 MAGNITUDES = (0.1, 4.0, 20.0)
 REACH = BEFORE, BEHIND = 9, 9
-ACTIVATIONS = MappingProxyType(
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
     {
         "silu": lambda gate: gate / (1 + torch.exp(-gate)),
         "none": lambda gate: gate * 0.5 * (1 + torch.erf(gate / 2**0.5)),
@@ -91,12 +91,14 @@ def piece(place: Place) -> Cone | None:
 def solve(lifted: Lifted) -> Answer | NotThat:
     """The gated activation that a piece is."""
     source = torch.Generator().manual_seed(2)
-    kind = {"generator": source, "dtype": torch.float64}
     shapes = [lifted.shape(node) for node in lifted.cone.sources]
     forms = None
     try:
         for magnitude in MAGNITUDES:
-            given = [torch.randn(shape, **kind) * magnitude for shape in shapes]
+            given = [
+                torch.randn(shape, generator=source, dtype=torch.float64) * magnitude
+                for shape in shapes
+            ]
             found = lifted.at(dict(zip(lifted.cone.sources, given, strict=True)))
             fitting = {
                 name for name, wanted in products(given, found.numel()) if agrees(found, wanted)
@@ -152,14 +154,16 @@ def answer_for(activation: str, side: str) -> Answer | NotThat:
 
 def swiglu(x: Tensor, other: Tensor | None = None, *, side: str) -> Tensor:
     """`npu_swiglu`, whose gate is the left half of its input, [..., 2 I]."""
-    return npu.npu_swiglu(packed_for(x, other, side), -1)
+    activated: Tensor = npu.npu_swiglu(packed_for(x, other, side), -1)
+    return activated
 
 
 def geglu(x: Tensor, *, side: str, kind: str) -> Tensor:
     """`npu_geglu`, which activates either half of its input, [..., 2 I]."""
-    if side == "right":
-        return npu.npu_geglu(x, -1, GELU_CODES[kind], False)[0]
-    return npu.npu_geglu(packed_for(x, None, side), -1, GELU_CODES[kind], True)[0]
+    is_left = side != "right"
+    packed = packed_for(x, None, side) if is_left else x
+    activated: Tensor = npu.npu_geglu(packed, -1, GELU_CODES[kind], is_left)[0]
+    return activated
 
 
 def packed_for(x: Tensor, other: Tensor | None, side: str) -> Tensor:

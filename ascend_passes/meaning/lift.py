@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ascend_passes.ir.graph import plain_size, value
+from ascend_passes.ir.graph import first, plain_size, value
 from ascend_passes.meaning.cone import Cone, tensor_of
 from ascend_passes.meaning.vocabulary import CASTS
 
@@ -93,9 +93,12 @@ def sizes_for(cone: Cone) -> Sizes:
 
 def symbols_of(fake: Tensor | None) -> set[Any]:
     """The symbols in a tensor's sizes."""
-    sizes = () if fake is None else fake.shape
+    sizes: tuple[Any, ...] = () if fake is None else fake.shape
     return {
-        s for size in sizes if isinstance(size, torch.SymInt) for s in size.node.expr.free_symbols
+        symbol
+        for size in sizes
+        if isinstance(size, torch.SymInt)
+        for symbol in size.node.expr.free_symbols
     }
 
 
@@ -162,7 +165,7 @@ class Lifted:
         if node.target in MADE:
             keywords["dtype"] = torch.float64
         if node.target is aten._fused_rms_norm.default and arguments[3] is None:
-            arguments[3] = torch.finfo(value(node.args[0]).dtype).eps  # as of the rows' own dtype
+            arguments[3] = torch.finfo(value(first(node)).dtype).eps  # as of the rows' own dtype
         assert not isinstance(node.target, str)
         return node.target(*arguments, **keywords)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -29,9 +30,9 @@ class Numbers:
     def of(cls, graph: fx.Graph, context: Context) -> Numbers:
         """Those of a graph."""
         module = graph.owning_module
-        made = {}
+        made: dict[fx.Node, Tensor] = {}
         for node in graph.find_nodes(op="get_attr"):
-            tensor = getattr(module, str(node.target), None)
+            tensor: Any = getattr(module, str(node.target), None)
             if is_number(tensor) and not any(node in written(user) for user in node.users):
                 made[node] = tensor
         read = {node: held for node, held in untouched(graph, context).items() if is_number(held)}

@@ -72,8 +72,21 @@ def places(anchor: fx.Node) -> Iterator[Place]:
         for out in (*descendants(anchor, BEHIND, ALLOWED_HERE), anchor)
         if out.target not in LAYOUT and is_result(out, fake) and not is_widening(out)
     ]
+    pairs = [(q, w) for w in weights for q in integers if q is not w]
     for out in outs:
-        yield from ((out, (q, w)) for w in weights for q in integers if q is not w)
+        fitting = [pair for pair in pairs if has_columns(out, *pair)]
+        yield from ((out, pair) for pair in fitting)
+        yield from ((out, pair) for pair in pairs if pair not in fitting)
+
+
+def has_columns(out: fx.Node, q: fx.Node, w: fx.Node) -> bool:
+    """Whether a result is as wide as rows times a weight: of a single row either operand could be
+    the weight."""
+    one, other = value(w).shape
+    depth, columns = value(q).shape[-1], value(out).shape[-1]
+    return any(
+        same_size(depth, k) and same_size(columns, n) for k, n in ((one, other), (other, one))
+    )
 
 
 def is_int8(node: fx.Node) -> bool:
@@ -85,8 +98,9 @@ def is_int8(node: fx.Node) -> bool:
 def is_result(node: fx.Node, product_fake: Tensor) -> bool:
     """Whether a node holds as many floating elements as a product."""
     fake = tensor_of(node)
-    floating = fake is not None and fake.dtype.is_floating_point
-    return floating and same_size(fake.numel(), product_fake.numel())
+    if fake is None or not fake.dtype.is_floating_point:
+        return False
+    return same_size(fake.numel(), product_fake.numel())
 
 
 def piece(place: Place) -> Cone | None:
@@ -366,7 +380,7 @@ def built_matmul(
     if row_scale is not None:
         per_token = row_scale.reshape(-1).to(torch.float32)
         per_token = per_token if row_power > 0 else 1 / per_token
-    return npu.npu_quant_matmul(
+    multiplied: Tensor = npu.npu_quant_matmul(
         x.reshape(-1, x.shape[-1]),
         right,
         scale,
@@ -374,6 +388,7 @@ def built_matmul(
         bias=added,
         output_dtype=CODES.get(kind),
     )
+    return multiplied
 
 
 def bias_for(

@@ -63,6 +63,8 @@ ALLOWED_HERE = (
     | CHOICES
     | (REDUCTIONS - {aten.mm.default, aten.bmm.default, aten.addmm.default, aten._int_mm.default})
 )
+CLAMPS = PIECEWISE - {aten.abs.default}
+"""What may stand round a rounding; the absolute values of a row belong to its scale."""
 REACH = BEFORE, BEHIND = 10, 8
 LOWEST, HIGHEST = -128.0, 127.0
 STEPS = 127.0
@@ -151,7 +153,7 @@ class Rounded:
             node
             for node in cone.nodes
             if node in cone.own
-            and node.target in ROUNDINGS | PIECEWISE
+            and node.target in ROUNDINGS | CLAMPS
             and same_size(value(node).numel(), count)
             and follows(node, next(n for n in cone.nodes if n.target in ROUNDINGS))
         ]
@@ -466,7 +468,7 @@ def by_scale(
     elif point:
         kind = scale.dtype if not divides or scale.dtype == torch.bfloat16 else torch.int32
         zeros = torch.full(scale.shape, point, dtype=kind, device=x.device)
-    y = npu.npu_quantize(x, scale, zeros, INT8_CODE, -1, divides)
+    y: Tensor = npu.npu_quantize(x, scale, zeros, INT8_CODE, -1, divides)
     if not read:
         return y
     row = y.to(x.dtype)

@@ -13,7 +13,7 @@ from ascend_passes.engine.apply import apply
 from ascend_passes.engine.emission import Emission, kind_of, refuse_limits, refuse_results
 from ascend_passes.engine.found import Found
 from ascend_passes.engine.hazards import refuse, refuse_sharing
-from ascend_passes.engine.normalize import remove_dead
+from ascend_passes.engine.normalize import normalize, remove_dead
 from ascend_passes.engine.template import output_nodes
 from ascend_passes.ir import trace
 from ascend_passes.ir.graph import Context, is_boundary, place, value
@@ -225,7 +225,11 @@ def answer_of(search: Search, family: Family, cone: Cone) -> Answer | NotThat:
 def emission_for(search: Search, finding: Finding) -> Emission | str:
     """The operator's graph for the kinds of inputs of a finding, or why there is none."""
     kinds = tuple((name, kind_of(value(node))) for name, node in finding.inputs.items())
-    key = (id(finding.answer), kinds, tuple(kind_of(value(node)) for node in finding.outputs))
+    key = (
+        id(finding.answer),
+        kinds,
+        tuple(kind_of(value(node)) for node in finding.outputs if node),
+    )
     if key not in search.emissions:
         search.emissions[key] = emitted(search, finding)
     return search.emissions[key]
@@ -237,7 +241,7 @@ def emitted(search: Search, finding: Finding) -> Emission | str:
     graph = trace.trace(laid_out(finding), list(fakes.values()), guards=False).graph
     for node, name in zip(list(graph.nodes), fakes, strict=False):
         node.meta["input"] = name
-    remove_dead(graph)
+    normalize(graph)  # rules and passes read it next
     reason = refuse_limits(search.context, graph)
     if reason is not None:
         return reason

@@ -136,10 +136,12 @@ class Rows:
     @classmethod
     def of(cls, lifted: Lifted, gains: list[fx.Node], source: torch.Generator) -> Rows:
         """Rows for the piece's source, and random gains."""
-        kind = {"generator": source, "dtype": torch.float64}
-        shape = lifted.shape(lifted.cone.sources[0])
-        base = torch.randn(math.prod(shape[:-1]), shape[-1], **kind)
-        given = {gain: torch.rand(lifted.shape(gain), **kind) + 0.5 for gain in gains}
+        shape, wide = lifted.shape(lifted.cone.sources[0]), torch.float64
+        base = torch.randn(math.prod(shape[:-1]), shape[-1], generator=source, dtype=wide)
+        given = {
+            gain: torch.rand(lifted.shape(gain), generator=source, dtype=wide) + 0.5
+            for gain in gains
+        }
         return cls(lifted, base + 0.1 * base.sign(), given)
 
     def at(self, magnitude: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -281,14 +283,17 @@ def built(
     """The norm operator of rows [..., H] with the gain `offset + factor * gamma`."""
     if gamma is None:
         ones = torch.full((x.shape[-1],), offset, dtype=x.dtype, device=x.device)
-        return npu.npu_rms_norm(x, ones, epsilon)[0]
+        scaled: Tensor = npu.npu_rms_norm(x, ones, epsilon)[0]
+        return scaled
     gain = gamma.reshape(-1)
     if (offset, factor) == (1.0, 1.0) and gain.dtype == x.dtype and x.is_contiguous():
-        return npu.npu_gemma_rms_norm(x, gain, epsilon)[0]
+        scaled = npu.npu_gemma_rms_norm(x, gain, epsilon)[0]
+        return scaled
     if (offset, factor) != (0.0, 1.0):
         gain = gain.to(torch.float32) * factor + offset
     kept = gain.dtype in (x.dtype, torch.float32) and x.dtype != torch.float32
-    return npu.npu_rms_norm(x, gain if kept else gain.to(x.dtype), epsilon)[0]
+    scaled = npu.npu_rms_norm(x, gain if kept else gain.to(x.dtype), epsilon)[0]
+    return scaled
 
 
 def spelled_norm(x: Tensor, gamma: Tensor | None = None, one: float = 0.0) -> Tensor:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -112,6 +113,10 @@ class Turn:
         second = self.of(ones * ~self.firsts, tables)
         return torch.where(self.firsts, first, second), torch.where(self.firsts, -second, first)
 
+    def factor(self, index: int, tables: Mapping[fx.Node, Tensor]) -> Tensor:
+        """The cosines, 0, or the sines, 1."""
+        return self.factors(tables)[index]
+
     def of(self, x: Tensor, tables: Mapping[fx.Node, Tensor]) -> Tensor:
         """The piece's value, in the shape of x."""
         return self.lifted.at({**tables, self.lifted.cone.sources[0]: x}).reshape(self.shape)
@@ -180,7 +185,7 @@ def answer_for(turn: Turn, mode: str) -> Answer | NotThat:
     """The operator with the tables that the piece reads."""
     found: list[Table] = []
     for index in (0, 1):
-        table = table_of(turn.lifted, turn.shape, lambda given, i=index: turn.factors(given)[i])
+        table = table_of(turn.lifted, turn.shape, partial(turn.factor, index))
         if isinstance(table, str):
             return NotThat(f"its {('cosines', 'sines')[index]} {table}", near=True)
         found.append(table)
@@ -202,7 +207,8 @@ def with_tables(x: Tensor, cos: Tensor, sin: Tensor, **numbers: Any) -> dict[str
 def rotated(x: Tensor, cos: Tensor, sin: Tensor, *, mode: str, forms: object) -> Tensor:
     """`npu_rotary_mul` of heads with any dims in front of the last."""
     four = [four_dims(t, x) for t in (x, cos, sin)]
-    return npu.npu_rotary_mul(*four, mode).reshape(x.shape)
+    turned: Tensor = npu.npu_rotary_mul(*four, mode)
+    return turned.reshape(x.shape)
 
 
 def four_dims(tensor: Tensor, x: Tensor) -> Tensor:

@@ -35,8 +35,9 @@ def difference(trial: Trial, old: Tensor, new: Tensor, true: Tensor) -> str | No
     itself is where that is more. An endless tolerance is for a pattern that quantizes or rounds
     inside: one step of int8 is added to its own distance.
     """
-    if (old.shape, old.dtype, layout(old)) != (new.shape, new.dtype, layout(new)):
-        return f"was {described(old)} and is {described(new)}"
+    sentence = other_kind(old, new)
+    if sentence is not None:
+        return sentence
     if old.is_complex():
         old, new, true = (torch.view_as_real(tensor) for tensor in (old, new, true))
     whole = not old.dtype.is_floating_point
@@ -53,6 +54,13 @@ def difference(trial: Trial, old: Tensor, new: Tensor, true: Tensor) -> str | No
         f"is {error:.3g} {'LSB' if whole else 'ULP'} from float64, "
         f"the pattern is {pattern_error:.3g}, allowed are {bound:.3g}"
     )
+
+
+def other_kind(old: Tensor, new: Tensor) -> str | None:
+    """How dtype, shape or strides of one result differ, or None."""
+    if (old.shape, old.dtype, layout(old)) == (new.shape, new.dtype, layout(new)):
+        return None
+    return f"was {described(old)} and is {described(new)}"
 
 
 def described(tensor: Tensor) -> str:

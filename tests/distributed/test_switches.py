@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ranks import Ranks
 from test_stacks import KINDS, bound, run
 
-from ascend_passes.engine import registry
+from ascend_passes.cli.rules import every_named
 from ascend_passes.options.value import Options
 
 IDENTITIES = [
@@ -26,7 +26,7 @@ IDENTITIES = [
     "matmul_collective.all_gather",
     "matmul_collective.all_reduce",
 ]
-RULES = sorted(rule.name for rule in registry.rules(Options()))
+RULES = [one.name for one in every_named(Options())]
 SHAPES = [(2,), (5,), (8,), (1, 6), (3, 3)]
 rules_off = st.just(set(RULES)) | st.sets(st.sampled_from(RULES))
 identities_off = st.sets(st.sampled_from(IDENTITIES))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from random import Random
 from typing import Any
 
+from ascend_passes.cli.rules import every_named
 from ascend_passes.compile.stages import STAGES
-from ascend_passes.engine.registry import rules
 from ascend_passes.options.value import Options
 
 SOCS = ("Ascend910B", "Ascend910_93", "Ascend910_95")
@@ -15,8 +15,8 @@ PLAIN = 0.45
 
 
 def rule_names() -> list[str]:
-    """Every rule of the package."""
-    return sorted(rule.name for rule in rules(Options(rules="+*")))
+    """Every rule and recognition of the package."""
+    return [one.name for one in every_named(Options())]
 
 
 def switches(random: Random, names: list[str], most: int) -> str:
