@@ -119,7 +119,6 @@ def refuse_name(name: str) -> None:
     if not NAME.fullmatch(name) or len(name) > MOST_LETTERS:
         wanted = f"lower case words joined by _, up to {MOST_LETTERS} letters"
         raise RuleError(f"{shown(name)} cannot name a rule; write {wanted}.")
-    from ascend_passes.meaning.recognize import recognitions  # loads torch
 
     taken = {
         "a word of Python": keyword.iskeyword(name) or keyword.issoftkeyword(name),

@@ -45,7 +45,9 @@ def flattened_rows(node: fx.Node) -> fx.Node | None:
     )
     last = all(given.get(name, -1) == -1 for name in operator_entry.columns)
     view = given.get(operator_entry.rows[0])
-    if not on_rows or not last or not is_call(view, aten.view.default):
+    if not isinstance(view, fx.Node) or not is_call(view, aten.view.default):
+        return None
+    if not on_rows or not last:
         return None
     source = first(view)
     maker = first(source) if is_call(source, operator.getitem) else source
