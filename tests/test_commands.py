@@ -304,7 +304,19 @@ def test_the_demo_says_what_fired_and_how_well_the_models_agree(capsys):
     code, text = output(capsys, "demo", "--model", "qwen3-w8a8-static")
     assert code == 0
     assert "qwen3-w8a8-static" in text.out and "qwen3-float32" not in text.out
-    assert re.search(r"add_rms_norm_quant +fired 3", text.out)
+    *lines, last = text.out.splitlines()
+    assert len(lines) < 10 and "`ascend-passes demo --full`" in last
+    assert [line[:10].rstrip() for line in lines[1:3]] == ["graph 1", "graphs 2-3"]
+    assert re.search(r"\d+ -> \d+ \(-\d\d %\), estimated .* ms on atlas-800-a2; fused", lines[1])
+    assert "add_rms_norm_quant 3" in text.out
+    assert re.search(r"^passed .* of 16 tokens equal eager's; logits within", text.out, re.M)
+
+
+def test_the_full_demo_has_every_layer_and_the_agreement_in_words(capsys):
+    code, text = output(capsys, "demo", "--full", "--model", "qwen3-w8a8-static")
+    assert code == 0
+    assert re.search(r"layers? [01-]+: \d+ -> \d+.*npu_quant_matmul", text.out)
+    assert "add_rms_norm_quant 3 of 3" in text.out
     assert "W8A8 in bfloat16: " in text.out and " of 16 greedy tokens equal eager's" in text.out
     assert "(the same formula)" in text.out
     assert text.out.splitlines()[-1] == "passed"

@@ -17,7 +17,7 @@ from ascend_passes.cli.arguments import (
     read_options,
 )
 from ascend_passes.cli.output import console, print_json
-from ascend_passes.cli.run import compare_directory, print_comparison
+from ascend_passes.cli.run import compare_directory, print_comparison, print_summary
 
 MODELS = (
     ("qwen3-float32", torch.float32, None),
@@ -28,6 +28,7 @@ MODELS = (
 """Directory name, dtype of the activations, and how they are quantized."""
 SHAPE = (1, 16)
 TOKENS = 16
+MORE = "more: `ascend-passes demo --full` for each layer, `--json` for all of it as data"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=[name for name, *_ in MODELS],
         help="only this one of the four; may be given again (default: all)",
     )
+    parser.add_argument("--full", action="store_true", help="print the whole report of each graph")
     add_seed(parser, "of weights and prompt (default: 0)")
     add_options(parser)
     add_json(parser)
@@ -59,8 +61,11 @@ def run(arguments: argparse.Namespace) -> int:
             )
             results[name] = result
             if not arguments.json:
-                out.rule(Text(name, style="bold"))
-                print_comparison(out, result)
+                out.rule(Text(name, style="bold"), align="left")
+                show = print_comparison if arguments.full else print_summary
+                show(out, result)
+    if not arguments.json and not arguments.full:
+        out.print(MORE)
     if arguments.json:
         print_json({name: result.to_dict() for name, result in results.items()})
     return 0 if all(result.passed for result in results.values()) else 1

@@ -10,6 +10,7 @@ import torch
 from ascend_passes.cli.arguments import SHAPES, add_model, command_options, read_options
 from ascend_passes.cli.output import console, print_json, print_report, progress
 from ascend_passes.cli.run import check_memory, random_prompt
+from ascend_passes.report.merge import merged
 from ascend_passes.report.value import Report
 
 
@@ -27,7 +28,8 @@ def run(arguments: argparse.Namespace) -> int:
         print_json({step: report.to_dict() for step, report in found.items()})
         return 0
     for step, report in found.items():
-        print_report(console(), report, step)
+        (one,) = merged([report])
+        print_report(console(), one, step)
     return 0
 
 

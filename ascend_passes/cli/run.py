@@ -19,7 +19,9 @@ from ascend_passes.cli.arguments import (
     read_options,
     whole_number,
 )
-from ascend_passes.cli.output import console, print_json, print_report, progress
+from ascend_passes.cli.output import console, print_json, print_lines, print_report, progress
+from ascend_passes.report.merge import merged
+from ascend_passes.report.text import TextLine, graph_name, summary_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -121,11 +123,30 @@ def random_prompt(model: PreTrainedModel, shape: tuple[int, int], seed: int) -> 
 
 def print_comparison(out: Console, result: Comparison) -> None:
     """The reports of all graphs, then the agreement."""
-    for index, report in enumerate(result.reports, start=1):
-        print_report(out, report, f"graph {index} of {len(result.reports)}")
+    for one in merged(result.reports):
+        print_report(out, one, f"{graph_name(one)} of {len(result.reports)}")
     out.rule("agreement", align="left")
     for line in agreement(result):
         out.print(line, markup=False)
+
+
+def print_summary(out: Console, result: Comparison) -> None:
+    """All of it on a few lines."""
+    print_lines(out, summary_lines(merged(result.reports)))
+    verdict, tone = ("passed", "good") if result.passed else ("FAILED", "bad")
+    print_lines(out, [TextLine(verdict, brief_agreement(result), tone)])
+
+
+def brief_agreement(result: Comparison) -> str:
+    """Tokens and logits in one sentence."""
+    if result.not_finite:
+        return broken(result)
+    return (
+        f"{result.equal_tokens} of {result.tokens} tokens equal eager's; logits within "
+        f"{result.compiled.relative:.3g} of float64 (eager {result.eager.relative:.3g}, limit "
+        f"{result.limit:g}), the formula within {result.exact.relative:.3g}; "
+        f"{result.compile_seconds:.1f} s"
+    )
 
 
 def broken(result: Comparison) -> str:
