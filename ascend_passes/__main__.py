@@ -27,6 +27,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "run": "compile a local Hugging Face model, run it, compare with eager and float64",
         "explain": "compile a local Hugging Face model without running it; say what fired and what "
         "did not",
+        "compare": "what is gained and lost between two files of `explain --json`",
         "bisect": "find the rule or pass behind a difference between a model and what is compiled "
         "of it",
         "demo": "build small Qwen3 models (float32, bfloat16, W8A8), compile and compare them",

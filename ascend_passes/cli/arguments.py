@@ -47,6 +47,13 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
+def add_html(parser: argparse.ArgumentParser) -> None:
+    """`--html FILE`: the reports as a page."""
+    parser.add_argument(
+        "--html", type=path_name, metavar="FILE", help="write one page that needs no network"
+    )
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """`--option NAME=VALUE`, as often as needed."""
     parser.add_argument(
@@ -184,6 +191,18 @@ def check_writable(path: Path) -> None:
             raise
         wrong = f"{shown(str(path))} cannot be written ({cause(error)}); name another."
         raise UsageError(wrong) from None
+
+
+def save_text(path: Path, text: str) -> None:
+    """Write a file.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written ({cause(error)}); name another.") from None
 
 
 def cause(error: Exception) -> str:

@@ -10,14 +10,23 @@ import torch
 from rich.text import Text
 
 from ascend_passes.cli.arguments import (
+    add_html,
     add_json,
     add_options,
     add_seed,
+    check_writable,
     command_options,
     read_options,
+    save_text,
 )
 from ascend_passes.cli.output import console, print_json
-from ascend_passes.cli.run import compare_directory, print_comparison, print_summary
+from ascend_passes.cli.run import (
+    compare_directory,
+    print_comparison,
+    print_summary,
+    reports_by_name,
+)
+from ascend_passes.report.page import page_of
 
 MODELS = (
     ("qwen3-float32", torch.float32, None),
@@ -28,7 +37,7 @@ MODELS = (
 """Directory name, dtype of the activations, and how they are quantized."""
 SHAPE = (1, 16)
 TOKENS = 16
-MORE = "more: `ascend-passes demo --full` for each layer, `--json` for all of it as data"
+MORE = "more: `demo --full` for each layer, `demo --html FILE` for a page, `demo --json` for data"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="only this one of the four; may be given again (default: all)",
     )
     parser.add_argument("--full", action="store_true", help="print the whole report of each graph")
+    add_html(parser)
     add_seed(parser, "of weights and prompt (default: 0)")
     add_options(parser)
     add_json(parser)
@@ -49,6 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
     """0 where every compiled model is right, 1 where one is not."""
     options = read_options(arguments.option)
     command_options(options)
+    if arguments.html:
+        check_writable(arguments.html)
     out, results = console(), {}
     with tempfile.TemporaryDirectory(prefix="ascend-passes-demo-") as folder:
         for name, dtype, activations in MODELS:
@@ -64,6 +76,8 @@ def run(arguments: argparse.Namespace) -> int:
                 out.rule(Text(name, style="bold"), align="left")
                 show = print_comparison if arguments.full else print_summary
                 show(out, result)
+    if arguments.html:
+        save_text(arguments.html, page_of(reports_by_name(results), "demo"))
     if not arguments.json and not arguments.full:
         out.print(MORE)
     if arguments.json:

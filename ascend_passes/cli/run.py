@@ -14,13 +14,17 @@ from ascend_passes.cli.arguments import (
     MOST_TOKENS,
     SHAPES,
     UsageError,
+    add_html,
     add_model,
+    check_writable,
     command_options,
     read_options,
+    save_text,
     whole_number,
 )
 from ascend_passes.cli.output import console, print_json, print_lines, print_report, progress
 from ascend_passes.report.merge import merged
+from ascend_passes.report.page import page_of
 from ascend_passes.report.text import TextLine, graph_name, summary_lines
 
 if TYPE_CHECKING:
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from ascend_passes.models.compare import Comparison
+    from ascend_passes.report.value import Report
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tokens", type=whole_number(MOST_TOKENS), default=16, help="to generate (default: 16)"
     )
+    add_html(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -47,6 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
     """
     options = read_options(arguments.option)
     command_options(options)
+    if arguments.html:
+        check_writable(arguments.html)
     result = compare_directory(
         arguments.directory,
         options,
@@ -61,7 +69,19 @@ def run(arguments: argparse.Namespace) -> int:
         print_json(result.to_dict())
     else:
         print_comparison(console(), result)
+    if arguments.html:
+        title = arguments.directory.resolve().name
+        save_text(arguments.html, page_of(reports_by_name({"": result}), title))
     return 0 if result.passed else 1
+
+
+def reports_by_name(results: Mapping[str, Comparison]) -> dict[str, Report]:
+    """The reports of some models, each by its model's name and its number."""
+    return {
+        f"{name} graph {number}".strip(): report
+        for name, result in results.items()
+        for number, report in enumerate(result.reports, 1)
+    }
 
 
 def compare_directory(

@@ -112,10 +112,12 @@ def kernel_data(report: Report, texts: Texts) -> dict[str, Any]:
     goes = [-2 if one.name in once else taken.get(one.name, -1) for one in report.before]
     return {
         "before": [
-            [*row(kernel, before, texts), target]
+            [*kernel_row(kernel, before, texts), target]
             for kernel, target in zip(report.before, goes, strict=True)
         ],
-        "after": [[*row(kernel, after, texts), int(kernel.writes)] for kernel in report.after],
+        "after": [
+            [*kernel_row(kernel, after, texts), int(kernel.writes)] for kernel in report.after
+        ],
         "layers": [
             [layer.path, *([*numbers_in(layer.before, before)], [*numbers_in(layer.after, after)])]
             for layer in layers_of(report)
@@ -129,7 +131,7 @@ def numbers_in(kernels: Iterable[Kernel], numbers: Mapping[str, int]) -> Iterabl
     return (numbers[kernel.name] for kernel in kernels)
 
 
-def row(kernel: Kernel, numbers: Mapping[str, int], texts: Texts) -> list[Any]:
+def kernel_row(kernel: Kernel, numbers: Mapping[str, int], texts: Texts) -> list[Any]:
     """A kernel as a row; `page.js` names the columns."""
     words = (kernel.operator, kernel.result, kernel.place.module, kernel.place.line)
     return [
