@@ -26,6 +26,11 @@ from ascend_passes.engine.registry import find
 from ascend_passes.engine.rule import Rule, RuleError
 from ascend_passes.options.value import Options
 
+EXAMPLES = (
+    "ascend-passes check",
+    "ascend-passes check swiglu",
+    "ascend-passes check ./my_rules --limit 60",
+)
 RULE_SECONDS = 600
 """Of one rule; the slowest of ours takes a fiftieth on an idle core."""
 

@@ -14,6 +14,7 @@ from ascend_passes.report.changes import GAINED, LOST, changes_between
 from ascend_passes.report.schema import read_reports
 from ascend_passes.report.text import TextLine
 
+EXAMPLES = ("ascend-passes compare yesterday.json today.json",)
 TONE = {GAINED: "good", LOST: "bad"}
 
 

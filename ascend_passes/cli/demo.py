@@ -28,6 +28,11 @@ from ascend_passes.cli.run import (
 )
 from ascend_passes.report.page import page_of
 
+EXAMPLES = (
+    "ascend-passes demo",
+    "ascend-passes demo --model qwen3-w8a8-static --full",
+    "ascend-passes demo --html demo.html",
+)
 MODELS = (
     ("qwen3-float32", torch.float32, None),
     ("qwen3-bfloat16", torch.bfloat16, None),

@@ -32,6 +32,12 @@ from ascend_passes.report.merge import merged
 from ascend_passes.report.page import page_of
 from ascend_passes.report.value import Report
 
+EXAMPLES = (
+    "ascend-passes explain ./Qwen3-32B",
+    "ascend-passes explain ./Qwen3-32B --layer 0",
+    "ascend-passes explain ./Qwen3-32B --html page.html --write-expect counts",
+    "ascend-passes explain ./Qwen3-32B --json > today.json",
+)
 MOST_LAYERS = 100_000
 STYLES = {GONE: "red", NEW: "green"}
 """First character of a line of `--diff` -> its colour."""

@@ -11,6 +11,11 @@ from ascend_passes.cli.output import console, print_json, print_table
 from ascend_passes.cli.rules import every_rule
 from ascend_passes.engine.registry import is_on
 
+EXAMPLES = (
+    "ascend-passes list",
+    "ascend-passes list --json --option rule_path=./my_rules",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `list`."""

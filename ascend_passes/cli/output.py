@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from ascend_passes.cli.waiting import settled
 from ascend_passes.report.merge import Merged
 from ascend_passes.report.text import UNBROKEN, TextLine, full_lines, wrapped
 
@@ -36,6 +37,7 @@ class Output(Console):
 
 def console() -> Console:
     """stdout; plain text where it is no terminal."""
+    settled()
     return Output(highlight=False, markup=False, soft_wrap=True)
 
 
@@ -48,6 +50,7 @@ def shortened(text: str) -> str:
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout."""
+    settled()
     print(json.dumps(value, indent=2))
 
 
@@ -65,6 +68,7 @@ def progress(title: str) -> Iterator[Callable[[str, int, int], None]]:
 
     A bar on a terminal; elsewhere a line whenever something else begins.
     """
+    settled()
     terminal = Console(stderr=True)
     if not terminal.is_terminal:
         yield line_by_line(title)

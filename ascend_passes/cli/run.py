@@ -34,6 +34,12 @@ if TYPE_CHECKING:
     from ascend_passes.models.compare import Comparison
     from ascend_passes.report.value import Report
 
+EXAMPLES = (
+    "ascend-passes run ./Qwen3-0.6B",
+    "ascend-passes run ./Qwen3-32B --tokens 64 --option cudagraph_mode=FULL_DECODE_ONLY",
+    "ascend-passes run ./Qwen3-0.6B --json > result.json",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `run`."""

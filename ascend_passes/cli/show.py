@@ -14,6 +14,11 @@ from ascend_passes.cli.output import console, print_json
 from ascend_passes.cli.rules import blamed, rule_named
 from ascend_passes.verify.rule_page import RulePage, page
 
+EXAMPLES = (
+    "ascend-passes show add_rms_norm_quant",
+    "ascend-passes show swiglu --json",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `show`."""
