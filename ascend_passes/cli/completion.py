@@ -51,7 +51,9 @@ _ascend_passes_words() {{
     shift
     COMPREPLY=()
     for one in "$@"; do
-        if [[ "$one" == {files} ]]; then
+        if [[ "$one" == {files} && "$word" == -* ]]; then
+            continue
+        elif [[ "$one" == {files} ]]; then
             while IFS= read -r one; do
                 [[ "$one" == "$word"* ]] && COMPREPLY+=( "$one" )
             done < <(compgen -f "$word")
