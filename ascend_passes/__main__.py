@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from types import MappingProxyType, ModuleType
 from typing import Any
 
+from ascend_passes import __version__
 from ascend_passes.cli.arguments import Parser, UsageError, examples_text
 from ascend_passes.cli.output import shortened
 from ascend_passes.cli.waiting import settled, waiting
@@ -128,6 +129,7 @@ def parser() -> Parser:
     epilog = f"{examples_text(EXAMPLES)}\n\nexit status: {statuses}"
     top = Parser(prog="ascend-passes", description=DESCRIPTION, epilog=epilog)
     add_debug(top, False)
+    top.add_argument("--version", action="version", version=f"ascend-passes {__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND", parser_class=CommandParser)
     for name, does in COMMANDS.items():
         add_command(commands, name, name, does)
