@@ -16,6 +16,8 @@ from ascend_passes.report.value import Left, Miss, Report
 
 OTHER_OPERATOR = ("stands where", "does not follow", "was not found", "is None, not")
 """What a reason says that means: here is something else than the rule is about."""
+BY_DESIGN = ("only one token shares its mask",)
+"""Parts of reasons that say: it is right as it is. Prompts keep their repeated heads, paid once."""
 OF_THE_MODEL = ("eliminate_zeros",)
 """Passes that a user gains by alone where the model itself wrote what they look at."""
 
@@ -49,6 +51,8 @@ def open_misses(
         if miss.rule in OF_THE_MODEL and miss.node not in written:
             continue
         if kinds.get(miss.rule) == "fuse" and is_no_candidate(miss):
+            continue
+        if any(text in miss.reason for text in BY_DESIGN):
             continue
         yield miss
 

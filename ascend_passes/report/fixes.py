@@ -7,7 +7,6 @@ import re
 FIXES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(reason), fix)
     for reason, fix in (
-        (r"only one token shares its mask", "none: a prompt is paid once, steps of decoding fuse"),
         (
             r"has \d+ users, \d+ outside",
             "keep the value inside for the fused operator alone, or "

@@ -66,7 +66,7 @@ function drawing(layer) {
   const [path, old, made] = layer, before = old.map((n) => graph.before[n]), after = made.map((n) => graph.after[n]);
   const at = new Map(old.map((number, index) => [number, index]));
   const y = positions(old, made);
-  const right = GUTTER + LABEL + BAND, width = right + GUTTER + LABEL;
+  const right = GUTTER + LABEL + BAND, width = right + GUTTER + LABEL + 2;
   const height = TOP + ROW * Math.max(before.length, 1) + Math.max(0, (y[y.length - 1] || 0) + ROW - ROW * before.length);
   const svg = make("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img",
     "aria-label": `kernels of ${path || "the rest"} before and after` });

@@ -32,9 +32,13 @@ class Miss:
     """A refusal: a rule or pass had a candidate and left it, with the reason."""
 
     rule: str
+    """The rule or pass."""
     node: str
+    """Of the graph at that time."""
     place: Place
+    """Where the model wrote it."""
     reason: str
+    """A sentence, with the limit and its source where there is one."""
     depth: int = 0
     """Nodes of the pattern that matched before it stopped; a full match that was refused has
     all."""
@@ -47,8 +51,11 @@ class Decision:
     """A choice between plans, with the estimates that it rests on."""
 
     subject: str
+    """The pass that chose."""
     chosen: str
+    """What it chose."""
     reason: str
+    """Why."""
     before: float | None = None
     """Estimated seconds of the graph as it was."""
     after: float | None = None
@@ -64,7 +71,9 @@ class Left:
     family: str
     """The rule, pass or operator that would have taken it, as `Report.fired` names it."""
     place: Place
+    """Where the model wrote it."""
     reason: str
+    """Why it stays."""
     fix: str = ""
     """What the user can do about it; empty where nothing is known."""
 
@@ -82,6 +91,7 @@ class Kernel:
     result: str
     """Element type and shape of the first result, `bfloat16[1, s0, 64]`."""
     place: Place
+    """Where the model wrote what it stands for."""
     author: str = ""
     """The rule or pass that put it in, with its spelling; empty for what the model wrote."""
     seconds: float = 0.0
@@ -105,9 +115,13 @@ class Once:
     """A value that is computed once, from parameters alone, and kept for all runs."""
 
     name: str
+    """Of the graph's input that holds it."""
     result: str
+    """Element type and shape."""
     place: Place
+    """Where the model computes it."""
     memory_bytes: float = 0.0
+    """Kept for all runs."""
     covers: tuple[str, ...] = ()
     """Kernels of the graph before that are no longer run for it."""
 
@@ -121,6 +135,7 @@ class CaptureEvent:
     size: int
     """Rows of the captured size; 0 where none took the call."""
     count: int = 1
+    """How often in a row."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +145,9 @@ class Report:
     fired: Mapping[str, int] = field(default_factory=dict)
     """Rule or pass name -> how often it acted."""
     misses: tuple[Miss, ...] = ()
+    """All that rules and passes looked at and left, candidates or not; `left` has the former."""
     decisions: tuple[Decision, ...] = ()
+    """What was chosen where there was a choice, and why."""
     notes: tuple[str, ...] = ()
     """Sentences about the whole graph: what is prefetched where, what runs uncaptured."""
     errors: tuple[str, ...] = ()
@@ -138,7 +155,9 @@ class Report:
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Stage -> seconds it took."""
     graph_before: str = ""
+    """The traced graph as Python; empty in old reports of a process."""
     graph_after: str = ""
+    """The graph that is run, as Python."""
     spellings: Mapping[str, int] = field(default_factory=dict)
     """`rule.spelling` or `rule[choices]` -> how often it fired, for rules that have several."""
     left: tuple[Left, ...] = ()
