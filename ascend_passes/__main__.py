@@ -167,7 +167,7 @@ class CommandParser(Parser):
         self.epilog = examples_text(command.EXAMPLES)
         command.add_arguments(self)
         add_debug(self, argparse.SUPPRESS)
-        self.set_defaults(run=command.run)
+        self.set_defaults(run=command.run, every_command=whole_parser)
 
 
 def whole_parser() -> Parser:

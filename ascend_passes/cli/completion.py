@@ -75,9 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """0, with the script on stdout."""
-    from ascend_passes.__main__ import whole_parser  # which knows this command, too
-
-    text = script(dict(words_of(whole_parser())))
+    text = script(dict(words_of(arguments.every_command())))
     settled()
     print((ZSH if arguments.shell == "zsh" else "") + text, end="")
     return 0
