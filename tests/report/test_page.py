@@ -132,7 +132,7 @@ def test_the_page_tells_what_the_text_tells(browser, opened):
         "chosen.value = 1; chosen.dispatchEvent(new Event('change'))"
     )
     (row,) = texts(browser, "#left tbody tr")
-    assert row.startswith(f"{LAYERS}swiglu_unpackedlayers.{{0-2}}silu has 2 users")
+    assert row.startswith(f"{LAYERS}gatedlayers.{{0-2}}") and "silu has 2 users" in row
 
 
 def test_a_layer_shows_both_graphs_and_the_models_line(browser, opened):
