@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo check test lint docs bench
+.PHONY: help venv demo check test lint docs site bench
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -37,6 +37,9 @@ lint: venv ## ruff, formatting, mypy, and whether the generated pages are up to 
 
 docs: venv ## write the generated pages: options, operators, accuracy and rules
 	$(BIN)/python docs/make.py
+
+site: venv ## build the documentation as a site with search, in build/site
+	$(BIN)/mkdocs build --strict
 
 bench: venv ## time the passes
 	$(BIN)/python -m ascend_passes bench compile

@@ -19,12 +19,15 @@ if TYPE_CHECKING:
     from ascend_passes.options.value import OptionError, Options
     from ascend_passes.report.value import Report
 
+__version__ = "0.1.0"
+"""The one place of the version: the distribution's metadata is read from here."""
 __all__ = [
     "Decoder",
     "OptionError",
     "Options",
     "Report",
     "Rule",
+    "__version__",
     "ascend_dense",
     "decode_loop",
     "explain",

@@ -17,8 +17,10 @@ from importlib.util import find_spec
 from types import MappingProxyType, ModuleType
 from typing import Any
 
-from ascend_passes.cli.arguments import Parser, UsageError
+from ascend_passes import __version__
+from ascend_passes.cli.arguments import Parser, UsageError, examples_text
 from ascend_passes.cli.output import shortened
+from ascend_passes.cli.waiting import settled, waiting
 from ascend_passes.options.errors import ExpectationError
 
 DESCRIPTION = "Graph-compiler passes for dense language models on Ascend NPUs."
@@ -27,6 +29,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "run": "compile a local Hugging Face model, run it, compare with eager and float64",
         "explain": "compile a local Hugging Face model without running it; say what fired and what "
         "did not",
+        "compare": "what is gained and lost between two files of `explain --json`",
         "bisect": "find the rule or pass behind a difference between a model and what is compiled "
         "of it",
         "demo": "build small Qwen3 models (float32, bfloat16, W8A8), compile and compare them",
@@ -36,6 +39,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "check": "run the checks made from each rule, from one, or from those of a folder",
         "doctor": "what this machine has and what to install",
         "tune": "measure this machine for the cost model",
+        "completion": "a script that completes commands, options and rules in bash and zsh",
     }
 )
 """Command -> what it does, in a line; its module is loaded when it is called."""
@@ -59,6 +63,13 @@ STATUSES: Mapping[int, str] = MappingProxyType(
         NO_READER: "nobody reads stdout any more",
     }
 )
+EXAMPLES = (
+    "ascend-passes demo",
+    "ascend-passes explain ./Qwen3-32B --html page.html",
+    "ascend-passes run ./Qwen3-32B --option flashcomm=1",
+    "ascend-passes explain --help",
+)
+BENCH_EXAMPLES = ("ascend-passes bench compile --layers 64", "ascend-passes bench comm --ranks 8")
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -71,6 +82,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # paths need not be text
     try:
+        waiting("ascend-passes is loading")
         return run_command(parser().parse_args(words))  # which itself ends where words are wrong
     except BrokenPipeError:
         return no_reader()
@@ -78,12 +90,16 @@ def main(words: Sequence[str] | None = None) -> int:
         return failed("interrupted", INTERRUPTED)
     except Exception as error:
         if "--debug" in (sys.argv if words is None else words):
+            settled()
             traceback.print_exc()
         return say_error(error)
+    finally:
+        settled()
 
 
 def run_command(arguments: argparse.Namespace) -> int:
     """Run the command; raises UsageError where a rule's code ends the process."""
+    waiting("ascend-passes is at work")
     try:
         status = int(arguments.run(arguments))
     except SystemExit as error:
@@ -94,6 +110,7 @@ def run_command(arguments: argparse.Namespace) -> int:
 
 def say_error(error: Exception) -> int:
     """Say in one line what went wrong."""
+    settled()
     cause = getattr(error, "inner_exception", error)  # what torch.compile wraps
     if isinstance(cause, ExpectationError):
         print(f"error: {cause}", file=sys.stderr)  # the report that shows it is a part of it
@@ -109,12 +126,16 @@ def say_error(error: Exception) -> int:
 def parser() -> Parser:
     """The parser of all commands that this installation has."""
     statuses = "; ".join(f"{status}: {meaning}" for status, meaning in STATUSES.items())
-    top = Parser(prog="ascend-passes", description=DESCRIPTION, epilog=f"exit status: {statuses}")
+    epilog = f"{examples_text(EXAMPLES)}\n\nexit status: {statuses}"
+    top = Parser(prog="ascend-passes", description=DESCRIPTION, epilog=epilog)
     add_debug(top, False)
+    top.add_argument("--version", action="version", version=f"ascend-passes {__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND", parser_class=CommandParser)
     for name, does in COMMANDS.items():
         add_command(commands, name, name, does)
-    bench = commands.add_parser("bench", help="measure the passes")
+    bench = commands.add_parser(
+        "bench", help="measure the passes", epilog=examples_text(BENCH_EXAMPLES)
+    )
     benchmarks = bench.add_subparsers(
         required=True, metavar="BENCHMARK", parser_class=CommandParser
     )
@@ -131,13 +152,39 @@ class CommandParser(Parser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As in argparse, which calls this for the command that was chosen alone."""
-        if self.module:
-            command: ModuleType = importlib.import_module(f"ascend_passes.cli.{self.module}")
-            self.module, self.description = "", command.__doc__
-            command.add_arguments(self)
-            add_debug(self, argparse.SUPPRESS)
-            self.set_defaults(run=command.run)
-        return super().parse_known_args(args, namespace)
+        self.load()
+        found, rest = super().parse_known_args(args, namespace)
+        if rest:
+            self.refuse_words(rest)
+        return found, rest
+
+    def load(self) -> None:
+        """Take over what the command's module says."""
+        if not self.module:
+            return
+        command: ModuleType = importlib.import_module(f"ascend_passes.cli.{self.module}")
+        self.module, self.description = "", command.__doc__
+        self.epilog = examples_text(command.EXAMPLES)
+        command.add_arguments(self)
+        add_debug(self, argparse.SUPPRESS)
+        self.set_defaults(run=command.run, every_command=whole_parser)
+
+
+def whole_parser() -> Parser:
+    """The parser with the arguments of all commands."""
+    made = parser()
+    load_below(made)
+    return made
+
+
+def load_below(parser: argparse.ArgumentParser) -> None:
+    """Load the commands below a parser."""
+    for action in parser._actions:
+        for inner in (
+            action.choices.values() if isinstance(action, argparse._SubParsersAction) else ()
+        ):
+            inner.load()
+            load_below(inner)
 
 
 def add_command(

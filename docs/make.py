@@ -1,5 +1,5 @@
-"""Write what is generated: the pages of options, operators, accuracy and rules, the table of stages
-in `architecture.md`, and the stored templates.
+"""Write what is generated: the pages of options, operators, reports, accuracy and rules, the table
+of stages in `architecture.md`, and the stored templates.
 
 With --check, write nothing and fail where a file is not what it should be.
 """
@@ -7,7 +7,11 @@ With --check, write nothing and fail where a file is not what it should be.
 from __future__ import annotations
 
 import argparse
+import ast
+import inspect
+import itertools
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -24,6 +28,8 @@ from ascend_passes.engine.rule import Rule
 from ascend_passes.models.limits import EXACT, FLOAT, NO_WORSE, W8A8
 from ascend_passes.npu.operator import Operator
 from ascend_passes.options.value import Options
+from ascend_passes.report.schema import VALUES
+from ascend_passes.report.value import SCHEMA, VERSION
 from ascend_passes.verify.recognition import recognition_page
 from ascend_passes.verify.rule_page import RulePage, page
 
@@ -67,6 +73,7 @@ def pages() -> Iterator[tuple[Path, str]]:
     """Each generated file and what it must hold."""
     yield DOCS / "options.md", options_page()
     yield DOCS / "operators.md", operators_page()
+    yield DOCS / "report-format.md", report_page()
     yield DOCS / "accuracy.md", accuracy_page()
     yield DOCS / "architecture.md", architecture_page(DOCS / "architecture.md")
     every = every_named(Options())
@@ -111,6 +118,41 @@ def options_page() -> str:
             f"| `{field.name}` | `{shown!r}` | `{field.metadata['environment']}` | {sentence} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def report_page() -> str:
+    """What a report's JSON holds, from the values that it is made of."""
+    lines = [
+        "# The format of a report",
+        "",
+        GENERATED,
+        "",
+        "`Report.to_json()` and `explain --json` give objects of this form; `run --json` has a",
+        f"list of them as `reports`. `schema` is `{SCHEMA}`, `version` is {VERSION}: another",
+        "number where a field changes its meaning or goes, the same one where a field comes, so",
+        "leave out what you do not know. `ascend_passes.report.schema.json_schema()` is the JSON",
+        "Schema of today's version, and `read_reports(path)` reads a file back.",
+    ]
+    for kind in VALUES:
+        lines += ["", f"## {kind.__name__}", "", (kind.__doc__ or "").strip().splitlines()[0], ""]
+        lines += ["| field | type | |", "|---|---|---|"]
+        said = field_sentences(kind)
+        for field in fields(kind):
+            shown = str(field.type).replace("|", "\\|")
+            lines.append(f"| `{field.name}` | `{shown}` | {said.get(field.name, '')} |")
+    return "\n".join(lines) + "\n"
+
+
+def field_sentences(kind: type) -> dict[str, str]:
+    """Field -> the text that stands below it in the class."""
+    (made,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    assert isinstance(made, ast.ClassDef)
+    found = {}
+    for one, below in itertools.pairwise(made.body):
+        if isinstance(one, ast.AnnAssign) and isinstance(below, ast.Expr):
+            assert isinstance(one.target, ast.Name) and isinstance(below.value, ast.Constant)
+            found[one.target.id] = " ".join(str(below.value.value).split())
+    return found
 
 
 def operators_page() -> str:

@@ -25,6 +25,9 @@ OWN_PROCESS = (
     "test_bench.py",
     "test_commands.py",
     "test_communication_commands.py",
+    "test_release.py",
+    "test_site.py",
+    "test_tutorials.py",
     "test_start.py",
     "vllm",
 )

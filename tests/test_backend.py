@@ -538,7 +538,7 @@ def test_the_dump_holds_runnable_graphs(tmp_path):
 def test_explain_prints_the_report(capsys):
     model = Block()
     agrees(compiled(model, explain=True), model, *rows())
-    assert "add_rms_norm     fired 1" in capsys.readouterr().out
+    assert "fused      add_rms_norm 1 of 1, rms_norm 1 of 1" in capsys.readouterr().out
 
 
 def test_errors_have_types_of_their_own():

@@ -311,11 +311,79 @@ def test_explain_reports_prefill_and_decode(capsys, directory):
     assert all(report["fired"] for report in reports.values())
 
 
+def test_explain_lists_kernels_and_a_layer_and_what_is_gone(capsys, directory):
+    code, text = output(capsys, "explain", str(directory), "--kernels")
+    assert code == 0
+    assert re.search(
+        r"^  npu::npu_add_rms_norm .* by add_rms_norm for 2 add, pow, ", text.out, re.M
+    )
+    code, text = output(capsys, "explain", str(directory), "--layer", "1")
+    assert code == 0
+    assert "model.layers.1: " in text.out and "model.layers.0" not in text.out
+    assert "modeling_qwen3.py:" in text.out
+    code, text = output(capsys, "explain", str(directory), "--diff")
+    assert code == 0
+    signs = [line[0] for line in text.out.splitlines() if line[1:2] == " "]
+    assert signs.count("+") < signs.count("-") and " " in signs
+    code, text = output(capsys, "explain", str(directory), "--layer", "2")
+    assert code == 2
+    assert "--layer 2: the model's layers are 0 to 1" in text.err
+
+
+def test_explain_writes_a_page_and_what_to_expect(capsys, directory, tmp_path):
+    page, expect = tmp_path / "page.html", tmp_path / "expect"
+    words = ("explain", str(directory))
+    code, text = output(capsys, *words, "--html", str(page), "--write-expect", str(expect))
+    assert code == 0
+    assert page.read_text().startswith("<!DOCTYPE html>")
+    assert f"wrote {page}; open it in a browser" in text.out
+    held = expect.read_text().strip()
+    assert "rms_norm=9" in held and "grouped_attention" not in held  # decode steps alone have it
+    code, _ = output(capsys, *words, "--option", f"expect={held}")
+    assert code == 0
+    more = held.replace("rms_norm=9", "rms_norm=10")
+    code, text = output(capsys, *words, "--option", f"expect={more}")
+    assert code == 1 and "rms_norm fired 9 times, expected 10" in text.err
+    code, text = output(capsys, *words, "--html", str(tmp_path))
+    assert code == 2 and "is no file; name a file to write" in text.err
+
+
+def test_compare_says_what_is_lost(capsys, directory, tmp_path):
+    for name, words in {"all": (), "less": ("--option", "rules=-add_rms_norm")}.items():
+        code, text = output(capsys, "explain", str(directory), "--json", *words)
+        assert code == 0
+        (tmp_path / name).write_text(text.out)
+    whole, less = (str(tmp_path / name) for name in ("all", "less"))
+    assert output(capsys, "compare", whole, whole)[0] == 0
+    code, text = output(capsys, "compare", whole, less)
+    assert code == 1
+    assert re.search(r"lost +prefill: add_rms_norm fired 0 times.*, it was 4", text.out)
+    assert re.search(r"lost +decode: estimated: [\d.]+ -> [\d.]+ ms \(\+", text.out)
+    code, text = output(capsys, "compare", less, whole, "--json")
+    result = json.loads(text.out)
+    assert code == 0 and result["lost"] == 0
+    assert {one["kind"] for one in result["changes"]} == {"gained"}
+    code, text = output(capsys, "compare", whole, str(tmp_path / "absent"))
+    assert code == 2 and "is no file with reports" in text.err
+
+
 def test_the_demo_says_what_fired_and_how_well_the_models_agree(capsys):
     code, text = output(capsys, "demo", "--model", "qwen3-w8a8-static")
     assert code == 0
     assert "qwen3-w8a8-static" in text.out and "qwen3-float32" not in text.out
-    assert re.search(r"add_rms_norm_quant +fired 3", text.out)
+    *lines, last = text.out.splitlines()
+    assert len(lines) < 10 and "`demo --full`" in last and "`demo --json`" in last
+    assert [line[:10].rstrip() for line in lines[1:3]] == ["graph 1", "graphs 2-3"]
+    assert re.search(r"\d+ -> \d+ \(-\d\d %\), estimated .* ms on atlas-800-a2; fused", lines[1])
+    assert "add_rms_norm_quant 3" in text.out
+    assert re.search(r"^passed .* of 16 tokens equal eager's; logits within", text.out, re.M)
+
+
+def test_the_full_demo_has_every_layer_and_the_agreement_in_words(capsys):
+    code, text = output(capsys, "demo", "--full", "--model", "qwen3-w8a8-static")
+    assert code == 0
+    assert re.search(r"layers? [01-]+: \d+ -> \d+.*npu_quant_matmul", text.out)
+    assert "add_rms_norm_quant 3 of 3" in text.out
     assert "W8A8 in bfloat16: " in text.out and " of 16 greedy tokens equal eager's" in text.out
     assert "(the same formula)" in text.out
     assert text.out.splitlines()[-1] == "passed"

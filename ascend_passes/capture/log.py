@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from collections import deque
+from dataclasses import dataclass, field, replace
 
-from ascend_passes.report.value import Miss, Place, Report
+from ascend_passes.report.fixes import fix_for
+from ascend_passes.report.value import CaptureEvent, Left, Miss, Place, Report
 
 logger = logging.getLogger("ascend_passes")
+MOST_EVENTS = 512
+"""Events that are remembered; older ones are forgotten."""
 
 
 @dataclass
@@ -33,6 +37,15 @@ class Log:
 
     counters: Counters = field(default_factory=Counters)
     misses: dict[Miss, None] = field(default_factory=dict)
+    events: deque[CaptureEvent] = field(default_factory=lambda: deque(maxlen=MOST_EVENTS))
+
+    def happened(self, kind: str, size: int) -> None:
+        """Note what was done for a size of so many rows; `CaptureEvent` has the kinds."""
+        last = self.events[-1] if self.events else None
+        if last is not None and last.kind == kind and last.size == size:
+            self.events[-1] = replace(last, count=last.count + 1)
+        else:
+            self.events.append(CaptureEvent(kind, size))
 
     def note(self, reason: str, operator: str = "", line: str = "") -> None:
         """Say once what runs uncaptured and why."""
@@ -53,4 +66,11 @@ class Log:
             f"one and {made.uncaptured} ran uncaptured",
         )
         fired = {"capture": made.captures} if made.captures else {}
-        return Report(fired=fired, misses=tuple(self.misses), notes=notes if calls else ())
+        left = (Left(one.rule, one.place, one.reason, fix_for(one.reason)) for one in self.misses)
+        return Report(
+            fired=fired,
+            misses=tuple(self.misses),
+            notes=notes if calls else (),
+            left=tuple(left),
+            captures=tuple(self.events),
+        )

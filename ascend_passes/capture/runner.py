@@ -80,6 +80,7 @@ class Runner:
         variant = self._variant(inputs)
         if variant is None:
             self.counters.uncaptured += 1
+            self.log.happened("uncaptured", 0)
             lifted = self._layout.lifted.values()
             return self._function(*inputs, *(one.tensor(one.number(inputs)) for one in lifted))
         entry, addresses = variant.entry, self._addresses(inputs)
@@ -99,6 +100,7 @@ class Runner:
         entry.graph.replay(inputs)  # type: ignore[union-attr]
         entry.replays += 1
         self.counters.replays += 1
+        self.log.happened("replay", self._rows(entry))
         return self._results(variant, entry.outputs, inputs, self._copy)
 
     def report(self) -> Report:
@@ -186,6 +188,7 @@ class Runner:
 
     def _warm_up(self, variant: EntryUse, inputs: Sequence[Any]) -> Any:
         self.counters.warm_ups += 1
+        self.log.happened("warm_up", self._rows(variant.entry))
         given = graph_arguments(self._layout, variant.entry, inputs)
         outputs = self._device.warm_up(lambda: self._function(*given))
         return self._results(variant, outputs, inputs, copy=True)
@@ -201,6 +204,7 @@ class Runner:
                 f"weights or caches move from step to step; {MOST_WASTED} graphs were wasted"
             )
             return False
+        kind = "capture" if entry.graph is None else "recapture"
         given = graph_arguments(self._layout, entry, inputs)
         entry.graph, entry.outputs = None, ()  # the old graph's memory first
         fixed = [given[index] for index in (*self._in_place, *self._copied)]
@@ -215,6 +219,7 @@ class Runner:
             return False
         entry.addresses, entry.replays = addresses, 0
         self.counters.captures += 1
+        self.log.happened(kind, self._rows(entry))
         return True
 
     def _update(self, entry: Entry, inputs: Sequence[Any]) -> None:

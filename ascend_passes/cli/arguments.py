@@ -21,14 +21,38 @@ MOST_SEQUENCES, MOST_TOKENS = 4096, 131072
 """Of one prompt: far above what the models here take."""
 MOST_SECONDS = 86400
 SEEDS = 2**63
+EXAMPLES_BEGIN = "examples:"
 
 
 class UsageError(ValueError):
     """Arguments that this command cannot have; the text names the fix."""
 
 
+class HelpText(argparse.HelpFormatter):
+    """Wraps sentences and leaves examples as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = super()._fill_text
+        parts = (
+            one if one.startswith(EXAMPLES_BEGIN) else fill(one, width, indent)
+            for one in text.split("\n\n")
+        )
+        return "\n\n".join(parts)
+
+
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, with the nearest name that would be right."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        keywords.setdefault("formatter_class", HelpText)
+        super().__init__(*arguments, **keywords)
+
+    def refuse_words(self, words: Sequence[str]) -> NoReturn:
+        """End with exit status 2, with the flag that is nearest to the first unknown one."""
+        flags = [word.partition("=")[0] for word in words if word.startswith("--")]
+        hints = (nearest(flag, self._option_string_actions) for flag in flags)
+        hint = next(filter(None, hints), "").rstrip(".")
+        self.error(f"unrecognized arguments: {' '.join(words)}{hint and '.' + hint}")
 
     def error(self, message: str) -> NoReturn:
         """End with exit status 2."""
@@ -42,9 +66,21 @@ class Parser(argparse.ArgumentParser):
         raise argparse.ArgumentError(action, f"{shown(value)} does not exist; {valid}")
 
 
+def examples_text(examples: Sequence[str]) -> str:
+    """Examples as `--help` prints them."""
+    return "\n".join([EXAMPLES_BEGIN, *(f"  {one}" for one in examples)])
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     """`--json`: the result for machines."""
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def add_html(parser: argparse.ArgumentParser) -> None:
+    """`--html FILE`: the reports as a page."""
+    parser.add_argument(
+        "--html", type=path_name, metavar="FILE", help="write one page that needs no network"
+    )
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -184,6 +220,18 @@ def check_writable(path: Path) -> None:
             raise
         wrong = f"{shown(str(path))} cannot be written ({cause(error)}); name another."
         raise UsageError(wrong) from None
+
+
+def save_text(path: Path, text: str) -> None:
+    """Write a file.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written ({cause(error)}); name another.") from None
 
 
 def cause(error: Exception) -> str:

@@ -22,6 +22,10 @@ from ascend_passes.ir.graph import operator_name, value
 from ascend_passes.options.types import shown
 from ascend_passes.options.value import Options
 
+EXAMPLES = (
+    "ascend-passes bench comm",
+    "ascend-passes bench comm --ranks 8 --profile h100",
+)
 TOKENS = (1, 16, 64, 256, 512, 1024, 2048, 4096, 8192, 16384)
 PLANS = (
     # Name, FlashComm, matmuls fused with collectives.

@@ -48,6 +48,7 @@ from ascend_passes.engine.rewrite import rewrite
 from ascend_passes.ir.blueprint import copied
 from ascend_passes.ir.graph import Context
 
+EXAMPLES = ("ascend-passes bench compile --layers 64 --repeats 1",)
 LAYERS = (16, 32, 64)
 MOST_LAYERS, MOST_REPEATS = 512, 1000
 FUSED = "npu::npu_add_rms_norm_quant"

@@ -15,9 +15,14 @@ import torch
 from ascend_passes.cli.arguments import add_input, add_json, add_options, read_options
 from ascend_passes.cli.output import print_json, progress
 from ascend_passes.cli.run import random_prompt
+from ascend_passes.cli.waiting import settled
 from ascend_passes.compile.bisect import BisectError, Switch, culprits, switched_off
 from ascend_passes.compile.option_values import checked_options
 
+EXAMPLES = (
+    "ascend-passes bisect ./Qwen3-0.6B",
+    "ascend-passes bisect model.py:build --bound 1e-3",
+)
 SAME_FORMULA = 1e-9
 """Relative distance in float64 up to which two graphs compute the same; another order of sums gives
 1e-12."""
@@ -68,6 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
         culprit = [vars(one) for one in found]
         print_json({**vars(tried[0]), "culprits": culprit, "comparisons": len(tried)})
     else:
+        settled()
         print("\n".join(lines(found, tried[0], len(tried))))
     return 1 if found else 0
 

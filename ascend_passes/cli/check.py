@@ -31,6 +31,11 @@ from ascend_passes.options.value import Options
 if TYPE_CHECKING:
     from ascend_passes.verify import Finding
 
+EXAMPLES = (
+    "ascend-passes check",
+    "ascend-passes check swiglu",
+    "ascend-passes check ./my_rules --limit 60",
+)
 RULE_SECONDS = 600
 """Of one rule; the slowest of ours takes a fiftieth on an idle core."""
 

@@ -10,15 +10,29 @@ import torch
 from rich.text import Text
 
 from ascend_passes.cli.arguments import (
+    add_html,
     add_json,
     add_options,
     add_seed,
+    check_writable,
     command_options,
     read_options,
+    save_text,
 )
 from ascend_passes.cli.output import console, print_json
-from ascend_passes.cli.run import compare_directory, print_comparison
+from ascend_passes.cli.run import (
+    compare_directory,
+    print_comparison,
+    print_summary,
+    reports_by_name,
+)
+from ascend_passes.report.page import page_of
 
+EXAMPLES = (
+    "ascend-passes demo",
+    "ascend-passes demo --model qwen3-w8a8-static --full",
+    "ascend-passes demo --html demo.html",
+)
 MODELS = (
     ("qwen3-float32", torch.float32, None),
     ("qwen3-bfloat16", torch.bfloat16, None),
@@ -28,6 +42,7 @@ MODELS = (
 """Directory name, dtype of the activations, and how they are quantized."""
 SHAPE = (1, 16)
 TOKENS = 16
+MORE = "more: `demo --full` for each layer, `demo --html FILE` for a page, `demo --json` for data"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=[name for name, *_ in MODELS],
         help="only this one of the four; may be given again (default: all)",
     )
+    parser.add_argument("--full", action="store_true", help="print the whole report of each graph")
+    add_html(parser)
     add_seed(parser, "of weights and prompt (default: 0)")
     add_options(parser)
     add_json(parser)
@@ -47,6 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
     """0 where every compiled model is right, 1 where one is not."""
     options = read_options(arguments.option)
     command_options(options)
+    if arguments.html:
+        check_writable(arguments.html)
     out, results = console(), {}
     with tempfile.TemporaryDirectory(prefix="ascend-passes-demo-") as folder:
         for name, dtype, activations in MODELS:
@@ -59,8 +78,13 @@ def run(arguments: argparse.Namespace) -> int:
             )
             results[name] = result
             if not arguments.json:
-                out.rule(Text(name, style="bold"))
-                print_comparison(out, result)
+                out.rule(Text(name, style="bold"), align="left")
+                show = print_comparison if arguments.full else print_summary
+                show(out, result)
+    if arguments.html:
+        save_text(arguments.html, page_of(reports_by_name(results), "demo"))
+    if not arguments.json and not arguments.full:
+        out.print(MORE)
     if arguments.json:
         print_json({name: result.to_dict() for name, result in results.items()})
     return 0 if all(result.passed for result in results.values()) else 1

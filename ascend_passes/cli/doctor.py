@@ -16,6 +16,11 @@ from ascend_passes.cli.arguments import add_json
 from ascend_passes.cli.environment import Environment, examine
 from ascend_passes.cli.output import console, print_json
 
+EXAMPLES = (
+    "ascend-passes doctor",
+    "ascend-passes doctor --no-npu --json",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `doctor`."""

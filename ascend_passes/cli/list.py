@@ -14,6 +14,11 @@ from ascend_passes.engine.rule import Rule
 from ascend_passes.meaning.recognize import is_wanted
 from ascend_passes.options.value import Options
 
+EXAMPLES = (
+    "ascend-passes list",
+    "ascend-passes list --json --option rule_path=./my_rules",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `list`."""

@@ -12,12 +12,17 @@ import sys
 from pathlib import Path
 
 from ascend_passes.cli.arguments import path_name
+from ascend_passes.cli.waiting import settled
 from ascend_passes.compile import pass_names
 from ascend_passes.engine.registry import pattern_folders
 from ascend_passes.engine.rule import RuleError
 from ascend_passes.meaning.recognize import recognitions
 from ascend_passes.options.types import shown
 
+EXAMPLES = (
+    "ascend-passes new my_rule --folder ./my_rules",
+    "ascend-passes new my_spelling --kind recognize --folder ./my_rules",
+)
 NAME = re.compile("[a-z][a-z0-9]*(_[a-z0-9]+)*")
 MOST_LETTERS = 80
 PACKAGES = ("ascend_passes", "npu", "numpy", "rich", "sympy", "torch", "torch_npu", "transformers")
@@ -82,6 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
     words = ["ascend-passes", "check", path.stem]
     if arguments.folder:
         words += ["--option", f"rule_path={arguments.folder}"]
+    settled()
     print(f"wrote {path}\nnext: edit it, then run `{shlex.join(words)}`")
     return 0
 

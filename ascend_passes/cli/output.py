@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 from rich.console import Console
 from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
-from ascend_passes.report.value import Report
+from ascend_passes.cli.waiting import settled
+from ascend_passes.report.merge import Merged
+from ascend_passes.report.text import UNBROKEN, TextLine, full_lines, wrapped
 
 MOST_CHARACTERS = 1500
 """Of an error's line."""
 MOST_COLUMNS = 1000
 """Characters of a line that no table reaches."""
+TONES: Mapping[str, str] = MappingProxyType({"good": "green", "bad": "yellow", "": "bold"})
+"""Tone of a line -> style of its label."""
 
 
 class Output(Console):
@@ -31,6 +37,7 @@ class Output(Console):
 
 def console() -> Console:
     """stdout; plain text where it is no terminal."""
+    settled()
     return Output(highlight=False, markup=False, soft_wrap=True)
 
 
@@ -43,6 +50,7 @@ def shortened(text: str) -> str:
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout."""
+    settled()
     print(json.dumps(value, indent=2))
 
 
@@ -60,6 +68,7 @@ def progress(title: str) -> Iterator[Callable[[str, int, int], None]]:
 
     A bar on a terminal; elsewhere a line whenever something else begins.
     """
+    settled()
     terminal = Console(stderr=True)
     if not terminal.is_terminal:
         yield line_by_line(title)
@@ -92,7 +101,22 @@ def line_by_line(title: str) -> Callable[[str, int, int], None]:
     return show
 
 
-def print_report(out: Console, report: Report, title: str) -> None:
-    """A report under a heading, as its own text."""
-    out.rule(title, align="left")
-    out.print(str(report), markup=False)
+def print_report(out: Console, one: Merged, title: str) -> None:
+    """A report under a heading."""
+    out.rule(Text(title), align="left")
+    print_lines(out, full_lines(one, width_of(out)))
+
+
+def print_lines(out: Console, lines: Iterable[TextLine]) -> None:
+    """Lines of a report; on a terminal as wide as it is, and their labels in colour."""
+    for line in lines:
+        for number, row in enumerate(wrapped(line, width_of(out))):
+            text = Text(row)
+            if number == 0 and line.label:
+                text.stylize(TONES[line.tone], 0, len(line.label))
+            out.print(text)
+
+
+def width_of(out: Console) -> int:
+    """The columns of a terminal; elsewhere more than any line needs."""
+    return out.width if out.is_terminal else UNBROKEN

@@ -14,18 +14,31 @@ from ascend_passes.cli.arguments import (
     MOST_TOKENS,
     SHAPES,
     UsageError,
+    add_html,
     add_model,
+    check_writable,
     command_options,
     read_options,
+    save_text,
     whole_number,
 )
-from ascend_passes.cli.output import console, print_json, print_report, progress
+from ascend_passes.cli.output import console, print_json, print_lines, print_report, progress
+from ascend_passes.report.merge import merged
+from ascend_passes.report.page import page_of
+from ascend_passes.report.text import TextLine, graph_name, summary_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
     from transformers import PreTrainedModel
 
     from ascend_passes.models.compare import Comparison
+    from ascend_passes.report.value import Report
+
+EXAMPLES = (
+    "ascend-passes run ./Qwen3-0.6B",
+    "ascend-passes run ./Qwen3-32B --tokens 64 --option cudagraph_mode=FULL_DECODE_ONLY",
+    "ascend-passes run ./Qwen3-0.6B --json > result.json",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tokens", type=whole_number(MOST_TOKENS), default=16, help="to generate (default: 16)"
     )
+    add_html(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -45,6 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
     """
     options = read_options(arguments.option)
     command_options(options)
+    if arguments.html:
+        check_writable(arguments.html)
     result = compare_directory(
         arguments.directory,
         options,
@@ -59,7 +75,19 @@ def run(arguments: argparse.Namespace) -> int:
         print_json(result.to_dict())
     else:
         print_comparison(console(), result)
+    if arguments.html:
+        title = arguments.directory.resolve().name
+        save_text(arguments.html, page_of(reports_by_name({"": result}), title))
     return 0 if result.passed else 1
+
+
+def reports_by_name(results: Mapping[str, Comparison]) -> dict[str, Report]:
+    """The reports of some models, each by its model's name and its number."""
+    return {
+        f"{name} graph {number}".strip(): report
+        for name, result in results.items()
+        for number, report in enumerate(result.reports, 1)
+    }
 
 
 def compare_directory(
@@ -121,11 +149,30 @@ def random_prompt(model: PreTrainedModel, shape: tuple[int, int], seed: int) -> 
 
 def print_comparison(out: Console, result: Comparison) -> None:
     """The reports of all graphs, then the agreement."""
-    for index, report in enumerate(result.reports, start=1):
-        print_report(out, report, f"graph {index} of {len(result.reports)}")
+    for one in merged(result.reports):
+        print_report(out, one, f"{graph_name(one)} of {len(result.reports)}")
     out.rule("agreement", align="left")
     for line in agreement(result):
         out.print(line, markup=False)
+
+
+def print_summary(out: Console, result: Comparison) -> None:
+    """All of it on a few lines."""
+    print_lines(out, summary_lines(merged(result.reports)))
+    verdict, tone = ("passed", "good") if result.passed else ("FAILED", "bad")
+    print_lines(out, [TextLine(verdict, brief_agreement(result), tone)])
+
+
+def brief_agreement(result: Comparison) -> str:
+    """Tokens and logits in one sentence."""
+    if result.not_finite:
+        return broken(result)
+    return (
+        f"{result.equal_tokens} of {result.tokens} tokens equal eager's; logits within "
+        f"{result.compiled.relative:.3g} of float64 (eager {result.eager.relative:.3g}, limit "
+        f"{result.limit:g}), the formula within {result.exact.relative:.3g}; "
+        f"{result.compile_seconds:.1f} s"
+    )
 
 
 def broken(result: Comparison) -> str:

@@ -16,6 +16,11 @@ from ascend_passes.engine.rule import Rule
 from ascend_passes.verify.recognition import RecognitionPage, recognition_page
 from ascend_passes.verify.rule_page import RulePage, page
 
+EXAMPLES = (
+    "ascend-passes show add_rms_norm_quant",
+    "ascend-passes show swiglu --json",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `show`."""

@@ -37,6 +37,10 @@ from ascend_passes.options.value import Options
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+EXAMPLES = (
+    "ascend-passes tune --out profile.json",
+    "ascend-passes tune --profile atlas-800-a3 --plot steps.png",
+)
 BACKENDS = {"cuda": "nccl", "npu": "hccl", "cpu": "gloo"}
 MOST_RANKS = 64
 CURVE = tuple(2**power for power in range(15))

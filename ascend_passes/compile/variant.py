@@ -16,16 +16,20 @@ from torch import Tensor, fx
 from ascend_passes.agreement.exchange import shared_groups
 from ascend_passes.agreement.require import digest, require_agreement
 from ascend_passes.capture import Fault, Runner, prepare, wrap
+from ascend_passes.compile.left import left_of
 from ascend_passes.compile.pipeline import check_expectations, guarded, run_stages
 from ascend_passes.compile.stages import NORMALIZE, STAGES
+from ascend_passes.cost.profiles import read_profile
+from ascend_passes.cost.record import Recorded, both_graphs, recorded
 from ascend_passes.distributed.rehearsal import DepartureError, Script, replaying
 from ascend_passes.executors.execute import execute
 from ascend_passes.ir.blueprint import copied
 from ascend_passes.ir.graph import Context, value
-from ascend_passes.options.plans import Plan
+from ascend_passes.ir.lineage import followed
+from ascend_passes.options.plans import Plan, said_plan
 from ascend_passes.options.value import Options
 from ascend_passes.passes.constants.facts import Facts, facts_of
-from ascend_passes.passes.constants.fold import Folded, FoldedValues, folded_of
+from ascend_passes.passes.constants.fold import Folded, FoldedValues, fold_constants, folded_of
 from ascend_passes.report.dump import dumped
 from ascend_passes.report.value import Report
 
@@ -112,12 +116,40 @@ def optimize_module(gm: fx.GraphModule, context: Context) -> Report:
 
 def optimized(gm: fx.GraphModule, context: Context) -> Report:
     """Run the passes on a graph, in place."""
-    before = gm.code
+    before, plan = gm.code, said_plan(context.plan)
     if context.options.off:
-        return Report(
-            notes=("switched off by ASCEND_PASSES_OFF",), graph_before=before, graph_after=before
-        )
-    return replace(run_stages(gm, context), graph_before=before, graph_after=gm.code)
+        note = "switched off by ASCEND_PASSES_OFF"
+        return Report(notes=(note,), graph_before=before, graph_after=before, plan=plan)
+    traced = kernels_of(gm, context)
+    with followed(gm) as lineage:
+        report = run_stages(gm, context)
+    rewritten = kernels_of(gm, context)
+    if isinstance(traced, Recorded) and isinstance(rewritten, Recorded):
+        report += both_graphs(traced, rewritten, lineage)
+    report += Report(errors=tuple(one for one in (traced, rewritten) if isinstance(one, str)))
+    return replace(
+        report,
+        left=(*report.left, *left_of(report, context.options)),
+        graph_before=before,
+        graph_after=gm.code,
+        profile=read_profile(context.options.profile).name,
+        plan=plan,
+    )
+
+
+def kernels_of(gm: fx.GraphModule, context: Context) -> Recorded | str:
+    """The graph's kernels for its report; why not, where an operator's cost cannot be told.
+
+    Raises:
+        Exception: what went wrong, under `strict`.
+    """
+    try:
+        profile = read_profile(context.options.profile)
+        return recorded(gm.graph, profile, fold_constants.__name__)
+    except Exception as error:  # a report never breaks the user's model
+        if context.options.strict:
+            raise
+        return f"kernels were not counted: {type(error).__name__}: {error}"
 
 
 def compile_variant(work: VariantWork, script: Script, trust: bool, first: bool) -> Variant:

@@ -99,7 +99,7 @@ ATEN: Mapping[str, Traits] = MappingProxyType(
         "linear": Traits(matmul=Matmul("input", "weight", bias="bias", transposed=True)),
         "silu": Traits(activation=True),
         "gelu": Traits(activation=True),
-        "sym_size": Traits(free=True),
+        **dict.fromkeys(("sym_size", "empty", "empty_like", "new_empty"), Traits(free=True)),
         "detach": Traits(keeps_order=True, free=True),
         **dict.fromkeys(("rms_norm", "layer_norm"), NORM),
         **dict.fromkeys(("mean", "sum", "amax", "amin"), REDUCTION),

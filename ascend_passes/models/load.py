@@ -20,6 +20,7 @@ from transformers.utils import logging
 from ascend_passes.models import ModelError
 from ascend_passes.models.quantize import keep_compressed, quantized_layers
 from ascend_passes.models.schemes import check_layers, check_quantization, one_line
+from ascend_passes.options.types import nearest
 
 SUPPORTED = ("gemma3_text", "llama", "mistral", "qwen2", "qwen3")
 """Values of `model_type` whose layers the rules are tested with."""
@@ -117,7 +118,10 @@ def quiet() -> Iterator[None]:
 def read_config(directory: Path) -> dict[str, Any]:
     """`config.json` as it is; errors as in `load_model`."""
     if not directory.is_dir():
-        raise ModelError(f"{directory} is no directory; give a local Hugging Face model's folder.")
+        near = nearest(directory.name, neighbours(directory.parent))
+        raise ModelError(
+            f"{directory} is no directory; give a local Hugging Face model's folder.{near}"
+        )
     file = directory / "config.json"
     if not file.is_file():
         raise ModelError(f"{directory} holds no config.json; give the folder of the model itself.")
@@ -132,6 +136,14 @@ def read_config(directory: Path) -> dict[str, Any]:
     return config
 
 
+def neighbours(folder: Path) -> list[str]:
+    """The names of the folders in a folder; nothing where it cannot be read."""
+    try:
+        return [one.name for one in folder.iterdir() if one.is_dir()]
+    except OSError:
+        return []
+
+
 def check_architecture(config: Mapping[str, Any]) -> None:
     """Raise ModelError for a `model_type` that is not in `SUPPORTED`."""
     model_type = config.get("model_type")
@@ -140,7 +152,7 @@ def check_architecture(config: Mapping[str, Any]) -> None:
     hint = " Of Gemma 3, load the text model." if model_type == "gemma3" else ""
     raise ModelError(
         f"model_type {model_type!r} is not supported; "
-        f"supported dense models: {', '.join(SUPPORTED)}.{hint}"
+        f"supported dense models: {', '.join(SUPPORTED)}.{hint or nearest(model_type, SUPPORTED)}"
     )
 
 

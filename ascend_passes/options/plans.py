@@ -107,3 +107,14 @@ def divided(choices: tuple[Plan, ...], plan: Plan, at: int) -> tuple[Plan, ...]:
 def pick(choices: tuple[Plan, ...], tokens: int) -> Plan:
     """The plan that holds `tokens`; a call without any takes the first."""
     return next(plan for plan in choices if plan.holds(max(1, tokens)))
+
+
+def said_plan(plan: Plan | None) -> str:
+    """The token counts of a plan in words; "" where one graph serves all."""
+    if plan is None or (plan.low <= 1 and plan.high >= UNBOUNDED):
+        return ""
+    return (
+        f"{plan.low} tokens and more"
+        if plan.high >= UNBOUNDED
+        else f"{plan.low} to {plan.high} tokens"
+    )
