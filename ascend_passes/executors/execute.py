@@ -15,9 +15,11 @@ from typing import Any
 import torch
 from torch import fx
 
+from ascend_passes.executors.inductor import SizedGraph
 from ascend_passes.ir import graph as facts
 from ascend_passes.ir.trace import compiling
 from ascend_passes.ir.traits import traits_of
+from ascend_passes.npu.cuda.choose import has_triton
 from ascend_passes.options.value import Options
 
 Runner = Callable[..., Any]
@@ -57,15 +59,20 @@ def execute(
             raise ExecutorError(
                 "executor 'inductor' is for CUDA and CPU; use 'npugraph_ex' on NPU."
             )
-        compiled: Runner = torch.compile(gm, backend="inductor")
-        return compiled
+        return SizedGraph(gm, example_inputs, device)
     return gm.forward
 
 
 def chosen(options: Options, device: str) -> str:
-    """The executor that `options.executor` comes to on this device; `auto` is resolved."""
+    """The executor that `options.executor` comes to on this device; `auto` is resolved.
+
+    On CUDA the fastest is Inductor around our kernels. On a CPU `auto` stays eager: it gives the
+    references' numbers bit for bit, which Inductor's own exponentials and order of sums do not.
+    """
     if options.executor != "auto":
         return options.executor
+    if device == "cuda" and has_triton():
+        return "inductor"
     return "npugraph_ex" if device == "npu" and has_torch_npu() else "eager"
 
 

@@ -1,0 +1,97 @@
+"""The int8 matmul: which tile a call takes, and its launch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ascend_passes.npu.cuda.launch import or_self, require_that
+from ascend_passes.npu.cuda.tiles import Tile, tile_for
+from ascend_passes.npu.kernels.int8_matmul import int8_matmul, int8_matmul_few, int8_matmul_sum
+from ascend_passes.npu.operator import dtype_of
+
+HALF_PRECISIONS = (torch.float16, torch.bfloat16)
+SCALE_DTYPES = (torch.float32, torch.bfloat16, torch.int64)
+NO_BIAS, INTEGER_BIAS, FLOAT_BIAS = 0, 1, 2
+SUM_COLUMNS = 1024
+"""Columns of a program that adds the parts of a split product."""
+
+
+def quant_matmul_kernel(
+    x1: Tensor,
+    x2: Tensor,
+    scale: Tensor,
+    *,
+    offset: Tensor | None = None,
+    pertoken_scale: Tensor | None = None,
+    bias: Tensor | None = None,
+    output_dtype: int | None = None,
+    x1_dtype: int | None = None,
+    x2_dtype: int | None = None,
+    pertoken_scale_dtype: int | None = None,
+    scale_dtype: int | None = None,
+    group_sizes: list[int] | None = None,
+    y_scale: Tensor | None = None,
+) -> Tensor:
+    """`npu_quant_matmul` of a weight that lies as `[N, K]`, to a half precision."""
+    dtype = dtype_of(output_dtype, torch.int8)
+    require_that(dtype in HALF_PRECISIONS and offset is None, f"a result of {dtype}")
+    require_that(not group_sizes and y_scale is None, "groups of scales")
+    require_that(x1.dtype == x2.dtype == torch.int8, "factors that are not int8")
+    require_that(x2.dim() == 2 and x2.stride(0) == 1, "a weight that does not lie as [N, K]")
+    depth, width = x2.shape
+    require_that(x2.stride(1) == depth, "a weight whose rows are apart")
+    require_that(x1.numel() > 0 and width > 0, "a factor without elements")
+    require_that(scale.dtype in SCALE_DTYPES and scale.is_contiguous(), f"scales of {scale.dtype}")
+    require_that(scale.numel() in (1, width), "scales of another size")
+    require_that(bias is None or tuple(bias.shape) == (width,), "a bias of each batch")
+    rows = x1.reshape(-1, depth).contiguous()
+    if pertoken_scale is not None:
+        require_that(pertoken_scale.numel() == rows.shape[0], "row scales of each batch")
+        pertoken_scale = pertoken_scale.contiguous()
+    out = x1.new_empty((*x1.shape[:-1], width), dtype=dtype)
+    tile = tile_for(rows.shape[0], width, depth)
+    launch_product(rows, x2, scale, pertoken_scale, bias, out, tile)
+    return out
+
+
+def launch_product(
+    rows: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    row_scales: Tensor | None,
+    bias: Tensor | None,
+    out: Tensor,
+    tile: Tile,
+) -> None:
+    """Fill `out` with the product in this tile."""
+    count, depth = rows.shape
+    width = weight.shape[1]
+    kinds = NO_BIAS if bias is None else INTEGER_BIAS if bias.dtype == torch.int32 else FLOAT_BIAS
+    pointers = (scale, or_self(row_scales, scale), or_self(bias, scale), out)
+    flags = (scale.numel(), scale.dtype == torch.int64, row_scales is not None, kinds)
+    how = {"num_warps": tile.warps, "num_stages": tile.stages}
+    across, along = -(-width // tile.columns), -(-count // tile.rows)
+    if not tile.few:
+        even = width % tile.columns == 0 and depth % tile.depth == 0
+        int8_matmul[(across * along,)](
+            *(rows, weight, *pointers, count, width, depth, *flags),
+            *(tile.rows, tile.columns, tile.depth, tile.group, even),
+            **how,
+        )
+        return
+    even = width % tile.columns == 0 and depth % (tile.depth * tile.split) == 0
+    split = tile.split
+    parts = out if split == 1 else out.new_empty((split, count, width), dtype=torch.int32)
+    int8_matmul_few[(across, split, along)](
+        *(rows, weight, *pointers, parts, count, width, depth, *flags),
+        *(tile.rows, tile.columns, tile.depth, split, even, tile.turned),
+        **how,
+    )
+    if split > 1:
+        int8_matmul_sum[(count, -(-width // SUM_COLUMNS))](
+            *(parts, *pointers, count, width, *flags, split, SUM_COLUMNS), num_warps=4
+        )
+
+
+KERNELS = {"npu_quant_matmul": quant_matmul_kernel}
