@@ -4,8 +4,8 @@ An NPU operator that has a kernel here stays one call. Every other one is its re
 that Inductor fuses it with what stands around it. Roundings between operators stay where eager has
 them.
 
-Inductor may specialize a graph with symbolic sizes for those it is compiled with. What it assumes is
-asked at each call, and a call that it does not hold for is compiled for.
+Inductor may specialize a graph with symbolic sizes for those it is compiled with. What it assumes
+is asked at each call, and a call that it does not hold for is compiled for.
 """
 
 from __future__ import annotations

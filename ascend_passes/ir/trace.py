@@ -120,9 +120,7 @@ def fresh_fakes(
     return made
 
 
-def fresh_fake(
-    mode: FakeTensorMode, value: Tensor, dynamic: Sequence[bool], source: Any
-) -> Tensor:
+def fresh_fake(mode: FakeTensorMode, value: Tensor, dynamic: Sequence[bool], source: Any) -> Tensor:
     """A fake like a tensor, some of whose sizes are symbols."""
     sizes, strides = ([hint_of(n) for n in numbers] for numbers in (value.shape, value.stride()))
     plain = torch.empty_strided(sizes, strides, dtype=value.dtype, device="meta")
@@ -140,9 +138,7 @@ def hint_of(number: Any) -> int:
     return number.node.hint if isinstance(number, torch.SymInt) else int(number)
 
 
-def assumptions(
-    mode: FakeTensorMode, numbers: Sequence[Any]
-) -> Callable[[Sequence[int]], bool]:
+def assumptions(mode: FakeTensorMode, numbers: Sequence[Any]) -> Callable[[Sequence[int]], bool]:
     """Whether other numbers than these are as good for what was compiled with them."""
     symbols = [n for n in numbers if isinstance(n, torch.SymInt)]
     known = [None if isinstance(n, torch.SymInt) else int(n) for n in numbers]

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import torch
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from ascend_passes.npu.cuda.launch import or_self, require_that
 from ascend_passes.npu.cuda.tiles import Tile, tile_for
 from ascend_passes.npu.kernels.int8_matmul import int8_matmul, int8_matmul_few, int8_matmul_sum
+from ascend_passes.npu.kernels.int8_matmul_tma import int8_matmul_tma
 from ascend_passes.npu.operator import dtype_of
 
 HALF_PRECISIONS = (torch.float16, torch.bfloat16)
@@ -55,6 +60,23 @@ def quant_matmul_kernel(
     return out
 
 
+def can_copy_tiles(rows: Tensor, weight: Tensor) -> bool:
+    """Whether the GPU copies whole tiles of these: Hopper or later, rows of 16-byte multiples."""
+    aligned = rows.data_ptr() % 16 == 0 and weight.data_ptr() % 16 == 0
+    return rows.is_cuda and aligned and rows.shape[1] % 16 == 0 and copies_tiles(rows.device)
+
+
+@functools.cache
+def copies_tiles(device: torch.device) -> bool:
+    """Whether a GPU has the copy engine of Hopper."""
+    return torch.cuda.get_device_capability(device) >= (9, 0)
+
+
+def described(matrix: Tensor, rows: int, columns: int) -> Any:
+    """A descriptor of a row-major matrix, read in such blocks."""
+    return TensorDescriptor(matrix, list(matrix.shape), list(matrix.stride()), [rows, columns])
+
+
 def launch_product(
     rows: Tensor,
     weight: Tensor,
@@ -72,6 +94,26 @@ def launch_product(
     flags = (scale.numel(), scale.dtype == torch.int64, row_scales is not None, kinds)
     how = {"num_warps": tile.warps, "num_stages": tile.stages}
     across, along = -(-width // tile.columns), -(-count // tile.rows)
+    if tile.tma and can_copy_tiles(rows, weight):
+        int8_matmul_tma[(across * along,)](
+            *(
+                described(rows, tile.rows, tile.depth),
+                described(weight.t(), tile.columns, tile.depth),
+            ),
+            *(
+                *pointers,
+                count,
+                width,
+                depth,
+                *flags,
+                tile.rows,
+                tile.columns,
+                tile.depth,
+                tile.group,
+            ),
+            **how,
+        )
+        return
     if not tile.few:
         even = width % tile.columns == 0 and depth % tile.depth == 0
         int8_matmul[(across * along,)](

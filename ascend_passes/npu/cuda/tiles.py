@@ -32,19 +32,21 @@ class Tile:
     """Which kernel: the one for few rows, or the one for many."""
     turned: bool = False
     """Whether the weight's rows are the rows of the product inside; few rows only."""
+    tma: bool = False
+    """Whether the GPU copies whole tiles, where it can; many rows only."""
     group: int = 8
     """Tiles of rows that follow each other; many rows only."""
 
 
 @dataclass(frozen=True)
-class Product:
+class ProductSize:
     """The sizes that a tile was measured for."""
 
     rows: int
     width: int
     depth: int
 
-    def distance(self, other: Product) -> float:
+    def distance(self, other: ProductSize) -> float:
         """How unlike two products are; the rows count most, since they choose the kernel."""
         return (
             4 * abs(math.log2(self.rows / other.rows))
@@ -54,13 +56,15 @@ class Product:
 
 
 @functools.cache
-def measured() -> Mapping[Product, Tile]:
-    """Product -> the tile that was fastest."""
-    return {Product(*row["product"]): Tile(**row["tile"]) for row in json.loads(STORE.read_text())}
+def measured() -> Mapping[ProductSize, Tile]:
+    """ProductSize -> the tile that was fastest."""
+    return {
+        ProductSize(*row["product"]): Tile(**row["tile"]) for row in json.loads(STORE.read_text())
+    }
 
 
 @functools.cache
 def tile_for(rows: int, width: int, depth: int) -> Tile:
     """The tile for a product, `[rows, depth] @ [depth, width]`."""
-    product, known = Product(rows, width, depth), measured()
+    product, known = ProductSize(rows, width, depth), measured()
     return known[min(known, key=product.distance)]

@@ -3,12 +3,16 @@
 import triton
 import triton.language as tl
 
+EXACT = tl.constexpr(
+    "npu" not in triton.backends.backends and "ascend" not in triton.backends.backends
+)
+"""Whether a division must be asked to round once: a GPU's plain one is two units off."""
 TIES_TO_EVEN = tl.constexpr(12582912.0)
 """1.5 * 2**23: added to a float32 below 2**22, it leaves no bits behind the point."""
 
 
 @triton.jit
-def read(at, cols, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+def columns_of(at, cols, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
     """The columns of a row as float32, zero behind its end."""
     if WIDTH % BLOCK == 0:
         found = tl.load(at + cols)
@@ -36,9 +40,18 @@ def to_int8(values):
 
 
 @triton.jit
+def quotient(values, by):
+    """float32 quotient, rounded once."""
+    if EXACT:
+        return tl.math.div_rn(values, by)
+    else:
+        return values / by
+
+
+@triton.jit
 def row_scale(largest):
     """`largest / 127`, and what to divide a row by: 1 where all of it is zero."""
-    scale = tl.math.div_rn(largest, 127.0)
+    scale = quotient(largest, 127.0)
     return scale, tl.where(scale == 0.0, 1.0, scale)
 
 

@@ -128,7 +128,7 @@ def int8_matmul_sum(parts, scale, row_scales, bias, out, rows, width, SCALES: tl
     row = tl.program_id(0)
     col = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = col < width
-    at = row.to(tl.int64) * width + col
+    at = tl.cast(row, tl.int64) * width + col
     total = tl.zeros((BLOCK,), dtype=tl.int32)
     for part in tl.static_range(SPLIT):
         slab = tl.cast(part, tl.int64) * rows * width

@@ -7,17 +7,23 @@ Atlas A2; otherwise it stays float32 in front of a quantize.
 import triton
 import triton.language as tl
 
-from ascend_passes.npu.kernels.arithmetic import larger, read, row_scale, to_int8, write
+from ascend_passes.npu.kernels.arithmetic import (
+    columns_of,
+    quotient,
+    row_scale,
+    to_int8,
+    write,
+)
 
 
 @triton.jit
 def summed(x, residual, total, row, cols, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
            ADD: tl.constexpr):  # fmt: skip
     """A row as float32; with `ADD` the rounded sum with the residual, which is stored as well."""
-    at = row.to(tl.int64) * WIDTH
-    values = read(x + at, cols, WIDTH, BLOCK)
+    at = tl.cast(row, tl.int64) * WIDTH
+    values = columns_of(x + at, cols, WIDTH, BLOCK)
     if ADD:
-        rounded = (values + read(residual + at, cols, WIDTH, BLOCK)).to(x.dtype.element_ty)
+        rounded = (values + columns_of(residual + at, cols, WIDTH, BLOCK)).to(x.dtype.element_ty)
         write(total + at, cols, rounded, WIDTH, BLOCK)
         values = rounded.to(tl.float32)
     return values
@@ -26,23 +32,23 @@ def summed(x, residual, total, row, cols, WIDTH: tl.constexpr, BLOCK: tl.constex
 @triton.jit
 def reciprocal_root(values, epsilon, WIDTH: tl.constexpr):
     """`1 / sqrt(mean square + epsilon)` of a row whose end is padded with zeros."""
-    return tl.math.div_rn(1.0, tl.math.sqrt_rn(tl.sum(values * values, 0) / WIDTH + epsilon))
+    return quotient(1.0, tl.sqrt(tl.sum(values * values, 0) / WIDTH + epsilon))
 
 
 @triton.jit
 def gained(values, gamma, beta, cols, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
            ROUNDED: tl.constexpr, SHIFT: tl.constexpr):  # fmt: skip
     """float32 of what a fused quantize sees: `values * gamma + beta`."""
-    gain = read(gamma, cols, WIDTH, BLOCK)
+    gain = columns_of(gamma, cols, WIDTH, BLOCK)
     if ROUNDED:
         values = (values.to(tl.float16).to(tl.float32) * gain).to(tl.float16).to(tl.float32)
         if SHIFT:
-            shifted = values + read(beta, cols, WIDTH, BLOCK)
+            shifted = values + columns_of(beta, cols, WIDTH, BLOCK)
             values = shifted.to(tl.float16).to(tl.float32)
     else:
         values = values * gain
         if SHIFT:
-            values = values + read(beta, cols, WIDTH, BLOCK)
+            values = values + columns_of(beta, cols, WIDTH, BLOCK)
     return values
 
 
@@ -57,13 +63,13 @@ def norm_rows(x, residual, gamma, y, rstd, total, rows, epsilon, WIDTH: tl.const
         values = summed(x, residual, total, row, cols, WIDTH, BLOCK, ADD)
         root = reciprocal_root(values, epsilon, WIDTH)
         tl.store(rstd + row, root)
-        gain = read(gamma, cols, WIDTH, BLOCK)
+        gain = columns_of(gamma, cols, WIDTH, BLOCK)
         normed = values * root
         if ONE_PLUS:
             gain = gain + 1.0
         if SAME:
             normed = normed.to(x.dtype.element_ty).to(tl.float32)
-        at = y + row.to(tl.int64) * WIDTH
+        at = y + tl.cast(row, tl.int64) * WIDTH
         write(at, cols, (normed * gain).to(y.dtype.element_ty), WIDTH, BLOCK)
 
 
@@ -82,14 +88,14 @@ def norm_rows_static(x, residual, gamma, beta, scale, zero_point, y, total, rows
             factor = tl.load(scale).to(tl.float32)
         else:
             # What stands behind the row's end is divided as well, and never stored.
-            factor = read(scale, cols, WIDTH, BLOCK)
-        values = tl.math.div_rn(values, factor + tl.zeros_like(values)) if DIVIDE else values * factor
+            factor = columns_of(scale, cols, WIDTH, BLOCK)
+        values = quotient(values, factor) if DIVIDE else values * factor
         if ZERO:
             if SCALES == 1:
                 values = values + tl.load(zero_point).to(tl.float32)
             else:
-                values = values + read(zero_point, cols, WIDTH, BLOCK)
-        write(y + row.to(tl.int64) * WIDTH, cols, to_int8(values), WIDTH, BLOCK)
+                values = values + columns_of(zero_point, cols, WIDTH, BLOCK)
+        write(y + tl.cast(row, tl.int64) * WIDTH, cols, to_int8(values), WIDTH, BLOCK)
 
 
 @triton.jit
@@ -104,8 +110,8 @@ def norm_rows_dynamic(x, residual, gamma, beta, smooth, y, scale, total, rows, e
         values = values * reciprocal_root(values, epsilon, WIDTH)
         values = gained(values, gamma, beta, cols, WIDTH, BLOCK, ROUNDED, SHIFT)
         if SMOOTH:
-            values = values * read(smooth, cols, WIDTH, BLOCK)
+            values = values * columns_of(smooth, cols, WIDTH, BLOCK)
         found, divisor = row_scale(tl.max(tl.abs(values), 0))
         tl.store(scale + row, found)
-        quantized = to_int8(tl.math.div_rn(values, divisor + tl.zeros_like(values)))
-        write(y + row.to(tl.int64) * WIDTH, cols, quantized, WIDTH, BLOCK)
+        quantized = to_int8(quotient(values, divisor))
+        write(y + tl.cast(row, tl.int64) * WIDTH, cols, quantized, WIDTH, BLOCK)

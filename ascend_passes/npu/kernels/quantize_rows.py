@@ -3,7 +3,14 @@
 import triton
 import triton.language as tl
 
-from ascend_passes.npu.kernels.arithmetic import larger, read, row_scale, to_int8, write
+from ascend_passes.npu.kernels.arithmetic import (
+    columns_of,
+    larger,
+    quotient,
+    row_scale,
+    to_int8,
+    write,
+)
 
 
 @triton.jit
@@ -12,7 +19,7 @@ def quantize_rows(x, smooth, y, scale, rows, WIDTH: tl.constexpr, BLOCK: tl.cons
     """Per-token int8."""
     cols = tl.arange(0, BLOCK)
     for row in range(tl.program_id(0), rows, tl.num_programs(0)):
-        at = row.to(tl.int64) * WIDTH
+        at = tl.cast(row, tl.int64) * WIDTH
         largest = tl.zeros((BLOCK,), tl.float32)
         for start in range(0, WIDTH, BLOCK):
             values = smoothed(x + at, smooth, start + cols, WIDTH, BLOCK, SMOOTH)
@@ -21,14 +28,14 @@ def quantize_rows(x, smooth, y, scale, rows, WIDTH: tl.constexpr, BLOCK: tl.cons
         tl.store(scale + row, found)
         for start in range(0, WIDTH, BLOCK):
             values = smoothed(x + at, smooth, start + cols, WIDTH, BLOCK, SMOOTH)
-            quantized = to_int8(tl.math.div_rn(values, divisor + tl.zeros_like(values)))
+            quantized = to_int8(quotient(values, divisor))
             write(y + at, start + cols, quantized, WIDTH, BLOCK)
 
 
 @triton.jit
 def smoothed(x, smooth, cols, WIDTH: tl.constexpr, BLOCK: tl.constexpr, SMOOTH: tl.constexpr):
     """float32 columns of a row, times their smooth scales where there are some."""
-    values = read(x, cols, WIDTH, BLOCK)
+    values = columns_of(x, cols, WIDTH, BLOCK)
     if SMOOTH:
-        values = values * read(smooth, cols, WIDTH, BLOCK)
+        values = values * columns_of(smooth, cols, WIDTH, BLOCK)
     return values

@@ -17,12 +17,12 @@ def rotary_heads(x, cos, sin, y, tokens, HEADS: tl.constexpr, SIZE: tl.constexpr
     first = 2 * pair if INTERLEAVED else pair
     apart: tl.constexpr = 1 if INTERLEAVED else SIZE // 2
     for token in range(tl.program_id(0), tokens, tl.num_programs(0)):
-        angles = token.to(tl.int64) * SIZE + first
+        angles = tl.cast(token, tl.int64) * SIZE + first
         cos_low, cos_high = angle_pair(cos, angles, apart)
         sin_low, sin_high = angle_pair(sin, angles, apart)
         for start in range(0, HEADS, BLOCK):
             head = start + tl.arange(0, BLOCK)
-            at = (token.to(tl.int64) * HEADS + head)[:, None] * SIZE + first[None, :]
+            at = (tl.cast(token, tl.int64) * HEADS + head)[:, None] * SIZE + first[None, :]
             known = (head < HEADS)[:, None]
             low = tl.load(x + at, mask=known, other=0.0).to(tl.float32)
             high = tl.load(x + at + apart, mask=known, other=0.0).to(tl.float32)
