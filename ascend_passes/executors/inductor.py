@@ -20,7 +20,7 @@ from torch import Tensor, fx
 from ascend_passes import npu
 from ascend_passes.ir import trace
 from ascend_passes.ir.blueprint import copied
-from ascend_passes.npu.cuda.choose import stays_whole
+from ascend_passes.npu.cuda.choose import inlined
 
 Place = tuple[int, int | None]
 """An input, and its dim unless the input is a number itself."""
@@ -78,8 +78,9 @@ def with_references(gm: fx.GraphModule, device: str) -> fx.GraphModule:
     graph = copied(gm.graph)
     for node in graph.nodes:
         operator = npu.operator_of(node.target)
-        if operator is not None and not stays_whole(operator, device):
-            node.target = operator.reference
+        function = None if operator is None else inlined(operator, device)
+        if function is not None:
+            node.target = function
     return fx.GraphModule(gm, graph)
 
 

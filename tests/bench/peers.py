@@ -1,17 +1,19 @@
-"""How fast the same layers are under eager, Inductor and `ascend_dense`, beside what the GPU can do.
+"""How fast layers are under eager, Inductor and `ascend_dense`, beside what the GPU can do.
 
     python tests/bench/peers.py [--layers 8] [--decode 1 32 128 256] [--prefill 512 2048 8192]
 
-Qwen3-32B's sizes, W8A8, plain torch (`peers_stack.py`). The floor is measured in the same run: each
-product takes the bytes of its weight at the card's read bandwidth or its operations at the rate of a
-large int8 product, whichever is longer, and attention its KV cache or its bfloat16 operations. All
-peers are timed in turns. Writes `peers.json` and `peers.md` into `$OUT`, or `build`, after each row.
+Qwen3-32B's sizes, W8A8, plain torch (`peers_stack.py`). The floor is measured in the same run:
+each product takes the bytes of its weight at the card's read bandwidth or its operations at the
+best rate that cuBLAS or our kernel has for a large int8 product, whichever is longer, and attention
+its KV cache or its bfloat16 operations. All peers are timed in turns. Writes `peers.json` and
+`peers.md` into `$OUT`, or `build`, after each row.
 The exit status is the number of rows in which a captured `ascend_dense` is not the fastest.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import statistics
@@ -27,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 from tests.bench.device_timing import captured  # noqa: E402 - found without an installation
 from tests.bench.peers_stack import PlainStack  # noqa: E402
-from tests.bench.qwen3_stack import SMALL, Shape  # noqa: E402
+from tests.bench.qwen3_stack import BFLOAT16_CODE, SMALL, Shape  # noqa: E402
 
 CONTEXT = 1024
 ROUNDS = 7
@@ -53,13 +55,19 @@ def rates() -> dict[str, float]:
     size = 8192
     whole = torch.randint(-127, 128, (size, size), dtype=torch.int8, device="cuda")
     half = torch.randn(size, size, dtype=torch.bfloat16, device="cuda")
-    products = {"int8": lambda: torch._int_mm(whole, whole.t()), "bf16": lambda: half @ half.t()}
+    scale = torch.ones(size, device="cuda")
+    ours = torch.ops.npu.npu_quant_matmul
+    products = {
+        "int8 of cuBLAS": lambda: torch._int_mm(whole, whole.t()),
+        "int8 of ours": lambda: ours(whole, whole.t(), scale, output_dtype=BFLOAT16_CODE),
+        "bf16": lambda: half @ half.t(),
+    }
     found = {"bytes": large.nbytes / min(milliseconds(read, 3) for _ in range(5))}
     for name, product in products.items():
         replay = captured(product)
         milliseconds(replay, 20)
         found[name] = 2 * size**3 / min(milliseconds(replay, 10) for _ in range(5))
-    return found
+    return {**found, "int8": max(found["int8 of cuBLAS"], found["int8 of ours"])}
 
 
 def floor(shape: Shape, layers: int, tokens: int, decode: bool, rate: dict[str, float]) -> float:
@@ -101,10 +109,11 @@ def measure(model: Any, tokens: int, decode: bool, settings: argparse.Namespace)
     positions = torch.full((1,), CONTEXT - 1, device="cuda")
     if not decode:
         positions = torch.arange(tokens, device="cuda")
-    sizes = (2, tokens, shape.kv_heads, CONTEXT, shape.head_size)
     caches = None
     if decode:
-        caches = [torch.randn(sizes, device="cuda", dtype=torch.bfloat16) for _ in model.layers]
+        sizes = (tokens, shape.kv_heads, CONTEXT, shape.head_size)
+        drawn = {"device": "cuda", "dtype": torch.bfloat16}
+        caches = [(torch.randn(sizes, **drawn), torch.randn(sizes, **drawn)) for _ in model.layers]
     steps: dict[str, Step] = {"eager": lambda: model(ids, positions, caches)}
     seconds, results = {}, {"eager": model(ids, positions, caches)}
     for name, backend in (("Inductor", "inductor"), ("ascend_dense", "ascend_dense")):
@@ -178,6 +187,7 @@ def main() -> int:
     settings = parser.parse_args()
     Path(settings.out).mkdir(exist_ok=True, parents=True)
     use_ascend_dense()
+    importlib.import_module("ascend_passes.npu")
     rate, shape, rows = rates(), SMALL if settings.small else Shape(), []
     card = torch.cuda.get_device_name()
     print(

@@ -10,6 +10,7 @@ from tests.bench.qwen3_stack import EPSILON, VOCABULARY, Linear, Shape, gated, q
 
 PLAIN = "plain"
 THETA = 1e6
+Cache = tuple[Tensor, Tensor]
 
 
 def rms_norm(x: Tensor, gain: Tensor) -> Tensor:
@@ -43,7 +44,7 @@ class DecoderLayer(nn.Module):
             setattr(self, f"{name}_norm", nn.Buffer(gain.to(torch.bfloat16)))
 
     def attention(
-        self, packed: Tensor, angles: tuple[Tensor, Tensor], cache: Tensor | None, position: Tensor
+        self, packed: Tensor, angles: tuple[Tensor, Tensor], cache: Cache | None, position: Tensor
     ) -> Tensor:
         """Over the rows of one prompt, or over the cache for one row of each sequence."""
         shape, tokens, size = self.shape, packed.shape[0], self.shape.head_size
@@ -58,13 +59,13 @@ class DecoderLayer(nn.Module):
             query, key, worth = (t.transpose(0, 1).unsqueeze(0) for t in (query, key, worth))
             found = attention(query, key, worth, is_causal=True, enable_gqa=True)
             return found.squeeze(0).transpose(0, 1).reshape(tokens, -1)
-        keys, values = cache[0], cache[1]
+        keys, values = cache
         keys.index_copy_(2, position, key.unsqueeze(2))
         values.index_copy_(2, position, worth.unsqueeze(2))
         return attention(query.unsqueeze(2), keys, values, enable_gqa=True).reshape(tokens, -1)
 
     def forward(
-        self, hidden: Tensor, angles: tuple[Tensor, Tensor], cache: Tensor | None, position: Tensor
+        self, hidden: Tensor, angles: tuple[Tensor, Tensor], cache: Cache | None, position: Tensor
     ) -> Tensor:
         """`[T, H]` to `[T, H]`."""
         rows = quantized(rms_norm(hidden, self.input_norm), PLAIN)
@@ -89,13 +90,14 @@ class PlainStack(nn.Module):
         half = torch.arange(0, shape.head_size, 2, device=device) / shape.head_size
         self.frequencies = nn.Buffer(1.0 / THETA**half)
 
-    def forward(self, ids: Tensor, positions: Tensor, caches: list[Tensor] | None) -> Tensor:
+    def forward(self, ids: Tensor, positions: Tensor, caches: list[Cache] | None) -> Tensor:
         """`[T]` to `[T, H]`.
 
         Args:
             ids: tokens of one prompt, or the last token of each sequence.
             positions: of each token, or `[1]`, where the next token of each sequence goes.
-            caches: for each layer `[2, sequences, heads, context, size]`; None for a prompt.
+            caches: keys and values of each layer, `[sequences, heads, context, size]`; None for a
+                prompt.
         """
         angle = positions.float().unsqueeze(-1) * self.frequencies
         angle = torch.cat([angle, angle], dim=-1).unsqueeze(-2)

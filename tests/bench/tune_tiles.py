@@ -27,7 +27,7 @@ from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
-from ascend_passes.npu.cuda.matmul import launch_product  # noqa: E402
+from ascend_passes.npu.cuda.matmul import ProductCall, launch_product  # noqa: E402
 from ascend_passes.npu.cuda.tiles import STORE, ProductSize, Tile  # noqa: E402
 from tests.bench.device_timing import captured  # noqa: E402
 
@@ -108,7 +108,9 @@ class Bench:
         return (total * self.scale * self.row_scale.unsqueeze(-1)).to(torch.bfloat16)
 
     def launch(self, weight: Tensor, tile: Tile) -> None:
-        launch_product(self.rows, weight, self.scale, self.row_scale, None, self.out, tile)
+        launch_product(
+            ProductCall(self.rows, weight.t(), self.scale, self.row_scale, None, self.out), tile
+        )
 
     def right(self, tile: Tile) -> bool:
         self.out.fill_(float("nan"))

@@ -287,7 +287,7 @@ def test_int8_matmul(source, sizes, kind, code):
 
 
 def test_every_tile_gives_the_same_bits(source):
-    from ascend_passes.npu.cuda.matmul import launch_product
+    from ascend_passes.npu.cuda.matmul import ProductCall, launch_product
     from ascend_passes.npu.cuda.tiles import Tile
 
     m, n, k = 20, 192, 1056
@@ -301,7 +301,7 @@ def test_every_tile_gives_the_same_bits(source):
     found = []
     for tile in tiles:
         out = torch.full((m, n), float("nan"), dtype=BRAIN, device=DEVICE)
-        launch_product(left, right.t(), scale, None, None, out, tile)
+        launch_product(ProductCall(left, right, scale, None, None, out), tile)
         found.append(out)
     assert all(torch.equal(found[0], other) for other in found[1:])
     assert not found[0].isnan().any()

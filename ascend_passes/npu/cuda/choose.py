@@ -6,7 +6,7 @@ import functools
 import importlib
 import importlib.util
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ascend_passes.npu.operator import Operator
@@ -38,19 +38,26 @@ def has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-def stays_whole(operator: Operator, device: str) -> bool:
-    """Whether Inductor leaves an operator's calls to its kernel; else it gets the reference."""
-    return device == "cuda" and operator.name in WHOLE and has_triton()
+def inlined(operator: Operator, device: str) -> Callable[..., Any] | None:
+    """What Inductor traces for an operator's calls; None where they stay as they are."""
+    if device != "cuda" or operator.name not in WHOLE or not has_triton():
+        return operator.reference
+    in_graph: Mapping[str, Callable[..., Any]] = family_of(operator.name).IN_GRAPH
+    return in_graph.get(operator.name)
+
+
+def family_of(name: str) -> Any:
+    """The file with an operator's kernel."""
+    family = next(file for file, names in FAMILIES.items() if name in names)
+    return importlib.import_module(f"ascend_passes.npu.cuda.{family}")
 
 
 @functools.cache
 def kernel_of(name: str) -> Callable[..., Any] | None:
     """What launches an operator's kernel; None where there is none."""
-    family = next((file for file, names in FAMILIES.items() if name in names), None)
-    if family is None or not has_triton():
+    if not any(name in names for names in FAMILIES.values()) or not has_triton():
         return None
-    file = importlib.import_module(f"ascend_passes.npu.cuda.{family}")
-    kernel: Callable[..., Any] = file.KERNELS[name]
+    kernel: Callable[..., Any] = family_of(name).KERNELS[name]
     return kernel
 
 

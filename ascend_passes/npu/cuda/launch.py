@@ -19,14 +19,14 @@ class Defeated(Exception):  # noqa: N818 - not an error: the reference runs
     """A call that no kernel takes; the text says why."""
 
 
-def require_that(holds: bool, reason: str) -> None:
-    """Leave the call to the reference unless `holds`.
+def require_that(holds: bool, reason: str, *shown: Any) -> None:
+    """Leave the call to the reference unless `holds`; `shown` is put into the reason then, by `%`.
 
     Raises:
         Defeated: it does not.
     """
     if not holds:
-        raise Defeated(reason)
+        raise Defeated(reason % shown)
 
 
 def require_rows(*tensors: Tensor | None) -> None:
@@ -38,8 +38,8 @@ def require_rows(*tensors: Tensor | None) -> None:
     for tensor in tensors:
         if tensor is None:
             continue
-        require_that(tensor.is_contiguous(), f"a tensor with strides {list(tensor.stride())}")
-        require_that(tensor.dtype in FLOATS, f"an input of {tensor.dtype}")
+        require_that(tensor.is_contiguous(), "a tensor with strides %s", tensor.stride())
+        require_that(tensor.dtype in FLOATS, "an input of %s", tensor.dtype)
         require_that(tensor.numel() > 0, "a tensor without elements")
 
 

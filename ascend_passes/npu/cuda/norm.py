@@ -31,9 +31,9 @@ def checked_width(x: Tensor, residual: Tensor | None, gamma: Tensor) -> int:
         Defeated: more than one dim is normalized, or a program cannot hold a row.
     """
     require_rows(x, residual, gamma)
-    require_that(gamma.dim() == 1, f"a gain of {gamma.dim()} dims")
+    require_that(gamma.dim() == 1, "a gain of %s dims", gamma.dim())
     width = x.shape[-1]
-    require_that(width <= MOST_COLUMNS, f"{width} columns, over {MOST_COLUMNS}")
+    require_that(width <= MOST_COLUMNS, "%s columns, over %s", width, MOST_COLUMNS)
     require_that(residual is None or residual.shape == x.shape, "an addend that is broadcast")
     require_that(residual is None or residual.dtype == x.dtype, "addends of two dtypes")
     return width
@@ -122,7 +122,7 @@ def add_rms_norm_quant_kernel(
     dst_type: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`npu_add_rms_norm_quant` with one scale, or two: the second quantize reads the sum again."""
-    require_that(dst_type in (None, *INT8_CODES), f"a result of code {dst_type}")
+    require_that(dst_type in (None, *INT8_CODES), "a result of code %s", dst_type)
     first = static_rows(x1, x2, gamma, beta, scales1, zero_points1, epsilon, div_mode)
     y1, total = first
     if scales2 is None:
@@ -142,7 +142,7 @@ def rms_norm_quant_kernel(
     dst_dtype: int | None = None,
 ) -> Tensor:
     """`npu_rms_norm_quant`."""
-    require_that(dst_dtype in (None, *INT8_CODES), f"a result of code {dst_dtype}")
+    require_that(dst_dtype in (None, *INT8_CODES), "a result of code %s", dst_dtype)
     gain, shift = gamma.reshape(-1), beta.reshape(-1)
     return static_rows(x, None, gain, shift, scale, offset, epsilon, False)[0]
 
@@ -183,7 +183,7 @@ def add_rms_norm_dynamic_quant_kernel(
     y_dtype: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """`npu_add_rms_norm_dynamic_quant`; a second quantize reads the sum again."""
-    require_that(y_dtype in (None, *INT8_CODES), f"a result of code {y_dtype}")
+    require_that(y_dtype in (None, *INT8_CODES), "a result of code %s", y_dtype)
     first, second = wanted_outputs(smooth_scale1, smooth_scale2, output_mask)
     require_that(first, "only the second result is asked for")
     y1, scale1, total = dynamic_rows(x1, x2, gamma, beta, smooth_scale1, epsilon)

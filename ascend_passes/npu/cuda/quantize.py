@@ -26,7 +26,7 @@ def dynamic_quant_kernel(
     dst_type_max: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """`npu_dynamic_quant` per token."""
-    require_that(quant_mode == "pertoken" and not dst_type_max, f"the mode {quant_mode}")
+    require_that(quant_mode == "pertoken" and not dst_type_max, "the mode %s", quant_mode)
     require_that(group_index is None, "groups of experts")
     require_rows(input, smooth_scales)
     width, rows = input.shape[-1], rows_of(input)

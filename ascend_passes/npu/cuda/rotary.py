@@ -19,14 +19,14 @@ def rotary_mul_kernel(
 ) -> Tensor:
     """`npu_rotary_mul` where the cosines are those of a token, shared by its heads: `[B, S, N, D]`
     with `[B, S, 1, D]`."""
-    require_that(rotate is None and rotary_mode in (HALF, INTERLEAVE), f"the mode {rotary_mode}")
+    require_that(rotate is None and rotary_mode in (HALF, INTERLEAVE), "the mode %s", rotary_mode)
     require_rows(input, r1, r2)
-    require_that(input.dim() == 4, f"{input.dim()} dims")
+    require_that(input.dim() == 4, "%s dims", input.dim())
     tokens, heads, size = math.prod(input.shape[:2]), input.shape[2], input.shape[3]
     wanted = (*input.shape[:2], 1, size)
     shared = tuple(r1.shape) == tuple(r2.shape) == wanted
     require_that(shared, "cosines that are not one row a token")
-    require_that(size & (size - 1) == 0 and size >= 16, f"heads of {size} columns")
+    require_that(size & (size - 1) == 0 and size >= 16, "heads of %s columns", size)
     y, block = torch.empty_like(input), min(HEADS_AT_ONCE, 1 << (heads - 1).bit_length())
     rotary_heads[(tokens,)](
         *(input, r1, r2, y, tokens, heads, size, block, rotary_mode == INTERLEAVE), num_warps=4

@@ -39,7 +39,7 @@ def halves_width(x: Tensor) -> int:
 
 def swiglu_kernel(input: Tensor, dim: int = -1) -> Tensor:
     """`npu_swiglu` of the last dim."""
-    require_that(dim in (-1, input.dim() - 1), f"dim {dim}")
+    require_that(dim in (-1, input.dim() - 1), "dim %s", dim)
     width = halves_width(input)
     y, block = input.new_empty((*input.shape[:-1], width)), block_of(width, COLUMNS_AT_ONCE)
     rows = rows_of(input)
@@ -60,7 +60,7 @@ def swiglu_quant_kernel(
 ) -> tuple[Tensor, Tensor]:
     """`npu_swiglu_quant` without groups of experts."""
     require_that(group_index is None, "groups of experts")
-    require_that(dst_type in (None, torch.int8, *INT8_CODES), f"a result of {dst_type}")
+    require_that(dst_type in (None, torch.int8, *INT8_CODES), "a result of %s", dst_type)
     width, rows = halves_width(x), rows_of(x)
     require_rows(smooth_scales, offsets)
     require_columns(width, smooth_scales, offsets)
