@@ -23,13 +23,21 @@ def rotary_heads(x, cos, sin, y, tokens, HEADS: tl.constexpr, SIZE: tl.constexpr
         for start in range(0, HEADS, BLOCK):
             head = start + tl.arange(0, BLOCK)
             at = (tl.cast(token, tl.int64) * HEADS + head)[:, None] * SIZE + first[None, :]
-            known = (head < HEADS)[:, None]
-            low = tl.load(x + at, mask=known, other=0.0).to(tl.float32)
-            high = tl.load(x + at + apart, mask=known, other=0.0).to(tl.float32)
-            turned = low * cos_low[None, :] - high * sin_low[None, :]
-            tl.store(y + at, turned.to(y.dtype.element_ty), mask=known)
-            turned = high * cos_high[None, :] + low * sin_high[None, :]
-            tl.store(y + at + apart, turned.to(y.dtype.element_ty), mask=known)
+            if HEADS % BLOCK == 0:
+                low, high = tl.load(x + at), tl.load(x + at + apart)
+            else:
+                known = (head < HEADS)[:, None]
+                low = tl.load(x + at, mask=known, other=0.0)
+                high = tl.load(x + at + apart, mask=known, other=0.0)
+            low, high = low.to(tl.float32), high.to(tl.float32)
+            below = (low * cos_low[None, :] - high * sin_low[None, :]).to(y.dtype.element_ty)
+            above = (high * cos_high[None, :] + low * sin_high[None, :]).to(y.dtype.element_ty)
+            if HEADS % BLOCK == 0:
+                tl.store(y + at, below)
+                tl.store(y + at + apart, above)
+            else:
+                tl.store(y + at, below, mask=known)
+                tl.store(y + at + apart, above, mask=known)
 
 
 @triton.jit
