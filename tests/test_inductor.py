@@ -11,7 +11,7 @@ from torch._inductor.utils import run_and_get_code
 from transformers import StaticCache
 
 import ascend_passes
-from ascend_passes.executors.execute import chosen
+from ascend_passes.executors.execute import choice_of_auto, chosen
 from ascend_passes.executors.inductor import SizedGraph, symbolic_places
 from ascend_passes.ir.trace import symbolic_inputs
 from ascend_passes.models.build import small_model
@@ -19,10 +19,9 @@ from ascend_passes.models.quantize import quantize_model
 from ascend_passes.models.reference import reference_logits
 from ascend_passes.options.value import Options
 
-LAYERS = 2
+LAYERS = 1
 TINY = {"num_hidden_layers": LAYERS, "vocab_size": 128}
 OPTIONS = {"executor": "inductor", "strict": True}
-MATMUL = re.compile(r"extern_kernels\.(?:mm|addmm|_int_mm)\(|cpp_\w*gemm|aten\._int_mm|_int_mm")
 
 
 @pytest.fixture
@@ -130,3 +129,13 @@ def test_roundings_stay_where_eager_has_them():
 def test_auto_takes_inductor_where_kernels_can_be_made(monkeypatch, device, triton, name):
     monkeypatch.setattr("ascend_passes.executors.execute.has_triton", lambda: triton)
     assert chosen(Options(), device) == name
+    (note,) = choice_of_auto(Options(), device)
+    assert note.startswith(f"executor auto is {name} on {device}: ")
+    assert choice_of_auto(Options(executor="eager"), device) == ()
+
+
+def test_the_report_says_what_auto_came_to():
+    torch._dynamo.reset()
+    ascend_passes.reset()
+    torch.compile(lambda x: x + 1, backend="ascend_dense")(torch.ones(3))
+    assert "executor auto is eager on cpu" in str(ascend_passes.reports()[-1])

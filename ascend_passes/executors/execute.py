@@ -76,6 +76,24 @@ def chosen(options: Options, device: str) -> str:
     return "npugraph_ex" if device == "npu" and has_torch_npu() else "eager"
 
 
+WHY = {
+    "npugraph_ex": "torch_npu's engine",
+    "inductor": "around Triton kernels, the fastest on CUDA",
+    "eager": "the references' numbers, bit for bit",
+}
+
+
+def choice_of_auto(options: Options, device: str) -> tuple[str, ...]:
+    """What `auto` has come to and why, as a report's notes; nothing where it was not asked for."""
+    if options.executor != "auto" or options.off:
+        return ()
+    name = chosen(options, device)
+    why = WHY[name]
+    if device == "cuda" and name == "eager":
+        why = "Triton, which Inductor and our kernels need, is not installed"
+    return (f"executor auto is {name} on {device}: {why}",)
+
+
 def captures_itself(executor: str, options: Options) -> bool:
     """Whether an executor captures graphs, or compiles to them, so that nobody else should."""
     if executor == "npugraph_ex":

@@ -1,5 +1,5 @@
-"""`python -m tests.conformance.write_kernels`: compiles our kernels for Ascend, runs what is made on
-this CPU, and writes docs/kernels.md and its counts anew."""
+"""`python -m tests.conformance.write_kernels`: writes docs/kernels.md and its counts anew, by
+compiling our kernels for Ascend and running what is made on this CPU."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The kernels against float64, within the bounds that their operators state.
 
 On a GPU they run as compiled; elsewhere Triton's interpreter runs them, which needs the package
-`triton`: `tests/npu/test_interpreted.py` sees to that.
+`triton`: `tests/conformance/test_interpreted_kernels.py` sees to that.
 """
 
 from __future__ import annotations

@@ -42,11 +42,11 @@ def inlined(operator: Operator, device: str) -> Callable[..., Any] | None:
     """What Inductor traces for an operator's calls; None where they stay as they are."""
     if device != "cuda" or operator.name not in WHOLE or not has_triton():
         return operator.reference
-    in_graph: Mapping[str, Callable[..., Any]] = family_of(operator.name).IN_GRAPH
+    in_graph: Mapping[str, Callable[..., Any]] = kernel_file(operator.name).IN_GRAPH
     return in_graph.get(operator.name)
 
 
-def family_of(name: str) -> Any:
+def kernel_file(name: str) -> Any:
     """The file with an operator's kernel."""
     family = next(file for file, names in FAMILIES.items() if name in names)
     return importlib.import_module(f"ascend_passes.npu.cuda.{family}")
@@ -57,7 +57,7 @@ def kernel_of(name: str) -> Callable[..., Any] | None:
     """What launches an operator's kernel; None where there is none."""
     if not any(name in names for names in FAMILIES.values()) or not has_triton():
         return None
-    kernel: Callable[..., Any] = family_of(name).KERNELS[name]
+    kernel: Callable[..., Any] = kernel_file(name).KERNELS[name]
     return kernel
 
 

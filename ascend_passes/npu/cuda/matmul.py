@@ -133,7 +133,7 @@ def copies_tiles(device: torch.device) -> bool:
     return torch.cuda.get_device_capability(device) >= (9, 0)
 
 
-def described(matrix: Tensor, rows: int, columns: int) -> Any:
+def tile_descriptor(matrix: Tensor, rows: int, columns: int) -> Any:
     """A descriptor of a row-major matrix, read in such blocks."""
     return TensorDescriptor(matrix, list(matrix.shape), list(matrix.stride()), [rows, columns])
 
@@ -164,7 +164,7 @@ def launch_product(call: ProductCall, tile: Tile, launch: Launch = launch_now) -
     if tile.tma and can_copy_tiles(*factors):
         blocks = (tile.rows, tile.columns)
         described_factors = (
-            described(t, n, tile.depth) for t, n in zip(factors, blocks, strict=True)
+            tile_descriptor(t, n, tile.depth) for t, n in zip(factors, blocks, strict=True)
         )
         every = (*described_factors, *pointers, *sizes, *flags, *shape, tile.group)
         launch(int8_matmul_tma, (across * along,), every, how)

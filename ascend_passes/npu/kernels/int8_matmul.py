@@ -89,10 +89,7 @@ def int8_matmul_few(x, w, scale, row_scales, bias, out, parts, rows, width, dept
     a = x + (row % rows).to(tl.int64) * depth
     b = w + (col if EVEN else col % width).to(tl.int64) * depth
     term = tl.arange(0, BK)
-    if TURNED:
-        total = tl.zeros((BN, BM), dtype=tl.int32)
-    else:
-        total = tl.zeros((BM, BN), dtype=tl.int32)
+    total = tl.zeros((BN, BM) if TURNED else (BM, BN), dtype=tl.int32)
     for k in range(tl.program_id(1) * BK, depth, BK * SPLIT):
         at = k + term
         if TURNED:

@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
-import cases  # noqa: E402 - beside this file
-import compile as compiler  # noqa: E402
-import host  # noqa: E402
-import launch as cpu  # noqa: E402
-import sources  # noqa: E402
+import cases
+import compile as compiler
+import host
+import launch as cpu
+import sources
 
 MUTATIONS = {
     "flag removed": r"hivm\.hir\.(set|wait)_flag",
