@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from ascend_passes.options.plans import UNBOUNDED, Plan, divided, pick, plans
 from ascend_passes.options.value import OptionError, Options
 from ascend_passes.passes.flashcomm.sequence_parallel import sequence_parallel
 from ascend_passes.report.value import Report
+from tests.bench import fit_operator_times as fit
 
 RANKS, TOKENS = 4, 2048
 APART = Options(matmul_reduce_scatter=False)
@@ -219,3 +221,25 @@ def test_a_symbolic_size_that_became_a_number_is_no_count_of_tokens() -> None:
     assert rows.shape[0] == 7  # a guard: from here on it is no symbol
     assert cost.token_rows(graph) is None
     assert cost.numbers(graph, 100)(rows.shape[0]) == 7
+
+
+@pytest.mark.parametrize(
+    ("operator", "stated"),
+    [
+        ("add_rms_norm", 0.18),
+        ("rms_norm", 0.22),
+        ("dynamic_quant", 0.33),
+        ("ascend_quant_v2", 0.35),
+        ("swiglu", 0.30),
+        ("matmul", 0.24),
+        ("quant_batch_matmul", 0.11),
+    ],
+)
+def test_the_atlas_profile_is_as_near_to_measured_times_as_is_stated(
+    operator: str, stated: float
+) -> None:
+    """`docs/measurements.md`; the figures come from `python tests/bench/fit_operator_times.py`."""
+    figures = fit.present()
+    found = statistics.median(fit.errors_with(fit.of_profile(operator, figures), operator))
+    before = statistics.median(fit.errors_with(fit.of_profile(operator, fit.GUESSED), operator))
+    assert found <= stated < before

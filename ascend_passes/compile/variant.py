@@ -22,7 +22,7 @@ from ascend_passes.compile.stages import NORMALIZE, STAGES
 from ascend_passes.cost.profiles import read_profile
 from ascend_passes.cost.record import Recorded, both_graphs, recorded
 from ascend_passes.distributed.rehearsal import DepartureError, Script, replaying
-from ascend_passes.executors.execute import execute
+from ascend_passes.executors.execute import choice_of_auto, execute
 from ascend_passes.ir.blueprint import copied
 from ascend_passes.ir.graph import Context, value
 from ascend_passes.ir.lineage import followed
@@ -244,7 +244,8 @@ def finished(work: VariantWork, made: Rewritten) -> tuple[Variant, Callable[[], 
     )
     plain = function or gm.forward
     captured, uncaptured = guarded("capture", gm, context, lambda: capture(work, plain, gm, static))
-    report = report + failed + uncaptured
+    how = Report(notes=choice_of_auto(work.options, work.device))
+    report = report + failed + uncaptured + how
     positions = {node.name: index for index, node in enumerate(inputs)}
     folded = FoldedValues(made.folded) if made.folded is not None else None
     variant = Variant(captured or plain, folded, Facts(facts_of(gm.graph), positions))

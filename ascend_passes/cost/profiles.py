@@ -23,7 +23,6 @@ LATENCIES = ("matmul_launch", "vector_launch", "collective_latency", "hop_latenc
 TERA = 1e12
 GIGA = 1e9
 MICRO = 1e-6
-TEBIBYTE = 2.0**40
 
 
 @dataclass(frozen=True)
@@ -67,13 +66,14 @@ def rates(int8: float, half: float, single: float) -> Mapping[str, float]:
 
 ATLAS_800_A2 = Profile(
     name="atlas-800-a2",
-    source="public figures of the Ascend 910B: 752 TOPS int8, 354 TFLOPS bf16, 1.6 TiB/s HBM "
-    "at 60 %, full-mesh HCCS 196 GB/s at 70 %",
-    matmul_rates=rates(752, 354, 88),
-    memory_bandwidth=1.6 * TEBIBYTE * 0.6,
+    source="measured times of CANN's operators on a 910B4, fitted by "
+    "tests/bench/fit_operator_times.py (docs/measurements.md has the error of each); float32 a "
+    "quarter of bfloat16, as by public figures; full-mesh HCCS 196 GB/s at 70 %",
+    matmul_rates=rates(370, 210, 52),
+    memory_bandwidth=900 * GIGA,
     link_bandwidth=196 * GIGA * 0.7,
-    matmul_launch=5 * MICRO,
-    vector_launch=2 * MICRO,
+    matmul_launch=8.4 * MICRO,
+    vector_launch=4.8 * MICRO,
     collective_latency=10 * MICRO,
     hop_latency=0.5 * MICRO,
 )

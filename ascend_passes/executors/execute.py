@@ -15,9 +15,11 @@ from typing import Any
 import torch
 from torch import fx
 
+from ascend_passes.executors.inductor import SizedGraph
 from ascend_passes.ir import graph as facts
 from ascend_passes.ir.trace import compiling
 from ascend_passes.ir.traits import traits_of
+from ascend_passes.npu.cuda.choose import has_triton
 from ascend_passes.options.value import Options
 
 Runner = Callable[..., Any]
@@ -57,16 +59,39 @@ def execute(
             raise ExecutorError(
                 "executor 'inductor' is for CUDA and CPU; use 'npugraph_ex' on NPU."
             )
-        compiled: Runner = torch.compile(gm, backend="inductor")
-        return compiled
+        return SizedGraph(gm, example_inputs, device)
     return gm.forward
 
 
 def chosen(options: Options, device: str) -> str:
-    """The executor that `options.executor` comes to on this device; `auto` is resolved."""
+    """The executor that `options.executor` comes to on this device; `auto` is resolved.
+
+    On CUDA the fastest is Inductor around our kernels. On a CPU `auto` stays eager: it gives the
+    references' numbers bit for bit, which Inductor's own exponentials and order of sums do not.
+    """
     if options.executor != "auto":
         return options.executor
+    if device == "cuda" and has_triton():
+        return "inductor"
     return "npugraph_ex" if device == "npu" and has_torch_npu() else "eager"
+
+
+WHY = {
+    "npugraph_ex": "torch_npu's engine",
+    "inductor": "around Triton kernels, the fastest on CUDA",
+    "eager": "the references' numbers, bit for bit",
+}
+
+
+def choice_of_auto(options: Options, device: str) -> tuple[str, ...]:
+    """What `auto` has come to and why, as a report's notes; nothing where it was not asked for."""
+    if options.executor != "auto" or options.off:
+        return ()
+    name = chosen(options, device)
+    why = WHY[name]
+    if device == "cuda" and name == "eager":
+        why = "Triton, which Inductor and our kernels need, is not installed"
+    return (f"executor auto is {name} on {device}: {why}",)
 
 
 def captures_itself(executor: str, options: Options) -> bool:

@@ -74,9 +74,10 @@ def fits_fast_matmul(rows: Tensor, right: Tensor) -> bool:
 @functools.cache
 def cpu_sums_exactly() -> bool:
     """Whether this CPU's int8 kernel does not saturate inside, as kernels without VNNI can."""
-    left = torch.full((1, 64), 127, dtype=torch.int8)
-    right = torch.full((64, 1), -128, dtype=torch.int8)
-    low, high = int(torch._int_mm(left, right)), int(torch._int_mm(left, -1 - right))
+    with torch._C._DisableTorchDispatch():  # also while a graph is traced
+        left = torch.full((1, 64), 127, dtype=torch.int8)
+        right = torch.full((64, 1), -128, dtype=torch.int8)
+        low, high = int(torch._int_mm(left, right)), int(torch._int_mm(left, -1 - right))
     return (low, high) == (-64 * 127 * 128, 64 * 127 * 127)
 
 

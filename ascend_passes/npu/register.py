@@ -11,10 +11,8 @@ import torch
 from torch.fx.node import has_side_effect
 
 from ascend_passes.ir.traits import declare
+from ascend_passes.npu.cuda.choose import on_cuda
 from ascend_passes.npu.operator import Operator
-
-HOSTS = ("CPU", "CUDA")
-"""Devices that run the references."""
 
 
 @functools.cache
@@ -50,8 +48,8 @@ def install_namespace(namespace: str, operators: Iterable[Operator]) -> torch.li
         if not defined:
             library.define(operator.schema, tags=(torch.Tag.pt2_compliant_tag,))
             torch.library.register_fake(operator.qualified_name, operator.fake, lib=library)
-        for host in HOSTS:
-            library.impl(operator.name, torch.no_grad()(operator.reference), host)
+        for host, function in (("CPU", operator.reference), ("CUDA", on_cuda(operator))):
+            library.impl(operator.name, torch.no_grad()(function), host)
         if operator.effect:  # dead-code elimination must keep what has no result
             has_side_effect(getattr(existing, operator.name).default)
         declare(operator.qualified_name, operator)

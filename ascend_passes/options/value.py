@@ -134,7 +134,8 @@ class Options:
     executor: str = option(
         "auto",
         "ASCEND_PASSES_EXECUTOR",
-        "What runs the rewritten graph; auto is npugraph_ex on NPU and eager elsewhere.",
+        "What runs the rewritten graph; auto is npugraph_ex on NPU, Inductor around our Triton "
+        "kernels on CUDA, and eager on CPU, bit for bit the references.",
         EXECUTORS,
     )
     soc: str = option(

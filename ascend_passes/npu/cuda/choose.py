@@ -1,0 +1,88 @@
+"""Which operators have a kernel on CUDA, and what runs a call of one."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ascend_passes.npu.operator import Operator
+
+FAMILIES = {
+    "norm": (
+        "npu_rms_norm",
+        "npu_gemma_rms_norm",
+        "npu_add_rms_norm",
+        "npu_add_rms_norm_quant",
+        "npu_add_rms_norm_dynamic_quant",
+        "npu_rms_norm_quant",
+    ),
+    "quantize": ("npu_dynamic_quant",),
+    "swiglu": ("npu_swiglu", "npu_swiglu_quant"),
+    "rotary": ("npu_rotary_mul",),
+    "matmul": ("npu_quant_matmul",),
+}
+"""File of this folder -> the operators that it has kernels for, so that none is loaded early."""
+WHOLE = ("npu_quant_matmul",)
+"""Operators whose kernel is faster than what Inductor makes of the reference and of what stands
+around it; the others are row-wise, and Inductor fuses them further."""
+log = logging.getLogger("ascend_passes.kernels")
+
+
+@functools.cache
+def has_triton() -> bool:
+    """Whether Triton is installed, which Inductor and our kernels need on CUDA."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def inlined(operator: Operator, device: str) -> Callable[..., Any] | None:
+    """What Inductor traces for an operator's calls; None where they stay as they are."""
+    if device != "cuda" or operator.name not in WHOLE or not has_triton():
+        return operator.reference
+    in_graph: Mapping[str, Callable[..., Any]] = kernel_file(operator.name).IN_GRAPH
+    return in_graph.get(operator.name)
+
+
+def kernel_file(name: str) -> Any:
+    """The file with an operator's kernel."""
+    family = next(file for file, names in FAMILIES.items() if name in names)
+    return importlib.import_module(f"ascend_passes.npu.cuda.{family}")
+
+
+@functools.cache
+def kernel_of(name: str) -> Callable[..., Any] | None:
+    """What launches an operator's kernel; None where there is none."""
+    if not any(name in names for names in FAMILIES.values()) or not has_triton():
+        return None
+    kernel: Callable[..., Any] = kernel_file(name).KERNELS[name]
+    return kernel
+
+
+def on_cuda(operator: Operator) -> Callable[..., Any]:
+    """The operator on CUDA: its kernel where there is one for the call, else its reference."""
+    if not any(operator.name in names for names in FAMILIES.values()):
+        return operator.reference
+
+    @functools.wraps(operator.reference)
+    def run(*arguments: Any, **keywords: Any) -> Any:
+        kernel = kernel_of(operator.name)
+        if kernel is None:
+            return operator.reference(*arguments, **keywords)
+        from ascend_passes.npu.cuda.launch import Defeated
+
+        try:
+            return kernel(*arguments, **keywords)
+        except Defeated as reason:
+            tell_once(operator.name, str(reason))
+        return operator.reference(*arguments, **keywords)
+
+    return run
+
+
+@functools.cache
+def tell_once(name: str, reason: str) -> None:
+    """Say that calls of an operator run as its reference."""
+    log.warning("%s runs as its reference on CUDA: the kernel does not take %s", name, reason)

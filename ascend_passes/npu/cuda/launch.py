@@ -1,0 +1,73 @@
+"""How a kernel is called: which rows and columns a call has, and what it asks of its tensors."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32)
+MOST_COLUMNS = 16384
+"""Columns that a program holds at a time; a longer row is read in blocks, or not at all."""
+PROGRAM_COLUMNS = 1024
+"""Columns to a group of four warps."""
+
+
+class Defeated(Exception):  # noqa: N818 - not an error: the reference runs
+    """A call that no kernel takes; the text says why."""
+
+
+def require_that(holds: bool, reason: str, *shown: Any) -> None:
+    """Leave the call to the reference unless `holds`; `shown` is put into the reason then, by `%`.
+
+    Raises:
+        Defeated: it does not.
+    """
+    if not holds:
+        raise Defeated(reason % shown)
+
+
+def require_rows(*tensors: Tensor | None) -> None:
+    """Each is a contiguous float tensor on one CUDA device, and has elements.
+
+    Raises:
+        Defeated: one is not.
+    """
+    for tensor in tensors:
+        if tensor is None:
+            continue
+        require_that(tensor.is_contiguous(), "a tensor with strides %s", tensor.stride())
+        require_that(tensor.dtype in FLOATS, "an input of %s", tensor.dtype)
+        require_that(tensor.numel() > 0, "a tensor without elements")
+
+
+def require_columns(width: int, *tensors: Tensor | None) -> None:
+    """Each has one value, or one for each column.
+
+    Raises:
+        Defeated: one has neither.
+    """
+    for tensor in tensors:
+        require_that(tensor is None or tensor.numel() in (1, width), "a scale of another size")
+
+
+def rows_of(x: Tensor) -> int:
+    """Rows of a tensor whose last dim are the columns."""
+    return math.prod(x.shape[:-1])
+
+
+def block_of(width: int, most: int = MOST_COLUMNS) -> int:
+    """Columns that a program holds: a power of two, at least the width where that is few enough."""
+    return min(most, max(16, 1 << (width - 1).bit_length()))
+
+
+def warps_of(block: int) -> int:
+    """Warps of a program that holds so many columns."""
+    return min(16, max(1, block // 256))
+
+
+def or_self(tensor: Tensor | None, stand_in: Tensor) -> Any:
+    """A pointer for a kernel that does not read it where the tensor is absent."""
+    return stand_in if tensor is None else tensor

@@ -1,0 +1,51 @@
+"""`tests/npu/test_kernels.py` in Triton's interpreter, which runs the kernels' source on a CPU."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.conformance.build import ROOT, UNREACHABLE, BuildError, command, folder
+
+WHEELS = ("triton==3.6.0", "numpy<2.4")
+"""The interpreter of 3.6 takes arrays of one element for numbers, as NumPy before 2.4 did."""
+
+
+@pytest.fixture(scope="module")
+def site():
+    version = f"py{sys.version_info.major}{sys.version_info.minor}"
+    target = folder() / f"triton-3.6.0-{version}"
+    if not target.is_dir():
+        partial = target.with_name(target.name + ".partial")
+        options = ("--quiet", "--no-deps", "--disable-pip-version-check", "--upgrade", "--target")
+        try:
+            command(sys.executable, "-m", "pip", "install", *options, partial, *WHEELS)
+        except BuildError as error:
+            if not UNREACHABLE.search(str(error)):
+                raise
+            pytest.skip("the package registry, which has triton, cannot be reached")
+        partial.rename(target)
+    return target
+
+
+def test_kernels_in_the_interpreter(site):
+    words = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:warnings")
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(site), str(ROOT)]),
+        "TRITON_INTERPRET": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        [*words, "tests/npu/test_kernels.py"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert " passed" in done.stdout or "[100%]" in done.stdout
+    assert "failed" not in done.stdout
