@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
         for done, one in enumerate(chosen):
             stage(one.name, done, len(chosen))
             with blamed(one, arguments.limit):
-                findings[one.name] = faults(one)
+                findings[one.name] = found_wrong(one)
     wrong = sum(map(len, findings.values()))
     if arguments.json:
         print_json({name: [asdict(one) for one in found] for name, found in findings.items()})
@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if wrong else 0
 
 
-def faults(one: Named) -> list[Finding]:
+def found_wrong(one: Named) -> list[Finding]:
     """What the checks find in a rule or a recognition."""
     # slow to import; a wrong name is told at once
     from ascend_passes.verify import check

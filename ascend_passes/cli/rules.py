@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ascend_passes.cli.limit import limited
 from ascend_passes.engine.registry import find, pattern_folders, rules
 from ascend_passes.engine.rule import Rule, RuleError
-from ascend_passes.meaning.family import Family, Recognition
+from ascend_passes.meaning.family import Recognition, Recognizer
 from ascend_passes.meaning.recognize import recognitions
 from ascend_passes.options.types import nearest, shown
 from ascend_passes.options.value import Options
@@ -28,7 +28,7 @@ class Recognized:
     """A recognition as a command names it."""
 
     name: str
-    family: Family
+    family: Recognizer
     recognition: Recognition
 
 

@@ -25,7 +25,7 @@ from ascend_passes.distributed.rehearsal import DepartureError, Script, replayin
 from ascend_passes.executors.execute import choice_of_auto, execute
 from ascend_passes.ir.blueprint import copied
 from ascend_passes.ir.graph import Context, value
-from ascend_passes.ir.lineage import followed
+from ascend_passes.ir.lineage import lineage_followed
 from ascend_passes.options.plans import Plan, said_plan
 from ascend_passes.options.value import Options
 from ascend_passes.passes.constants.facts import Facts, facts_of
@@ -121,7 +121,7 @@ def optimized(gm: fx.GraphModule, context: Context) -> Report:
         note = "switched off by ASCEND_PASSES_OFF"
         return Report(notes=(note,), graph_before=before, graph_after=before, plan=plan)
     traced = kernels_of(gm, context)
-    with followed(gm) as lineage:
+    with lineage_followed(gm) as lineage:
         report = run_stages(gm, context)
     rewritten = kernels_of(gm, context)
     if isinstance(traced, Recorded) and isinstance(rewritten, Recorded):

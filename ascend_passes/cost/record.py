@@ -49,7 +49,7 @@ def recorded(graph: fx.Graph, profile: Profile, keeper: str) -> Recorded:
             once.append(kept_value(node, numeric))
             carriers[node.name] = node.name
         elif node.op == "call_function":
-            made = kernel_of(node, profile, numeric, carriers, places)
+            made = recorded_kernel(node, profile, numeric, carriers, places)
             if made is not None:
                 kernels.append(made)
                 carriers[node.name] = node.name
@@ -60,7 +60,7 @@ def recorded(graph: fx.Graph, profile: Profile, keeper: str) -> Recorded:
     return Recorded(tuple(kernels), tuple(once), carriers, {node.name for node in graph.nodes})
 
 
-def kernel_of(
+def recorded_kernel(
     node: fx.Node,
     profile: Profile,
     numeric: Numbers,

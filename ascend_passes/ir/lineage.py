@@ -56,7 +56,7 @@ class Lineage:
 
 
 @contextmanager
-def followed(gm: fx.GraphModule) -> Iterator[Lineage]:
+def lineage_followed(gm: fx.GraphModule) -> Iterator[Lineage]:
     """Inside, it is noted what takes the place of the nodes of `gm`."""
     lineage = Lineage(gm.graph)
     gm._register_replace_node_hook(lineage.replaced)

@@ -254,11 +254,11 @@ def trace(
     context: Any = torch._guards.TracingContext(mode)
     with tracing(context), mode if guards else faking(mode), torch.no_grad():
         functional = dispatch_functionalize(function, FunctionalTensorMode())
-        apart = [settled(value).detach() for value in values]
+        apart = [settled_fake(value).detach() for value in values]
         return make_fx(functional, record_module_stack=False)(*apart)
 
 
-def settled(fake: Tensor) -> Tensor:
+def settled_fake(fake: Tensor) -> Tensor:
     """A fake whose sizes are numbers where guards have made numbers of symbols; a trace cannot name
     such a symbol any more."""
     given = (*fake.shape, *fake.stride())

@@ -34,7 +34,7 @@ class Cone:
     """Results beside `out`, of a family that gives several."""
 
 
-def tensor_of(node: fx.Node) -> Tensor | None:
+def fake_tensor(node: fx.Node) -> Tensor | None:
     """The fake tensor of a node; None for a number or for several."""
     fake = value(node)
     return fake if isinstance(fake, Tensor) else None
@@ -74,13 +74,13 @@ def region_of(
 ) -> list[fx.Node] | None:
     """The allowed nodes that lead to `out` and stand behind the first source, in order."""
     earliest, seen, pending = min(sources), {out}, [out]
-    if out in sources or not is_allowed(out, allowed):
+    if out in sources or not calls_one_of(out, allowed):
         return None
     while pending:
         for given in pending.pop().all_input_nodes:
             if given in seen or given in sources or given < earliest:
                 continue
-            if is_allowed(given, allowed):
+            if calls_one_of(given, allowed):
                 seen.add(given)
                 pending.append(given)
         if len(seen) > 2 * MOST_NODES:
@@ -88,7 +88,7 @@ def region_of(
     return sorted(seen)
 
 
-def is_allowed(node: fx.Node, allowed: Collection[Any]) -> bool:
+def calls_one_of(node: fx.Node, allowed: Collection[Any]) -> bool:
     """Whether a node calls an operator that a piece may have."""
     return node.op == "call_function" and node.target in allowed
 
@@ -123,7 +123,7 @@ def absorbed(
         if len(inside) > MOST_NODES:
             break
         wanted = absorbs is None or absorbs(given)
-        if wanted and is_allowed(given, allowed) and is_spelled_small(given):
+        if wanted and calls_one_of(given, allowed) and is_spelled_small(given):
             inside.add(given)
             pending += given.all_input_nodes
         else:
@@ -144,10 +144,10 @@ def holds_tensor(node: fx.Node) -> bool:
 def is_spelled_small(node: fx.Node) -> bool:
     """Whether a node is computed from tensors that are provably no larger than its own value, or
     from none."""
-    own = tensor_of(node)
+    own = fake_tensor(node)
     if own is None:
         return False
-    given = [tensor_of(item) for item in node.all_input_nodes if holds_tensor(item)]
+    given = [fake_tensor(item) for item in node.all_input_nodes if holds_tensor(item)]
     return all(fake is not None and is_at_most(fake, own) for fake in given)
 
 
@@ -174,7 +174,7 @@ def is_widening(node: fx.Node) -> bool:
     in it, so no piece ends in it."""
     if node.op != "call_function" or node.target not in CASTS or not node.all_input_nodes:
         return False
-    before, after = tensor_of(node.all_input_nodes[0]), tensor_of(node)
+    before, after = fake_tensor(node.all_input_nodes[0]), fake_tensor(node)
     if before is None or after is None:
         return False
     return torch.promote_types(before.dtype, after.dtype) == after.dtype
@@ -184,7 +184,7 @@ def ancestors(node: fx.Node, depth: int, allowed: Collection[Any] = ALLOWED) -> 
     """What a node is computed from through allowed operators, the nearest first."""
     found, seen = [node], {node: 0}
     for here in found:  # grows while it is walked
-        if seen[here] >= depth or not is_allowed(here, allowed):
+        if seen[here] >= depth or not calls_one_of(here, allowed):
             continue
         for given in here.all_input_nodes:
             if given not in seen and holds_tensor(given):
@@ -211,7 +211,7 @@ def descendants(
         count: the elements of results that are asked for what they read; None for none.
     """
     seen = {node: 0}
-    waiting = [user for user in node.users if is_allowed(user, allowed)]
+    waiting = [user for user in node.users if calls_one_of(user, allowed)]
     heapq.heapify(waiting)
     while waiting:
         here = heapq.heappop(waiting)
@@ -222,7 +222,7 @@ def descendants(
             continue
         seen[here] = near
         for user in here.users:
-            if user not in seen and is_allowed(user, allowed):
+            if user not in seen and calls_one_of(user, allowed):
                 heapq.heappush(waiting, user)
     return sorted(list(seen)[1:], reverse=True)
 
@@ -232,13 +232,13 @@ def reads_another(
 ) -> bool:
     """Whether a node of `count` elements reads a tensor of its own size that is none of those
     known; a gain is no such tensor, though it has as many elements as a single row."""
-    own = tensor_of(node)
+    own = fake_tensor(node)
     if own is None or not same_size(own.numel(), count):
         return False
     for given in node.all_input_nodes:
         while is_widening(given) and given not in seen and given not in before:
             given = given.all_input_nodes[0]  # each reader may have a cast of its own
-        fake = tensor_of(given)
+        fake = fake_tensor(given)
         if given in seen or given in before or fake is None:
             continue
         if fake.dim() >= own.dim() and same_size(fake.numel(), count):
@@ -246,12 +246,12 @@ def reads_another(
     return False
 
 
-def structure(cone: Cone) -> tuple[Any, ...]:
+def structure_of(cone: Cone) -> tuple[Any, ...]:
     """What two pieces share that compute the same function: operators, arguments, sizes, dtypes."""
     index: dict[fx.Node, Any] = {node: ("s", i) for i, node in enumerate(cone.sources)}
     index |= {node: ("l", i) for i, node in enumerate(cone.leaves)}
     index |= {node: ("n", i) for i, node in enumerate(cone.nodes)}
-    outside = tuple(described(node) for node in (*cone.sources, *cone.leaves))
+    outside = tuple(value_words(node) for node in (*cone.sources, *cone.leaves))
     calls = (worded(node, index) for node in cone.nodes)
     return *outside, *calls, tuple(index[node] for node in cone.others)
 
@@ -267,32 +267,32 @@ def neighbourhood(nodes: Iterable[fx.Node]) -> tuple[Any, ...]:
 def worded(node: fx.Node, index: Mapping[fx.Node, Any]) -> tuple[Any, ...]:
     """A node in words that can be compared; those of `index` are known by their place."""
     if node.op != "call_function":
-        return (node.op, described(node))
+        return (node.op, value_words(node))
     keywords = tuple((name, word_of(item, index)) for name, item in node.kwargs.items())
-    return (node.target, word_of(node.args, index), keywords, described(node))
+    return (node.target, word_of(node.args, index), keywords, value_words(node))
 
 
 def word_of(item: Any, index: Mapping[fx.Node, Any]) -> Any:
     """An argument in words that can be compared; 1, 1.0 and True stay apart."""
     if isinstance(item, fx.Node):
         known = index.get(item)
-        return described(item) if known is None else known
+        return value_words(item) if known is None else known
     if isinstance(item, (list, tuple)):
         return tuple([word_of(one, index) for one in item])
     if isinstance(item, (torch.SymInt, torch.SymFloat)):
-        return text_of(item)
+        return size_word(item)
     return (type(item), item) if isinstance(item, (bool, float)) else item
 
 
-def described(node: fx.Node) -> Any:
+def value_words(node: fx.Node) -> Any:
     """Sizes and dtype of a node's value, in words that can be compared."""
     fake = value(node)
     if isinstance(fake, Tensor):
-        return (fake.dtype, *[text_of(size) for size in fake.shape])
-    return len(fake) if isinstance(fake, (tuple, list)) else text_of(fake)
+        return (fake.dtype, *[size_word(size) for size in fake.shape])
+    return len(fake) if isinstance(fake, (tuple, list)) else size_word(fake)
 
 
-def text_of(item: Any) -> Any:
+def size_word(item: Any) -> Any:
     """A size as a number or as its expression."""
     if isinstance(item, int):
         return item

@@ -11,7 +11,7 @@ from torch import Tensor, fx
 
 from ascend_passes.meaning.answer import Answer, NotThat
 from ascend_passes.meaning.cone import Cone
-from ascend_passes.meaning.lift import Lifted
+from ascend_passes.meaning.lift import WidePiece
 
 Place = tuple[fx.Node, tuple[fx.Node, ...]]
 """A result, and what it may be computed from."""
@@ -35,7 +35,7 @@ class Recognition:
 
 
 @dataclass(frozen=True, eq=False)
-class Family:
+class Recognizer:
     """What the driver asks of a family; see `docs/recognition.md`."""
 
     name: str
@@ -47,7 +47,7 @@ class Family:
     """Where a piece with this anchor may begin and end, the most wanted first."""
     piece: Callable[[Place], Cone | None]
     """The piece between; None for one that is not worth asking about, without computing."""
-    solve: Callable[[Lifted], Answer | NotThat]
+    solve: Callable[[WidePiece], Answer | NotThat]
     """What the piece is."""
     allowed: frozenset[Any]
     """The operators that its pieces may have."""

@@ -12,7 +12,7 @@ from torch import Tensor, fx
 
 from ascend_passes.ir.graph import first, is_call, settled_size, value
 from ascend_passes.meaning.answer import Answer
-from ascend_passes.meaning.cone import Cone, is_widening, tensor_of
+from ascend_passes.meaning.cone import Cone, fake_tensor, is_widening
 from ascend_passes.meaning.vocabulary import CASTS, LAYOUT
 
 aten = torch.ops.aten
@@ -64,7 +64,7 @@ class Source:
 
     def value_of(self, parts: Sequence[Tensor]) -> Tensor:
         """The input from values of the parts."""
-        made = [moved(part, chain) for part, chain in zip(parts, self.chains, strict=True)]
+        made = [through_views(part, chain) for part, chain in zip(parts, self.chains, strict=True)]
         return made[0] if len(made) == 1 else made[0] + made[1]
 
 
@@ -78,7 +78,7 @@ def summands(node: fx.Node) -> tuple[fx.Node, ...]:
 
 
 @dataclass(frozen=True, eq=False)
-class Finding:
+class FoundPiece:
     """A piece and its answer; a `Found` of the engine."""
 
     cone: Cone
@@ -92,7 +92,7 @@ class Finding:
     limit: str = LIMIT
 
     @classmethod
-    def of(cls, cone: Cone, answer: Answer, shares: bool = False) -> Finding:
+    def of(cls, cone: Cone, answer: Answer, shares: bool = False) -> FoundPiece:
         """The piece with its sources before they were widened, where the result is as narrow."""
         kind = value(cone.out).dtype
         sources = {
@@ -198,7 +198,7 @@ def is_plain_view(node: fx.Node) -> bool:
     return node.op == "call_function" and node.target in VIEWS
 
 
-def moved(tensor: Tensor, chain: Sequence[fx.Node]) -> Tensor:
+def through_views(tensor: Tensor, chain: Sequence[fx.Node]) -> Tensor:
     """A tensor through the views of a chain, without its casts."""
     for node in chain:
         if not is_cast(node):
@@ -210,12 +210,12 @@ def moved(tensor: Tensor, chain: Sequence[fx.Node]) -> Tensor:
 def memory_order(node: fx.Node) -> tuple[int, ...]:
     """The dims of a result in the order in which they lie in memory; as they are where sizes do not
     tell."""
-    fake = tensor_of(node)
+    fake = fake_tensor(node)
     plain = tuple(range(fake.dim() if fake is not None else 0))
     if fake is None:
         return plain
-    hints = [hint_of(stride) for stride in fake.stride()]
-    sizes = [hint_of(size) for size in fake.shape]
+    hints = [hinted_size(stride) for stride in fake.stride()]
+    sizes = [hinted_size(size) for size in fake.shape]
     if None in hints or None in sizes:
         return plain
     strides = [stride or 0 for stride in hints]
@@ -226,14 +226,14 @@ def memory_order(node: fx.Node) -> tuple[int, ...]:
     return order if order and order[-1] == plain[-1] else plain  # what works on rows needs rows
 
 
-def hint_of(size: Any) -> int | None:
+def hinted_size(size: Any) -> int | None:
     """A size as a number: of now, where it is symbolic; None where nobody knows it."""
     if isinstance(size, int):
         return size
     return None if size.node.hint is None else int(size.node.hint)
 
 
-def laid_out(finding: Finding) -> Any:
+def laid_out(finding: FoundPiece) -> Any:
     """A function of the inputs, in the order of `finding.inputs`, that gives the results as the
     piece lays them out.
 

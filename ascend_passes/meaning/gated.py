@@ -20,12 +20,19 @@ from ascend_passes.meaning.cone import (
     ancestors,
     cone_of,
     descendants,
+    fake_tensor,
     is_widening,
     makes_itself,
-    tensor_of,
 )
-from ascend_passes.meaning.family import Family, Place, Recognition, agrees, made_of, random_rows
-from ascend_passes.meaning.lift import CANNOT_RUN, Lifted
+from ascend_passes.meaning.family import (
+    Place,
+    Recognition,
+    Recognizer,
+    agrees,
+    made_of,
+    random_rows,
+)
+from ascend_passes.meaning.lift import CANNOT_RUN, WidePiece
 from ascend_passes.meaning.looks import looks_like_gate
 from ascend_passes.meaning.vocabulary import LAYOUT, MOVES, SMOOTH_PIECES
 
@@ -56,7 +63,7 @@ GELU_CODES = MappingProxyType({"none": 0, "tanh": 1})
 """`npu_geglu`'s numbers for them."""
 
 
-def places(anchor: fx.Node) -> Iterator[Place]:
+def gate_places(anchor: fx.Node) -> Iterator[Place]:
     """Products behind an activation, with one value that holds both factors, then with its gate."""
     before = [node for node in ancestors(anchor, BEFORE, ALLOWED_HERE) if is_floating(node)]
     for out in (*descendants(anchor, BEHIND, ALLOWED_HERE), anchor):
@@ -69,11 +76,11 @@ def places(anchor: fx.Node) -> Iterator[Place]:
 
 def is_floating(node: fx.Node) -> bool:
     """Whether a node holds a floating tensor with dims."""
-    fake = tensor_of(node)
+    fake = fake_tensor(node)
     return fake is not None and fake.dtype.is_floating_point and fake.dim() > 0
 
 
-def piece(place: Place) -> Cone | None:
+def gate_piece(place: Place) -> Cone | None:
     """The piece of a packed value, or of the gate and the one other value that it reads."""
     out, sources = place
     cone = cone_of(out, sources, ALLOWED_HERE, makes_itself)
@@ -88,7 +95,7 @@ def piece(place: Place) -> Cone | None:
     return cone_of(out, (*sources, up), ALLOWED_HERE, makes_itself)
 
 
-def solve(lifted: Lifted) -> Answer | NotThat:
+def solve_gate(lifted: WidePiece) -> Answer | NotThat:
     """The gated activation that a piece is."""
     source = torch.Generator().manual_seed(2)
     shapes = [lifted.shape(node) for node in lifted.cone.sources]
@@ -108,7 +115,7 @@ def solve(lifted: Lifted) -> Answer | NotThat:
         return NotThat(f"it cannot be computed in float64: {str(error)[:80]}")
     if not forms:
         return NotThat("it is no gated activation that an operator computes")
-    return answer_for(*min(forms))
+    return gate_answer(*min(forms))
 
 
 Form = tuple[str, str]
@@ -139,26 +146,26 @@ def factors(given: list[Tensor]) -> Iterator[tuple[str, Tensor, Tensor]]:
     yield "odd", packed[..., 1::2], packed[..., ::2]
 
 
-def answer_for(activation: str, side: str) -> Answer | NotThat:
+def gate_answer(activation: str, side: str) -> Answer | NotThat:
     """The operator for a form."""
     apart = side in ("first", "second")
     slots = {"x": Slot(0), "other": Slot(1)} if apart else {"x": Slot(0)}
     numbers = {"side": side}
     if activation == "silu":
         rule = "swiglu_unpacked" if apart else "swiglu"
-        return Answer(rule, swiglu, slots, numbers, tuple(slots))
+        return Answer(rule, built_swiglu, slots, numbers, tuple(slots))
     if apart:
         return NotThat("npu_geglu takes one packed value; these are two")
-    return Answer("geglu", geglu, slots, {**numbers, "kind": activation}, ("x",))
+    return Answer("geglu", built_geglu, slots, {**numbers, "kind": activation}, ("x",))
 
 
-def swiglu(x: Tensor, other: Tensor | None = None, *, side: str) -> Tensor:
+def built_swiglu(x: Tensor, other: Tensor | None = None, *, side: str) -> Tensor:
     """`npu_swiglu`, whose gate is the left half of its input, [..., 2 I]."""
     activated: Tensor = npu.npu_swiglu(packed_for(x, other, side), -1)
     return activated
 
 
-def geglu(x: Tensor, *, side: str, kind: str) -> Tensor:
+def built_geglu(x: Tensor, *, side: str, kind: str) -> Tensor:
     """`npu_geglu`, which activates either half of its input, [..., 2 I]."""
     is_left = side != "right"
     packed = packed_for(x, None, side) if is_left else x
@@ -206,13 +213,13 @@ RULES: Mapping[str, Recognition] = MappingProxyType(
         ),
     }
 )
-GATES = Family(
+GATES = Recognizer(
     "gated",
     RULES,
     ANCHORS,
-    places,
-    piece,
-    solve,
+    gate_places,
+    gate_piece,
+    solve_gate,
     ALLOWED_HERE,
     REACH,
     looks_like_gate,

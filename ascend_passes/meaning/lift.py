@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx
 
 from ascend_passes.ir.graph import first, plain_size, value
-from ascend_passes.meaning.cone import Cone, tensor_of
+from ascend_passes.meaning.cone import Cone, fake_tensor
 from ascend_passes.meaning.vocabulary import CASTS
 
 aten = torch.ops.aten
@@ -49,7 +49,7 @@ CANNOT_RUN = (RuntimeError, ValueError, TypeError, NotImplementedError, IndexErr
 
 
 @dataclass(frozen=True)
-class Sizes:
+class ProbeSizes:
     """Numbers for sizes while a piece is probed."""
 
     symbols: Mapping[Any, int] = field(default_factory=dict)
@@ -76,19 +76,19 @@ class Sizes:
         return tuple([self.fewer.get(size, size) for size in shape[:kept]] + [*shape[kept:]])
 
 
-def sizes_for(cone: Cone) -> Sizes:
+def sizes_for(cone: Cone) -> ProbeSizes:
     """Numbers for the sizes of a piece, so that few rows are computed."""
-    fakes = [tensor_of(node) for node in (*cone.sources, *cone.leaves, *cone.nodes)]
+    fakes = [fake_tensor(node) for node in (*cone.sources, *cone.leaves, *cone.nodes)]
     named = {str(symbol): symbol for fake in fakes for symbol in symbols_of(fake)}
     symbols = dict(zip((named[name] for name in sorted(named)), unused(fakes), strict=False))
-    plain = Sizes(symbols)
+    plain = ProbeSizes(symbols)
     shape = [int(plain.number(size)) for size in value(cone.sources[0]).shape]
     if math.prod(shape) <= FEW_ELEMENTS or len(shape) < 2:
         return plain
     large = max(shape[:-1])
     rest = math.prod(shape[:-1]) // large
     few = max(2, min(large, FEW_ELEMENTS // max(1, shape[-1] * rest)))
-    return Sizes(symbols, {large: few, large * rest: few * rest})
+    return ProbeSizes(symbols, {large: few, large * rest: few * rest})
 
 
 def symbols_of(fake: Tensor | None) -> set[Any]:
@@ -109,18 +109,18 @@ def unused(fakes: Sequence[Tensor | None]) -> list[int]:
 
 
 @dataclass(frozen=True, eq=False)
-class Lifted:
+class WidePiece:
     """A piece that can be asked for its value in float64."""
 
     cone: Cone
-    sizes: Sizes
+    sizes: ProbeSizes
     known: Mapping[fx.Node, Any] = field(default_factory=dict)
     """Leaves whose value does not change from probe to probe."""
     erased: frozenset[fx.Node] = frozenset()
     """Nodes that are taken for their first input, as casts are: roundings and clamps."""
 
     @classmethod
-    def of(cls, cone: Cone, known: Mapping[fx.Node, Any] | None = None) -> Lifted:
+    def of(cls, cone: Cone, known: Mapping[fx.Node, Any] | None = None) -> WidePiece:
         """The piece with sizes that are few."""
         return cls(cone, sizes_for(cone), known or {})
 
@@ -172,7 +172,7 @@ class Lifted:
     def argument(self, item: Any, found: Values) -> Any:
         """An argument as a probe takes it."""
         if isinstance(item, fx.Node):
-            return found[item] if item in found else self.sizes.number(number_of(item))
+            return found[item] if item in found else self.sizes.number(size_behind(item))
         if isinstance(item, (list, tuple)):
             return type(item)(self.argument(one, found) for one in item)
         if isinstance(item, torch.dtype):
@@ -180,7 +180,7 @@ class Lifted:
         return self.sizes.number(item)
 
 
-def number_of(node: fx.Node) -> Any:
+def size_behind(node: fx.Node) -> Any:
     """The size behind a node.
 
     Raises:

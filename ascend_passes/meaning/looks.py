@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from ascend_passes.ir.graph import same_size
-from ascend_passes.meaning.cone import ancestors, descendants, tensor_of
+from ascend_passes.meaning.cone import ancestors, descendants, fake_tensor
 from ascend_passes.meaning.vocabulary import ALLOWED, CHOICES, MOVES, ROUNDINGS
 
 aten = torch.ops.aten
@@ -30,8 +30,8 @@ def is_root(node: fx.Node) -> bool:
 
 def looks_like_norm(anchor: fx.Node) -> bool:
     """A reduction of rows with a root behind it, by which rows are multiplied or divided."""
-    made = tensor_of(anchor)
-    rows = [tensor_of(node) for node in anchor.all_input_nodes]
+    made = fake_tensor(anchor)
+    rows = [fake_tensor(node) for node in anchor.all_input_nodes]
     if made is None or not made.dtype.is_floating_point or not rows or rows[0] is None:
         return False
     if not rows[0].dim() or not same_size(made.numel() * rows[0].shape[-1], rows[0].numel()):
@@ -46,7 +46,7 @@ def looks_like_norm(anchor: fx.Node) -> bool:
 def looks_like_gate(anchor: fx.Node) -> bool:
     """A SiLU or GELU, by name or as a product with its own input, that is multiplied by a tensor of
     its size which it is not computed from."""
-    own = tensor_of(anchor)
+    own = fake_tensor(anchor)
     if own is None or not own.dim():
         return False
     before = set(ancestors(anchor, NEAR))
@@ -83,12 +83,14 @@ def looks_like_quantize(anchor: fx.Node) -> bool:
     if anchor.target not in ROUNDINGS:
         return False
     near = [anchor, *descendants(anchor, NEARER, ALLOWED | ROUNDINGS | CHOICES)]
-    return any(is_int8(node) or clamps_to_int8(node) for node in (*near, *ancestors(anchor, 2)))
+    return any(
+        is_int8_value(node) or clamps_to_int8(node) for node in (*near, *ancestors(anchor, 2))
+    )
 
 
-def is_int8(node: fx.Node) -> bool:
+def is_int8_value(node: fx.Node) -> bool:
     """Whether a node holds int8 numbers."""
-    fake = tensor_of(node)
+    fake = fake_tensor(node)
     return fake is not None and fake.dtype == torch.int8
 
 
@@ -100,10 +102,10 @@ def clamps_to_int8(node: fx.Node) -> bool:
 def looks_like_product(anchor: fx.Node) -> bool:
     """A matmul with an int8 operand, as it is or read back."""
     near = ancestors(anchor, NEAR, ALLOWED)
-    return any(is_int8(node) and tensor_of(node) is not None for node in near)
+    return any(is_int8_value(node) and fake_tensor(node) is not None for node in near)
 
 
 def count_of(node: fx.Node) -> object:
     """The number of elements of a node's tensor; -1 where it has none."""
-    fake = tensor_of(node)
+    fake = fake_tensor(node)
     return -1 if fake is None else fake.numel()

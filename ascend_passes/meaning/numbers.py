@@ -18,7 +18,7 @@ from ascend_passes.passes.constants.facts import Fact, record, untouched
 
 
 @dataclass(frozen=True, eq=False)
-class Numbers:
+class KnownNumbers:
     """The one-element tensors of a graph whose content is known."""
 
     made: Mapping[fx.Node, Tensor]
@@ -27,7 +27,7 @@ class Numbers:
     """Parameters and buffers; who rests on one records the fact."""
 
     @classmethod
-    def of(cls, graph: fx.Graph, context: Context) -> Numbers:
+    def of(cls, graph: fx.Graph, context: Context) -> KnownNumbers:
         """Those of a graph."""
         module = graph.owning_module
         made: dict[fx.Node, Tensor] = {}
@@ -61,7 +61,7 @@ def is_number(tensor: object) -> bool:
     )
 
 
-def recorded(numbers: Numbers, cone: Cone) -> None:
+def record_numbers(numbers: KnownNumbers, cone: Cone) -> None:
     """Note the facts that a piece's answer rests on."""
     for leaf in cone.leaves:
         if leaf in numbers.read:

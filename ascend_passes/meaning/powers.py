@@ -31,7 +31,7 @@ def powers_of(ask: Ask, given: Values, tensors: Sequence[fx.Node]) -> dict[fx.No
     return found
 
 
-def product(given: Sequence[Tensor], powers: Sequence[int], number: float) -> Tensor:
+def product_of_powers(given: Sequence[Tensor], powers: Sequence[int], number: float) -> Tensor:
     """`number` times the tensors, each to its power, in float32 and one-dimensional."""
     total: Tensor | None = None
     for tensor, power in zip(given, powers, strict=True):

@@ -23,19 +23,26 @@ from torch import Tensor, fx
 from ascend_passes import npu
 from ascend_passes.ir.graph import plain_size, same_size, value
 from ascend_passes.meaning.answer import Answer, NotThat, Slot
-from ascend_passes.meaning.cone import Cone, ancestors, cone_of, descendants, is_widening, tensor_of
+from ascend_passes.meaning.cone import (
+    Cone,
+    ancestors,
+    cone_of,
+    descendants,
+    fake_tensor,
+    is_widening,
+)
 from ascend_passes.meaning.family import (
-    Family,
     Place,
     Recognition,
+    Recognizer,
     agrees,
     made_of,
     random_int8,
     random_scales,
 )
-from ascend_passes.meaning.lift import CANNOT_RUN, PRIMES, Lifted, Sizes
+from ascend_passes.meaning.lift import CANNOT_RUN, PRIMES, ProbeSizes, WidePiece
 from ascend_passes.meaning.looks import looks_like_product
-from ascend_passes.meaning.powers import Values, powers_of, product
+from ascend_passes.meaning.powers import Values, powers_of, product_of_powers
 from ascend_passes.meaning.vocabulary import CASTS, LAYOUT, MAKES
 
 aten = torch.ops.aten
@@ -60,12 +67,12 @@ LARGEST = 9999
 """Integers of probes: larger than int8, so that no product is met by chance."""
 
 
-def places(anchor: fx.Node) -> Iterator[Place]:
+def product_places(anchor: fx.Node) -> Iterator[Place]:
     """Floating values behind a product, with its int8 rows and its int8 weight."""
-    fake = tensor_of(anchor)
+    fake = fake_tensor(anchor)
     if fake is None:
         return
-    integers = [node for node in ancestors(anchor, BEFORE, ALLOWED_HERE) if is_int8(node)]
+    integers = [node for node in ancestors(anchor, BEFORE, ALLOWED_HERE) if is_int8_matrix(node)]
     weights = [node for node in integers if value(node).dim() == 2]
     outs = [
         out
@@ -89,21 +96,21 @@ def has_columns(out: fx.Node, q: fx.Node, w: fx.Node) -> bool:
     )
 
 
-def is_int8(node: fx.Node) -> bool:
+def is_int8_matrix(node: fx.Node) -> bool:
     """Whether a node holds int8 numbers in two dims or more."""
-    fake = tensor_of(node)
+    fake = fake_tensor(node)
     return fake is not None and fake.dtype == torch.int8 and fake.dim() >= 2
 
 
 def is_result(node: fx.Node, product_fake: Tensor) -> bool:
     """Whether a node holds as many floating elements as a product."""
-    fake = tensor_of(node)
+    fake = fake_tensor(node)
     if fake is None or not fake.dtype.is_floating_point:
         return False
     return same_size(fake.numel(), product_fake.numel())
 
 
-def piece(place: Place) -> Cone | None:
+def product_piece(place: Place) -> Cone | None:
     """The piece at a place, if the depth of its operands can be alike and all else that it reads is
     one number, or one for each row or column."""
     out, (q, w) = place
@@ -120,7 +127,7 @@ def piece(place: Place) -> Cone | None:
 
 def is_scale(leaf: fx.Node, out: Tensor, count: object) -> bool:
     """Whether a leaf holds real numbers, and not as many as the result has."""
-    fake = tensor_of(leaf)
+    fake = fake_tensor(leaf)
     if fake is None or fake.dtype.is_complex:
         return False
     return not same_size(fake.numel(), count) or fake.dim() < 2
@@ -130,7 +137,7 @@ def is_scale(leaf: fx.Node, out: Tensor, count: object) -> bool:
 class Summed:
     """A piece that is asked with any integers and scales."""
 
-    lifted: Lifted
+    lifted: WidePiece
     given: Values
     """Values for the leaves."""
     rows: Tensor
@@ -139,7 +146,7 @@ class Summed:
     """Whether the weight is [N, K]."""
 
     @classmethod
-    def of(cls, lifted: Lifted) -> Summed:
+    def of(cls, lifted: WidePiece) -> Summed:
         """The piece with random integers and scales."""
         source = torch.Generator().manual_seed(8)
         lifted = replace(lifted, sizes=small_sizes(lifted))
@@ -189,10 +196,10 @@ class Summed:
         return self.at(0, 0, given)
 
 
-def small_sizes(lifted: Lifted) -> Sizes:
+def small_sizes(lifted: WidePiece) -> ProbeSizes:
     """Numbers for all sizes of rows and weight, so that a product costs nothing."""
     q, w = (value(node).shape for node in lifted.cone.sources)
-    plain = Sizes(lifted.sizes.symbols)
+    plain = ProbeSizes(lifted.sizes.symbols)
     numbers = [int(plain.number(size)) for size in (*q, *w)]
     free = iter([prime for prime in PRIMES if prime not in numbers])
     fewer: dict[int, int] = {}
@@ -204,10 +211,10 @@ def small_sizes(lifted: Lifted) -> Sizes:
     few = math.prod(fewer.get(size, size) for size in rows)
     if merged not in fewer and few != merged:
         fewer[merged] = few
-    return Sizes(lifted.sizes.symbols, fewer, every=True)
+    return ProbeSizes(lifted.sizes.symbols, fewer, every=True)
 
 
-def solve(lifted: Lifted) -> Answer | NotThat:
+def solve_product(lifted: WidePiece) -> Answer | NotThat:
     """The quantized matmul that a piece is."""
     try:
         return product_of(Summed.of(lifted))
@@ -255,7 +262,7 @@ def with_scales(summed: Summed, factor: Tensor) -> Answer | NotThat:
     if isinstance(bias, NotThat):
         return bias
     columns = [leaf for leaf in powers if leaf not in per_row]
-    return answer_for(summed, columns, per_row, powers, float(number[0, 0]), point, bias)
+    return product_answer(summed, columns, per_row, powers, float(number[0, 0]), point, bias)
 
 
 def follows_rows(summed: Summed, leaf: fx.Node) -> bool:
@@ -310,7 +317,7 @@ def bias_of(summed: Summed, leaves: Sequence[fx.Node]) -> Bias | NotThat:
     return NotThat("its bias is scaled otherwise than the product", near=True)
 
 
-def answer_for(
+def product_answer(
     summed: Summed,
     columns: Sequence[fx.Node],
     per_row: Sequence[fx.Node],
@@ -374,7 +381,7 @@ def built_matmul(
     right = weight.permute(1, 0) if transposed else weight
     given = [scales[f"scale{index}"] for index in range(len(powers))]
     ones = () if given else (torch.ones(1, dtype=torch.float32, device=x.device),)
-    scale = product([*given, *ones], [*powers, *(1 for _ in ones)], number)
+    scale = product_of_powers([*given, *ones], [*powers, *(1 for _ in ones)], number)
     added = bias_for(right, bias, scale, zero, point, scaled)
     per_token = None
     if row_scale is not None:
@@ -439,13 +446,13 @@ RULES: Mapping[str, Recognition] = MappingProxyType(
         ),
     }
 )
-PRODUCTS = Family(
+PRODUCTS = Recognizer(
     "quant_matmul",
     RULES,
     ANCHORS,
-    places,
-    piece,
-    solve,
+    product_places,
+    product_piece,
+    solve_product,
     ALLOWED_HERE,
     REACH,
     looks_like_product,

@@ -22,19 +22,26 @@ from torch import Tensor, fx
 from ascend_passes import npu
 from ascend_passes.ir.graph import plain_size, same_size, value
 from ascend_passes.meaning.answer import Answer, NotThat, Slot
-from ascend_passes.meaning.cone import Cone, ancestors, cone_of, descendants, is_widening, tensor_of
+from ascend_passes.meaning.cone import (
+    Cone,
+    ancestors,
+    cone_of,
+    descendants,
+    fake_tensor,
+    is_widening,
+)
 from ascend_passes.meaning.family import (
-    Family,
     Place,
     Recognition,
+    Recognizer,
     agrees,
     made_of,
     random_rows,
     random_scales,
 )
-from ascend_passes.meaning.lift import CANNOT_RUN, Lifted
+from ascend_passes.meaning.lift import CANNOT_RUN, WidePiece
 from ascend_passes.meaning.looks import looks_like_quantize
-from ascend_passes.meaning.powers import powers_of, product
+from ascend_passes.meaning.powers import powers_of, product_of_powers
 from ascend_passes.meaning.vocabulary import (
     CASTS,
     CHOICES,
@@ -77,15 +84,15 @@ INT8_CODE = 1
 """torch's number for int8, which `npu_quantize` takes."""
 
 
-def places(anchor: fx.Node) -> Iterator[Place]:
+def quantize_places(anchor: fx.Node) -> Iterator[Place]:
     """Values of as many elements behind a rounding, with the rows in front of it, the farthest
     first: nearer ones are scaled already."""
-    fake = tensor_of(anchor)
+    fake = fake_tensor(anchor)
     if fake is None or not fake.dim():
         return
     before = [node for node in ancestors(anchor, BEFORE, ALLOWED_HERE) if may_be_rows(node, fake)]
     for out in (*descendants(anchor, BEHIND, ALLOWED_HERE), anchor):
-        made = tensor_of(out)
+        made = fake_tensor(out)
         if made is None or out.target in LAYOUT or is_widening(out):
             continue
         if same_size(made.numel(), fake.numel()):
@@ -94,13 +101,13 @@ def places(anchor: fx.Node) -> Iterator[Place]:
 
 def may_be_rows(node: fx.Node, rounded: Tensor) -> bool:
     """Whether a node holds floating rows of as many elements as are rounded."""
-    fake = tensor_of(node)
+    fake = fake_tensor(node)
     if fake is None or not fake.dim() or not fake.dtype.is_floating_point:
         return False
     return plain_size(fake.shape[-1]) is not None and same_size(fake.numel(), rounded.numel())
 
 
-def piece(place: Place) -> Cone | None:
+def quantize_piece(place: Place) -> Cone | None:
     """The piece at a place, if it rounds once and reads nothing larger than a row; values inside
     that others want, such as a dynamic scale, are results."""
     cone = cone_of(*place, ALLOWED_HERE)
@@ -117,7 +124,7 @@ def piece(place: Place) -> Cone | None:
         node
         for node in sorted(cone.own)
         if node is not cone.out
-        and tensor_of(node) is not None
+        and fake_tensor(node) is not None
         and not same_size(value(node).numel(), count)
         and any(user not in cone.own for user in node.users)
     )
@@ -126,7 +133,7 @@ def piece(place: Place) -> Cone | None:
 
 def size_in(leaf: fx.Node, sizes: tuple[int | None, ...]) -> bool:
     """Whether a leaf holds one of these numbers of elements."""
-    fake = tensor_of(leaf)
+    fake = fake_tensor(leaf)
     if fake is None or fake.dtype.is_complex:
         return False
     return all(plain_size(size) is not None for size in fake.shape) and int(fake.numel()) in sizes
@@ -136,8 +143,8 @@ def size_in(leaf: fx.Node, sizes: tuple[int | None, ...]) -> bool:
 class Rounded:
     """A piece that is asked with and without its rounding and clamps."""
 
-    lifted: Lifted
-    plain: Lifted
+    lifted: WidePiece
+    plain: WidePiece
     """Without rounding and clamps of values as large as the rows."""
     last: fx.Node
     """The last of them, whose value is the integer."""
@@ -145,7 +152,7 @@ class Rounded:
     """Values for the leaves: powers of two, so that scales divide exactly."""
 
     @classmethod
-    def of(cls, lifted: Lifted) -> Rounded:
+    def of(cls, lifted: WidePiece) -> Rounded:
         """The piece with random leaves."""
         cone, source = lifted.cone, torch.Generator().manual_seed(5)
         count = value(cone.sources[0]).numel()
@@ -217,7 +224,7 @@ def leads_to(node: fx.Node, rounding: fx.Node, depth: int) -> bool:
     )
 
 
-def solve(lifted: Lifted) -> Answer | NotThat:
+def solve_quantize(lifted: WidePiece) -> Answer | NotThat:
     """The quantize that a piece is."""
     try:
         rounded = Rounded.of(lifted)
@@ -367,10 +374,10 @@ def static(rounded: Rounded) -> Answer | NotThat:
     wanted = (small * factor + point).round().clamp(*ends)
     if not near_integers(rounded.whole(small).reshape(x.shape), wanted):
         return NotThat("it does not round to the nearest integer", near=True)
-    return stored(rounded, powers, factor, point, ends[0])
+    return stored_scale(rounded, powers, factor, point, ends[0])
 
 
-def stored(
+def stored_scale(
     rounded: Rounded, powers: Mapping[fx.Node, int], factor: Tensor, point: Tensor, lowest: float
 ) -> Answer | NotThat:
     """The operator with the scale and the zero point that a piece reads."""
@@ -491,7 +498,7 @@ def divisor(
             return scale, False
         if powers[0] < 0 and scale.dtype in (torch.float32, torch.bfloat16):
             return scale, True
-    return product(given, [-power for power in powers], 1 / number), True
+    return product_of_powers(given, [-power for power in powers], 1 / number), True
 
 
 def spelled_static(x: Tensor, scale: Tensor) -> Tensor:
@@ -522,13 +529,13 @@ RULES: Mapping[str, Recognition] = MappingProxyType(
         ),
     }
 )
-QUANTIZES = Family(
+QUANTIZES = Recognizer(
     "quantize",
     RULES,
     ROUNDINGS,
-    places,
-    piece,
-    solve,
+    quantize_places,
+    quantize_piece,
+    solve_quantize,
     ALLOWED_HERE,
     REACH,
     looks_like_quantize,

@@ -24,13 +24,13 @@ from ascend_passes.meaning.cone import (
     ancestors,
     descendants,
     neighbourhood,
-    structure,
+    structure_of,
 )
-from ascend_passes.meaning.family import Family, Place, Recognition
-from ascend_passes.meaning.finding import Finding, laid_out
+from ascend_passes.meaning.family import Place, Recognition, Recognizer
+from ascend_passes.meaning.finding import FoundPiece, laid_out
 from ascend_passes.meaning.gated import GATES
-from ascend_passes.meaning.lift import Lifted
-from ascend_passes.meaning.numbers import Numbers, recorded
+from ascend_passes.meaning.lift import WidePiece
+from ascend_passes.meaning.numbers import KnownNumbers, record_numbers
 from ascend_passes.meaning.quant_matmul import PRODUCTS
 from ascend_passes.meaning.quantize import QUANTIZES
 from ascend_passes.meaning.rms_norm import NORMS
@@ -39,7 +39,7 @@ from ascend_passes.meaning.sums import SUMS
 from ascend_passes.options.value import Options, switched_on
 from ascend_passes.report.value import Miss, Report
 
-FAMILIES: tuple[Family, ...] = (
+FAMILIES: tuple[Recognizer, ...] = (
     NORMS,
     GATES,
     ROTATIONS,
@@ -64,7 +64,7 @@ class Stay:
     index: int = 0
     """The place that came nearest."""
 
-    def told(self, family: Family, listed: Sequence[Place]) -> Miss | None:
+    def told(self, family: Recognizer, listed: Sequence[Place]) -> Miss | None:
         """The line of a report; None where nothing came near."""
         if not self.reason:
             return None
@@ -80,7 +80,7 @@ class Search:
     graph: fx.Graph
     context: Context
     accept: Accept | None
-    numbers: Numbers
+    numbers: KnownNumbers
     effects: list[fx.Node]
     emissions: dict[Any, Emission | str] = field(default_factory=dict)
     """Answer and kinds of inputs -> what to emit, or why not."""
@@ -94,7 +94,7 @@ def by_meaning(
     graph: fx.Graph,
     context: Context,
     accept: Accept | None = None,
-    families: Sequence[Family] = FAMILIES,
+    families: Sequence[Recognizer] = FAMILIES,
 ) -> Report:
     """Replace every piece of a normal graph that is an operator of a family, in place.
 
@@ -108,7 +108,7 @@ def by_meaning(
         Exception: what a family raised.
     """
     effects = [node for node in graph.nodes if is_boundary(node)]
-    search = Search(graph, context, accept, Numbers.of(graph, context), effects)
+    search = Search(graph, context, accept, KnownNumbers.of(graph, context), effects)
     fired: Counter[str] = Counter()
     misses: list[Miss] = []
     for family in families:
@@ -140,7 +140,7 @@ def told_once(graph: fx.Graph, misses: Iterable[Miss]) -> Iterator[Miss]:
     yield from best.values()
 
 
-def attempt_at(search: Search, family: Family, anchor: fx.Node) -> str | Miss | None:
+def attempt_at(search: Search, family: Recognizer, anchor: fx.Node) -> str | Miss | None:
     """The rule that replaced the piece round an anchor, or why it stays; None where nothing there
     comes near."""
     listed = list(family.places(anchor))
@@ -161,7 +161,7 @@ def attempt_at(search: Search, family: Family, anchor: fx.Node) -> str | Miss | 
         cone = family.piece(listed[index])
         if cone is None:
             continue
-        outcome = replaced(search, family, cone)
+        outcome = replace_piece(search, family, cone)
         if isinstance(outcome, str):
             search.seen[key] = index
             return outcome
@@ -175,7 +175,7 @@ def attempt_at(search: Search, family: Family, anchor: fx.Node) -> str | Miss | 
     return nearest.told(family, listed)
 
 
-def replaced(search: Search, family: Family, cone: Cone) -> str | Stay | None:
+def replace_piece(search: Search, family: Recognizer, cone: Cone) -> str | Stay | None:
     """Replace a piece if it is an operator of the family: the rule, or why it stays; None for one
     that is nothing near."""
     answer = answer_of(search, family, cone)
@@ -183,46 +183,46 @@ def replaced(search: Search, family: Family, cone: Cone) -> str | Stay | None:
         return Stay(answer.reason) if answer.near else None
     if not is_wanted(family, answer.rule, search.context.options):
         return None
-    finding = Finding.of(cone, answer, family.shares)
+    finding = FoundPiece.of(cone, answer, family.shares)
     emission = refuse(finding, search.effects) or emission_for(search, finding)
     if isinstance(emission, Emission):
         emission = refuse_sharing(finding, emission) or emission
     if isinstance(emission, str):
         return Stay(emission, complete=True)
     if family.reads_numbers:
-        recorded(search.numbers, cone)
+        record_numbers(search.numbers, cone)
     apply(search.graph, finding, emission)
     if finding.note:
         search.notes[f"{finding.name}: {finding.note}"] += 1
     return finding.name
 
 
-def is_wanted(family: Family, rule: str, options: Options) -> bool:
+def is_wanted(family: Recognizer, rule: str, options: Options) -> bool:
     """Whether the options leave a recognition on."""
     if family.rules[rule].hides_nan and options.keep_nan:
         return False
     return switched_on(rule, options.rules, True, family=rule)
 
 
-def recognitions() -> dict[str, tuple[Family, Recognition]]:
+def recognitions() -> dict[str, tuple[Recognizer, Recognition]]:
     """Every recognition by its name, with its family."""
     return {name: (family, one) for family in FAMILIES for name, one in family.rules.items()}
 
 
-def answer_of(search: Search, family: Family, cone: Cone) -> Answer | NotThat:
+def answer_of(search: Search, family: Recognizer, cone: Cone) -> Answer | NotThat:
     """What a piece is, asked once in a process for each structure."""
     known = search.numbers.of_leaves(cone, family.reads_numbers)
     content = tuple((cone.leaves.index(leaf), tensor.tolist()) for leaf, tensor in known.items())
-    key = (family.name, str(content), structure(cone))
+    key = (family.name, str(content), structure_of(cone))
     if key not in _answers:
         if len(_answers) >= MOST_ANSWERS:
             _answers.clear()
         with not_faking():
-            _answers[key] = family.solve(Lifted.of(cone, known))
+            _answers[key] = family.solve(WidePiece.of(cone, known))
     return _answers[key]
 
 
-def emission_for(search: Search, finding: Finding) -> Emission | str:
+def emission_for(search: Search, finding: FoundPiece) -> Emission | str:
     """The operator's graph for the kinds of inputs of a finding, or why there is none."""
     kinds = tuple((name, kind_of(value(node))) for name, node in finding.inputs.items())
     key = (
@@ -235,7 +235,7 @@ def emission_for(search: Search, finding: Finding) -> Emission | str:
     return search.emissions[key]
 
 
-def emitted(search: Search, finding: Finding) -> Emission | str:
+def emitted(search: Search, finding: FoundPiece) -> Emission | str:
     """`emission_for`, made."""
     fakes = {name: value(node) for name, node in finding.inputs.items()}
     graph = trace.trace(laid_out(finding), list(fakes.values()), guards=False).graph

@@ -23,16 +23,23 @@ from torch import Tensor, fx
 from ascend_passes import npu
 from ascend_passes.ir.graph import plain_size, same_size, value
 from ascend_passes.meaning.answer import Answer, NotThat, Slot
-from ascend_passes.meaning.cone import Cone, ancestors, cone_of, descendants, is_widening, tensor_of
+from ascend_passes.meaning.cone import (
+    Cone,
+    ancestors,
+    cone_of,
+    descendants,
+    fake_tensor,
+    is_widening,
+)
 from ascend_passes.meaning.family import (
-    Family,
     Place,
     Recognition,
+    Recognizer,
     made_of,
     random_rows,
     random_scales,
 )
-from ascend_passes.meaning.lift import CANNOT_RUN, Lifted
+from ascend_passes.meaning.lift import CANNOT_RUN, WidePiece
 from ascend_passes.meaning.looks import looks_like_norm
 from ascend_passes.meaning.vocabulary import ALLOWED, LAYOUT, PIECEWISE, REDUCTIONS
 
@@ -52,9 +59,9 @@ REACH = BEFORE, BEHIND = 5, 14
 """Operators between the rows and the reduction, and between that and the result."""
 
 
-def places(anchor: fx.Node) -> Iterator[Place]:
+def norm_places(anchor: fx.Node) -> Iterator[Place]:
     """Values of the rows' size behind a reduction, with the rows in front of it."""
-    fake = tensor_of(anchor.all_input_nodes[0]) if anchor.all_input_nodes else None
+    fake = fake_tensor(anchor.all_input_nodes[0]) if anchor.all_input_nodes else None
     if fake is None or not fake.dim() or not fake.dtype.is_floating_point:
         return
     before = ancestors(anchor, BEFORE, ALLOWED_HERE)
@@ -70,7 +77,7 @@ def places(anchor: fx.Node) -> Iterator[Place]:
 
 def is_reduced(node: fx.Node, anchor: fx.Node) -> bool:
     """Whether a reduction gives one number for each row of a node, or is the norm itself."""
-    fake, made = tensor_of(node), tensor_of(anchor)
+    fake, made = fake_tensor(node), fake_tensor(anchor)
     if made is None or fake is None:
         return anchor.target is aten._fused_rms_norm.default
     return same_size(made.numel() * fake.shape[-1], fake.numel())
@@ -78,7 +85,7 @@ def is_reduced(node: fx.Node, anchor: fx.Node) -> bool:
 
 def are_rows(node: fx.Node) -> bool:
     """Whether a node holds floating rows of two elements or more."""
-    fake = tensor_of(node)
+    fake = fake_tensor(node)
     if fake is None or fake.dim() < 1 or not fake.dtype.is_floating_point:
         return False
     width = plain_size(fake.shape[-1])
@@ -87,13 +94,13 @@ def are_rows(node: fx.Node) -> bool:
 
 def as_many(one: fx.Node, other: fx.Node) -> bool:
     """Whether two nodes hold as many floating elements."""
-    a, b = tensor_of(one), tensor_of(other)
+    a, b = fake_tensor(one), fake_tensor(other)
     if a is None or b is None or not b.dim() or not b.dtype.is_floating_point:
         return False
     return same_size(a.numel(), b.numel())
 
 
-def piece(place: Place) -> Cone | None:
+def norm_piece(place: Place) -> Cone | None:
     """The piece at a place, if it can be a norm."""
     cone = cone_of(*place, ALLOWED_HERE)
     return cone if cone is not None and may_be_norm(cone) else None
@@ -103,21 +110,21 @@ def may_be_norm(cone: Cone) -> bool:
     """Whether a piece reduces, computes no integers, reads nothing larger than a gain, and holds no
     value in a narrower range than its rows and its result."""
     width = plain_size(value(cone.sources[0]).shape[-1])
-    own = [tensor_of(node) for node in cone.nodes]
+    own = [fake_tensor(node) for node in cone.nodes]
     if not any(node.target in REDUCTIONS for node in cone.own):
         return False
     kinds = [fake.dtype for fake in own if fake is not None]
     if not all(kind.is_floating_point for kind in kinds):
         return False
-    if not all(size_of(leaf) in (1, width) for leaf in cone.leaves):
+    if not all(gain_size(leaf) in (1, width) for leaf in cone.leaves):
         return False
     ends = (torch.finfo(value(node).dtype).max for node in (cone.sources[0], cone.out))
     return min(torch.finfo(kind).max for kind in kinds) >= min(ends)
 
 
-def size_of(leaf: fx.Node) -> int:
+def gain_size(leaf: fx.Node) -> int:
     """The number of elements, -1 where it is a symbol; a gain has one for each column."""
-    fake = tensor_of(leaf)
+    fake = fake_tensor(leaf)
     sizes = [plain_size(size) for size in fake.shape] if fake is not None else [None]
     if None in sizes:
         return -1
@@ -126,15 +133,15 @@ def size_of(leaf: fx.Node) -> int:
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class ProbedRows:
     """Random rows, at any magnitude, through a piece."""
 
-    lifted: Lifted
+    lifted: WidePiece
     base: Tensor
     given: dict[fx.Node, Tensor]
 
     @classmethod
-    def of(cls, lifted: Lifted, gains: list[fx.Node], source: torch.Generator) -> Rows:
+    def of(cls, lifted: WidePiece, gains: list[fx.Node], source: torch.Generator) -> ProbedRows:
         """Rows for the piece's source, and random gains."""
         shape, wide = lifted.shape(lifted.cone.sources[0]), torch.float64
         base = torch.randn(math.prod(shape[:-1]), shape[-1], generator=source, dtype=wide)
@@ -157,7 +164,7 @@ class Rows:
         return x, y.reshape(x.shape), x.square().mean(-1, keepdim=True)
 
 
-def solve(lifted: Lifted) -> Answer | NotThat:
+def solve_norm(lifted: WidePiece) -> Answer | NotThat:
     """The norm that a piece is."""
     cone, width = lifted.cone, lifted.shape(lifted.cone.sources[0])[-1]
     gains = [leaf for leaf in cone.leaves if leaf not in lifted.known]
@@ -165,18 +172,18 @@ def solve(lifted: Lifted) -> Answer | NotThat:
         return NotThat("it reads a number that is not known while compiling", near=True)
     if len(gains) > 1:
         return NotThat("it has two gains", near=True)
-    rows = Rows.of(lifted, gains, torch.Generator().manual_seed(1))
+    rows = ProbedRows.of(lifted, gains, torch.Generator().manual_seed(1))
     try:
         return norm_of(rows, gains)
     except CANNOT_RUN as error:
         return NotThat(f"it cannot be computed in float64: {str(error)[:80]}")
 
 
-def norm_of(rows: Rows, gains: list[fx.Node]) -> Answer | NotThat:
+def norm_of(rows: ProbedRows, gains: list[fx.Node]) -> Answer | NotThat:
     """The norm, from what the rows become; errors as in `Rows.at`."""
     x, y, mean = rows.at(LARGE)
     scale = y * mean.sqrt() / x
-    if not scale.isfinite().all() or not scale.abs().max() or not alike(scale, scale[:1]):
+    if not scale.isfinite().all() or not scale.abs().max() or not near_enough(scale, scale[:1]):
         return NotThat("large rows do not become rows over their root mean square times a gain")
     gain = scale[:1]
     if is_scaled_by_known(rows, y):
@@ -189,7 +196,7 @@ def norm_of(rows: Rows, gains: list[fx.Node]) -> Answer | NotThat:
         return NotThat("small rows show no epsilon", near=True)
     if epsilon and (every - epsilon).abs().max() > 1e-6 * epsilon:
         return NotThat("small rows show no epsilon", near=True)
-    farthest = difference(rows, gain, epsilon)
+    farthest = farthest_difference(rows, gain, epsilon)
     if isinstance(farthest, NotThat):
         return farthest
     line = affine(gain, rows.given[gains[0]].reshape(1, -1) if gains else None)
@@ -200,14 +207,14 @@ def norm_of(rows: Rows, gains: list[fx.Node]) -> Answer | NotThat:
     if gains:
         inputs["gamma"] = Slot(rows.lifted.cone.leaves.index(gains[0]), leaf=True)
     note = f"below a magnitude of {farthest:.0e} the value is another" if farthest else ""
-    return Answer(rule_of(line, gains), built, inputs, numbers, ("x",), note=note)
+    return Answer(rule_of(line, gains), built_norm, inputs, numbers, ("x",), note=note)
 
 
-def is_scaled_by_known(rows: Rows, y: Tensor) -> bool:
+def is_scaled_by_known(rows: ProbedRows, y: Tensor) -> bool:
     """Whether a tensor of one number scales large rows: it is a scale, not an epsilon."""
     for leaf, number in rows.lifted.known.items():
         known = {**rows.lifted.known, leaf: number * 2}
-        if not alike(replace(rows, lifted=replace(rows.lifted, known=known)).at(LARGE)[1], y):
+        if not near_enough(replace(rows, lifted=replace(rows.lifted, known=known)).at(LARGE)[1], y):
             return True
     return False
 
@@ -219,12 +226,12 @@ def rule_of(line: tuple[float, float], gains: list[fx.Node]) -> str:
     return "gemma_rms_norm" if line == (1.0, 1.0) else "rms_norm"
 
 
-def alike(found: Tensor, wanted: Tensor) -> bool:
+def near_enough(found: Tensor, wanted: Tensor) -> bool:
     """Whether values differ by at most `BOUND` of the largest."""
     return bool((found - wanted).abs().max() <= BOUND * found.abs().max())
 
 
-def difference(rows: Rows, gain: Tensor, epsilon: float) -> float | NotThat:
+def farthest_difference(rows: ProbedRows, gain: Tensor, epsilon: float) -> float | NotThat:
     """The largest magnitude below which the piece gives another value than the norm, which no
     activation reaches; 0 where there is none."""
     own = [math.sqrt(epsilon) * factor for factor in (0.1, 0.5, 1, 2, 10)] if epsilon else []
@@ -243,7 +250,7 @@ def difference(rows: Rows, gain: Tensor, epsilon: float) -> float | NotThat:
     return farthest
 
 
-def edges(rows: Rows) -> Iterator[float]:
+def edges(rows: ProbedRows) -> Iterator[float]:
     """Magnitudes of rows on both sides of the numbers that clamps name: of elements, of their
     squares, of roots and of sums over a row."""
     width = math.sqrt(rows.base.shape[-1])
@@ -261,13 +268,13 @@ def affine(gain: Tensor, parameter: Tensor | None) -> tuple[float, float] | NotT
     """(a, b) of a gain that is a + b * parameter, or a number a without one."""
     if parameter is None:
         number = float(gain[0, 0])
-        if not alike(gain, torch.full_like(gain, number)):
+        if not near_enough(gain, torch.full_like(gain, number)):
             return NotThat("its gain is another for each column, and no parameter", near=True)
         return clean(number), 0.0
     low, high = int(parameter.argmin()), int(parameter.argmax())
     slope = float((gain[0, high] - gain[0, low]) / (parameter[0, high] - parameter[0, low]))
     start = float(gain[0, low] - slope * parameter[0, low])
-    if not alike(gain, start + slope * parameter):
+    if not near_enough(gain, start + slope * parameter):
         return NotThat("its gain is not affine in its parameter", near=True)
     return clean(start), clean(slope)
 
@@ -277,7 +284,7 @@ def clean(number: float) -> float:
     return float(round(number)) if abs(number - round(number)) < 1e-6 else number
 
 
-def built(
+def built_norm(
     x: Tensor, gamma: Tensor | None = None, *, epsilon: float, offset: float, factor: float
 ) -> Tensor:
     """The norm operator of rows [..., H] with the gain `offset + factor * gamma`."""
@@ -321,13 +328,13 @@ RULES = MappingProxyType(
         ),
     }
 )
-NORMS = Family(
+NORMS = Recognizer(
     "rms_norm",
     RULES,
     ANCHORS,
-    places,
-    piece,
-    solve,
+    norm_places,
+    norm_piece,
+    solve_norm,
     ALLOWED_HERE,
     REACH,
     looks_like_norm,

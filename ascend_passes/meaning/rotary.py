@@ -22,11 +22,25 @@ from torch import Tensor, fx
 from ascend_passes import npu
 from ascend_passes.ir.graph import plain_size, same_size, value
 from ascend_passes.meaning.answer import Answer, NotThat, Slot
-from ascend_passes.meaning.cone import Cone, ancestors, cone_of, descendants, is_widening, tensor_of
-from ascend_passes.meaning.family import Family, Place, Recognition, agrees, made_of, random_rows
-from ascend_passes.meaning.lift import CANNOT_RUN, Lifted
+from ascend_passes.meaning.cone import (
+    Cone,
+    ancestors,
+    cone_of,
+    descendants,
+    fake_tensor,
+    is_widening,
+)
+from ascend_passes.meaning.family import (
+    Place,
+    Recognition,
+    Recognizer,
+    agrees,
+    made_of,
+    random_rows,
+)
+from ascend_passes.meaning.lift import CANNOT_RUN, WidePiece
 from ascend_passes.meaning.looks import looks_like_rotation
-from ascend_passes.meaning.tables import Table, arranged, table_of
+from ascend_passes.meaning.tables import Table, arranged, table_behind
 from ascend_passes.meaning.vocabulary import CASTS, LAYOUT, MOVES, SMOOTH_PIECES
 
 aten = torch.ops.aten
@@ -50,7 +64,7 @@ HALF, INTERLEAVE = "half", "interleave"
 FEWEST_DIMS, OPERATOR_DIMS = 2, 4
 
 
-def places(anchor: fx.Node) -> Iterator[Place]:
+def rotation_places(anchor: fx.Node) -> Iterator[Place]:
     """Values behind an exchange of columns, with the heads in front of it."""
     before = [node for node in ancestors(anchor, BEFORE, ALLOWED_HERE) if are_heads(node)]
     for out in (*descendants(anchor, BEHIND, ALLOWED_HERE), anchor):
@@ -62,14 +76,14 @@ def places(anchor: fx.Node) -> Iterator[Place]:
 
 def are_heads(node: fx.Node) -> bool:
     """Whether a node holds floating vectors of pairs."""
-    fake = tensor_of(node)
+    fake = fake_tensor(node)
     if fake is None or fake.dim() < FEWEST_DIMS or not fake.dtype.is_floating_point:
         return False
     width = plain_size(fake.shape[-1])
     return width is not None and width % 2 == 0
 
 
-def piece(place: Place) -> Cone | None:
+def rotation_piece(place: Place) -> Cone | None:
     """The piece at a place, if it multiplies by tables that are no larger than its heads."""
     cone = cone_of(*place, ALLOWED_HERE, moves_or_scales)
     if cone is None or not cone.leaves:
@@ -101,7 +115,7 @@ def may_be_table(table: object, x: Tensor) -> bool:
 class Turn:
     """A piece that is asked with one value of each table."""
 
-    lifted: Lifted
+    lifted: WidePiece
     shape: tuple[int, ...]
     firsts: Tensor
     """Which columns are the first of their pairs."""
@@ -131,7 +145,7 @@ def exchanged(x: Tensor, mode: str) -> Tensor:
     return torch.stack((-pairs[..., 1], pairs[..., 0]), -1).flatten(-2)
 
 
-def solve(lifted: Lifted) -> Answer | NotThat:
+def solve_rotation(lifted: WidePiece) -> Answer | NotThat:
     """The rotation that a piece is."""
     width = lifted.shape(lifted.cone.sources[0])[-1]
     columns = torch.arange(width)
@@ -142,7 +156,7 @@ def solve(lifted: Lifted) -> Answer | NotThat:
         for mode, first in firsts.items():
             turn = Turn(lifted, lifted.shape(lifted.cone.sources[0]), first)
             if is_rotation(turn, mode):
-                return answer_for(turn, mode)
+                return rotation_answer(turn, mode)
     except CANNOT_RUN as error:
         return NotThat(f"it cannot be computed in float64: {str(error)[:80]}")
     return NotThat("it turns no pairs of columns")
@@ -154,7 +168,7 @@ def random(shape: tuple[int, ...], kind: torch.dtype, source: torch.Generator) -
     return torch.randn(shape, generator=source, dtype=wide)
 
 
-def random_tables(lifted: Lifted, source: torch.Generator) -> dict[fx.Node, Tensor]:
+def random_tables(lifted: WidePiece, source: torch.Generator) -> dict[fx.Node, Tensor]:
     """Random numbers for all that a piece reads beside its heads."""
     return {
         leaf: random(lifted.shape(leaf), value(leaf).dtype, source)
@@ -163,7 +177,7 @@ def random_tables(lifted: Lifted, source: torch.Generator) -> dict[fx.Node, Tens
     }
 
 
-def is_linear(lifted: Lifted) -> bool:
+def is_linear(lifted: WidePiece) -> bool:
     """Whether a piece is linear in its heads, and gives as many numbers."""
     source, (x,) = torch.Generator().manual_seed(3), lifted.cone.sources
     tables = random_tables(lifted, source)
@@ -181,11 +195,11 @@ def is_rotation(turn: Turn, mode: str) -> bool:
     return bool(sin.any()) and agrees(turn.of(x, tables), x * cos + exchanged(x, mode) * sin)
 
 
-def answer_for(turn: Turn, mode: str) -> Answer | NotThat:
+def rotation_answer(turn: Turn, mode: str) -> Answer | NotThat:
     """The operator with the tables that the piece reads."""
     found: list[Table] = []
     for index in (0, 1):
-        table = table_of(turn.lifted, turn.shape, partial(turn.factor, index))
+        table = table_behind(turn.lifted, turn.shape, partial(turn.factor, index))
         if isinstance(table, str):
             return NotThat(f"its {('cosines', 'sines')[index]} {table}", near=True)
         found.append(table)
@@ -193,7 +207,7 @@ def answer_for(turn: Turn, mode: str) -> Answer | NotThat:
     numbers = {"mode": mode, "forms": tuple(found)}
     rule = "rotary_mul" if mode == HALF else "rotary_mul_interleaved"
     inputs = {"x": Slot(0), **slots}
-    return Answer(rule, rotated, inputs, numbers, tuple(inputs), prepare=with_tables)
+    return Answer(rule, built_rotation, inputs, numbers, tuple(inputs), prepare=with_tables)
 
 
 def with_tables(x: Tensor, cos: Tensor, sin: Tensor, **numbers: Any) -> dict[str, Tensor]:
@@ -204,7 +218,7 @@ def with_tables(x: Tensor, cos: Tensor, sin: Tensor, **numbers: Any) -> dict[str
     return {"x": x, "cos": made[0], "sin": made[1]}
 
 
-def rotated(x: Tensor, cos: Tensor, sin: Tensor, *, mode: str, forms: object) -> Tensor:
+def built_rotation(x: Tensor, cos: Tensor, sin: Tensor, *, mode: str, forms: object) -> Tensor:
     """`npu_rotary_mul` of heads with any dims in front of the last."""
     four = [four_dims(t, x) for t in (x, cos, sin)]
     turned: Tensor = npu.npu_rotary_mul(*four, mode)
@@ -251,13 +265,13 @@ RULES: Mapping[str, Recognition] = MappingProxyType(
         ),
     }
 )
-ROTATIONS = Family(
+ROTATIONS = Recognizer(
     "rotary",
     RULES,
     ANCHORS,
-    places,
-    piece,
-    solve,
+    rotation_places,
+    rotation_piece,
+    solve_rotation,
     ALLOWED_HERE,
     REACH,
     looks_like_rotation,

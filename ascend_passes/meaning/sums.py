@@ -16,9 +16,16 @@ from torch import Tensor, fx
 
 from ascend_passes.ir.graph import same_sizes
 from ascend_passes.meaning.answer import Answer, NotThat, Slot
-from ascend_passes.meaning.cone import Cone, ancestors, cone_of, descendants, tensor_of
-from ascend_passes.meaning.family import Family, Place, Recognition, agrees, made_of, random_rows
-from ascend_passes.meaning.lift import CANNOT_RUN, Lifted
+from ascend_passes.meaning.cone import Cone, ancestors, cone_of, descendants, fake_tensor
+from ascend_passes.meaning.family import (
+    Place,
+    Recognition,
+    Recognizer,
+    agrees,
+    made_of,
+    random_rows,
+)
+from ascend_passes.meaning.lift import CANNOT_RUN, WidePiece
 from ascend_passes.meaning.vocabulary import CASTS, LAYOUT
 
 aten = torch.ops.aten
@@ -27,10 +34,10 @@ ALLOWED_HERE = ANCHORS | CASTS | LAYOUT | {aten.stack.default, aten.cat.default}
 REACH = BEFORE, BEHIND = 4, 2
 
 
-def places(anchor: fx.Node) -> Iterator[Place]:
+def sum_places(anchor: fx.Node) -> Iterator[Place]:
     """A sum, or what it is rounded to, of two values of its own size and dtype."""
     for out in (*descendants(anchor, BEHIND, ALLOWED_HERE), anchor):
-        fake = tensor_of(out)
+        fake = fake_tensor(out)
         if fake is None or not fake.dtype.is_floating_point or out.target in LAYOUT:
             continue
         terms = [node for node in ancestors(anchor, BEFORE, ALLOWED_HERE) if is_alike(node, fake)]
@@ -39,11 +46,11 @@ def places(anchor: fx.Node) -> Iterator[Place]:
 
 def is_alike(node: fx.Node, result: Tensor) -> bool:
     """Whether a node holds a tensor like the result."""
-    fake = tensor_of(node)
+    fake = fake_tensor(node)
     return fake is not None and fake.dtype == result.dtype and same_sizes(fake.shape, result.shape)
 
 
-def piece(place: Place) -> Cone | None:
+def sum_piece(place: Place) -> Cone | None:
     """The piece between two values and their sum; None for one that is an addition already."""
     cone = cone_of(*place, ALLOWED_HERE)
     if cone is None or cone.leaves or cone.own == {cone.out}:
@@ -51,7 +58,7 @@ def piece(place: Place) -> Cone | None:
     return cone
 
 
-def solve(lifted: Lifted) -> Answer | NotThat:
+def solve_sum(lifted: WidePiece) -> Answer | NotThat:
     """Whether a piece is the sum of its two values."""
     source = torch.Generator().manual_seed(9)
     a, b = (
@@ -78,13 +85,13 @@ RULES: Mapping[str, Recognition] = MappingProxyType(
         ),
     }
 )
-SUMS = Family(
+SUMS = Recognizer(
     "add",
     RULES,
     ANCHORS,
-    places,
-    piece,
-    solve,
+    sum_places,
+    sum_piece,
+    solve_sum,
     ALLOWED_HERE,
     REACH,
 )

@@ -17,7 +17,7 @@ from torch import Tensor, fx
 
 from ascend_passes.ir.graph import value
 from ascend_passes.meaning.family import agrees
-from ascend_passes.meaning.lift import Lifted
+from ascend_passes.meaning.lift import WidePiece
 
 Ask = Callable[[Mapping[fx.Node, Tensor]], Tensor]
 """The factors of a piece, in the shape of its heads, for values of its tables."""
@@ -50,7 +50,7 @@ class Table:
     """The columns of each half or pair; None where they are the table's own."""
 
 
-def table_of(lifted: Lifted, shape: tuple[int, ...], ask: Ask) -> Table | str:
+def table_behind(lifted: WidePiece, shape: tuple[int, ...], ask: Ask) -> Table | str:
     """The table behind factors, or what is wrong with them."""
     found = list(read_tables(lifted, ask))
     if len(found) != 1:
@@ -71,7 +71,7 @@ def table_of(lifted: Lifted, shape: tuple[int, ...], ask: Ask) -> Table | str:
     return table if agrees(made.expand(shape), ask(given)) else "are laid out in no known way"
 
 
-def blank(lifted: Lifted) -> dict[fx.Node, Tensor]:
+def blank(lifted: WidePiece) -> dict[fx.Node, Tensor]:
     """Zeros for all that a piece reads beside its heads."""
     return {
         leaf: torch.zeros(
@@ -83,7 +83,7 @@ def blank(lifted: Lifted) -> dict[fx.Node, Tensor]:
     }
 
 
-def read_tables(lifted: Lifted, ask: Ask) -> Iterator[tuple[int, str, float | None]]:
+def read_tables(lifted: WidePiece, ask: Ask) -> Iterator[tuple[int, str, float | None]]:
     """The tables, or parts of them, that factors depend on, each with its factor: None where that
     is not one number."""
     for index, leaf in enumerate(lifted.cone.leaves):
@@ -142,7 +142,7 @@ def laid(
     if len(column_dims) != 1:
         return "are the same in all columns" if not column_dims else "mix dims of their table"
     kept = [dim for dim in range(len(table_shape)) if dim not in dict(fixed)]
-    rows = followed(coordinates, row_dims, table_shape, shape)
+    rows = rows_followed(coordinates, row_dims, table_shape, shape)
     if rows is None:
         return "are read from rows in another order"
     columns = coordinates[column_dims[0]].reshape(-1, shape[-1])[0].tolist()
@@ -178,7 +178,7 @@ def one_by_one(
     return tuple(found) if len(found) == len(rows) == len(row_dims) else None
 
 
-def followed(
+def rows_followed(
     coordinates: Sequence[Tensor],
     row_dims: Sequence[int],
     table_shape: Sequence[int],
@@ -235,7 +235,7 @@ def arranged(table: Tensor, form: Table, x: Tensor) -> Tensor:
         table = table.select(dim, place)
     table = by_dims(table, form, x) if form.dims is not None else by_sizes(table, form, x)
     if form.columns is not None:
-        table = joined(table, form.columns, x.shape[-1] // 2, form.paired)
+        table = with_columns(table, form.columns, x.shape[-1] // 2, form.paired)
     return table if form.factor == 1.0 else table * form.factor
 
 
@@ -274,7 +274,7 @@ def by_sizes(table: Tensor, form: Table, x: Tensor) -> Tensor:
     return table.reshape([*sizes, table.shape[-1]])
 
 
-def joined(
+def with_columns(
     table: Tensor, columns: tuple[Progression, Progression], half: int, paired: bool
 ) -> Tensor:
     """The columns of a table in halves, or in pairs."""

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, fx
 
 from ascend_passes.ir.graph import value
-from ascend_passes.meaning.cone import ancestors, tensor_of
-from ascend_passes.meaning.family import Family
+from ascend_passes.meaning.cone import ancestors, fake_tensor
+from ascend_passes.meaning.family import Recognizer
 
 
-def settle_widths(graph: fx.Graph, families: Iterable[Family]) -> tuple[str, ...]:
+def settle_widths(graph: fx.Graph, families: Iterable[Recognizer]) -> tuple[str, ...]:
     """Make numbers of the widths along which the graph does what a family does.
 
     To be called while a compilation is under way that turns what is asked of sizes into guards.
@@ -36,7 +36,7 @@ def settle_widths(graph: fx.Graph, families: Iterable[Family]) -> tuple[str, ...
             continue
         for near in (node, *ancestors(node, anchors[node.target])):
             wanted |= {
-                s: only_widths[s] for s in symbols_of_width(tensor_of(near)) if s in only_widths
+                s: only_widths[s] for s in symbols_of_width(fake_tensor(near)) if s in only_widths
             }
     for size in wanted.values():
         int(size)  # a guard

@@ -16,7 +16,7 @@ TIDYING = (
 
 
 @dataclass(frozen=True)
-class Family:
+class FamilyCount:
     """One rule, pass or operator."""
 
     name: str
@@ -46,12 +46,12 @@ def left_in(report: Report) -> tuple[Left, ...]:
     return tuple(Left(one.rule, one.place, one.reason) for one in report.misses if one.complete)
 
 
-def families_of(report: Report) -> list[Family]:
+def families_of(report: Report) -> list[FamilyCount]:
     """The families of a report by name; passes that only tidy the graph are none of them."""
     left = left_in(report)
     names = sorted({*report.fired, *(one.family for one in left)} - {*TIDYING})
     counts = [(name, report.fired.get(name, 0)) for name in names]
-    return [Family(name, fused, fused + of_family(left, name)) for name, fused in counts]
+    return [FamilyCount(name, fused, fused + of_family(left, name)) for name, fused in counts]
 
 
 def of_family(left: Iterable[Left], name: str) -> int:

@@ -11,7 +11,7 @@ from torch import fx
 from ascend_passes.compile import variant
 from ascend_passes.compile.stages import STAGES
 from ascend_passes.cost.profiles import ATLAS_800_A2
-from ascend_passes.ir.lineage import followed
+from ascend_passes.ir.lineage import lineage_followed
 from ascend_passes.options.plans import UNBOUNDED, Plan, said_plan
 from ascend_passes.report.layers import layers_of
 from tests.report.stack import LAYERS, H, report
@@ -74,7 +74,7 @@ def test_what_starts_again_forgets_who_took_whose_place():
         return made
 
     gm = fx.GraphModule({}, graph())
-    with followed(gm) as lineage:
+    with lineage_followed(gm) as lineage:
         for _ in range(2):
             inner, outer = gm.graph.find_nodes(op="call_function", target=aten.neg.default)
             outer.replace_all_uses_with(inner.args[0])

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from ascend_passes import Report
-from ascend_passes.report.families import Family, families_of, left_groups
+from ascend_passes.report.families import FamilyCount, families_of, left_groups
 from ascend_passes.report.fixes import fix_for
 from ascend_passes.report.layers import modules, ranges
 from ascend_passes.report.merge import merged
@@ -30,7 +30,7 @@ def test_the_text_says_what_became_of_the_layers():
 
 def test_a_norm_without_a_residual_is_no_miss():
     assert any("stands where add is needed" in miss.reason for miss in report().misses)
-    assert Family("add_rms_norm", LAYERS, LAYERS) in families_of(report())
+    assert FamilyCount("add_rms_norm", LAYERS, LAYERS) in families_of(report())
     assert "left" not in str(report())
 
 
@@ -40,7 +40,7 @@ def test_what_a_user_could_gain_is_left_with_place_and_fix():
     assert (group.family, group.count) == ("gated", LAYERS)
     assert group.where == "layers.{0-2}" and group.line.startswith("stack.py:")
     assert group.fix and "silu has 2 users" in group.reason
-    assert Family("gated", 0, LAYERS) in families_of(found)
+    assert FamilyCount("gated", 0, LAYERS) in families_of(found)
     (line,) = (line for line in str(found).splitlines() if line.startswith("left"))
     assert "3 gated at layers.{0-2} (stack.py:" in line and "(fix: keep" in line
 
