@@ -251,7 +251,7 @@ def structure_of(cone: Cone) -> tuple[Any, ...]:
     index: dict[fx.Node, Any] = {node: ("s", i) for i, node in enumerate(cone.sources)}
     index |= {node: ("l", i) for i, node in enumerate(cone.leaves)}
     index |= {node: ("n", i) for i, node in enumerate(cone.nodes)}
-    outside = tuple(value_words(node) for node in (*cone.sources, *cone.leaves))
+    outside = tuple((node.op, value_words(node)) for node in (*cone.sources, *cone.leaves))
     calls = (worded(node, index) for node in cone.nodes)
     return *outside, *calls, tuple(index[node] for node in cone.others)
 

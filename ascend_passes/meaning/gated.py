@@ -155,7 +155,7 @@ def gate_answer(activation: str, side: str) -> Answer | NotThat:
         rule = "swiglu_unpacked" if apart else "swiglu"
         return Answer(rule, built_swiglu, slots, numbers, tuple(slots))
     if apart:
-        return NotThat("npu_geglu takes one packed value; these are two")
+        return NotThat("npu_geglu takes one packed value, and these are two", near=True)
     return Answer("geglu", built_geglu, slots, {**numbers, "kind": activation}, ("x",))
 
 

@@ -20,7 +20,6 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, fx
 
-from ascend_passes import npu
 from ascend_passes.ir.graph import plain_size, same_size, value
 from ascend_passes.meaning.answer import Answer, NotThat, Slot
 from ascend_passes.meaning.cone import (
@@ -40,9 +39,11 @@ from ascend_passes.meaning.family import (
     random_int8,
     random_scales,
 )
-from ascend_passes.meaning.lift import CANNOT_RUN, PRIMES, ProbeSizes, WidePiece
+from ascend_passes.meaning.lift import CANNOT_RUN, WidePiece
 from ascend_passes.meaning.looks import looks_like_product
-from ascend_passes.meaning.powers import Values, powers_of, product_of_powers
+from ascend_passes.meaning.powers import powers_of
+from ascend_passes.meaning.product_build import built_matmul
+from ascend_passes.meaning.summed import Summed
 from ascend_passes.meaning.vocabulary import CASTS, LAYOUT, MAKES
 
 aten = torch.ops.aten
@@ -61,10 +62,6 @@ ARITHMETIC = frozenset(
 )
 ALLOWED_HERE = ANCHORS | ARITHMETIC | CASTS | LAYOUT | MAKES
 REACH = BEFORE, BEHIND = 10, 8
-CODES = MappingProxyType({torch.float16: 5, torch.bfloat16: 15})
-"""torch's numbers for the dtypes that the operator gives."""
-LARGEST = 9999
-"""Integers of probes: larger than int8, so that no product is met by chance."""
 
 
 def product_places(anchor: fx.Node) -> Iterator[Place]:
@@ -133,87 +130,6 @@ def is_scale(leaf: fx.Node, out: Tensor, count: object) -> bool:
     return not same_size(fake.numel(), count) or fake.dim() < 2
 
 
-@dataclass(frozen=True, eq=False)
-class Summed:
-    """A piece that is asked with any integers and scales."""
-
-    lifted: WidePiece
-    given: Values
-    """Values for the leaves."""
-    rows: Tensor
-    weight: Tensor
-    transposed: bool
-    """Whether the weight is [N, K]."""
-
-    @classmethod
-    def of(cls, lifted: WidePiece) -> Summed:
-        """The piece with random integers and scales."""
-        source = torch.Generator().manual_seed(8)
-        lifted = replace(lifted, sizes=small_sizes(lifted))
-        q, w = (lifted.shape(node) for node in lifted.cone.sources)
-
-        def integers(shape: tuple[int, ...]) -> Tensor:
-            return torch.randint(-LARGEST, LARGEST + 1, shape, generator=source).double()
-
-        given = {
-            leaf: torch.rand(lifted.shape(leaf), generator=source, dtype=torch.float64) + 0.5
-            for leaf in lifted.cone.leaves
-            if leaf not in lifted.known
-        }
-        count = math.prod(lifted.shape(lifted.cone.out))
-        along_last = math.prod(q[:-1]) * w[0] == count and w[1] == q[-1]
-        return cls(lifted, given, integers(q), integers(w), along_last)
-
-    @property
-    def plain(self) -> Tensor:
-        """The product of rows and weight, [M, N]."""
-        rows = self.rows.reshape(-1, self.rows.shape[-1])
-        return rows @ (self.weight.t() if self.transposed else self.weight)
-
-    @property
-    def sums(self) -> Tensor:
-        """The sum of each column of the weight, [1, N]."""
-        return self.weight.sum(int(self.transposed), keepdim=False).unsqueeze(0)
-
-    def at(self, q: float, w: float, given: Values | None = None) -> Tensor:
-        """The piece for multiples of the rows and of the weight, [M, N]."""
-        one, other = self.lifted.cone.sources
-        held = self.given if given is None else given
-        found = self.lifted.at({**held, one: self.rows * q, other: self.weight * w})
-        return found.reshape(-1, self.sums.shape[-1])
-
-    def factor(self, given: Values | None = None) -> Tensor:
-        """What the product is multiplied by, [M, N]."""
-        return (self.at(1, 1, given) - self.at(0, 1, given)) / self.plain
-
-    def point(self, given: Values | None = None) -> Tensor:
-        """What is added to each row beside the bias, over the sums of the weight's columns and the
-        factor, [M, N]: minus the zero point of the rows."""
-        return (self.at(0, 1, given) - self.at(0, 0, given)) / self.factor(given) / self.sums
-
-    def bias(self, given: Values | None = None) -> Tensor:
-        """What is added whatever the operands are, [M, N]."""
-        return self.at(0, 0, given)
-
-
-def small_sizes(lifted: WidePiece) -> ProbeSizes:
-    """Numbers for all sizes of rows and weight, so that a product costs nothing."""
-    q, w = (value(node).shape for node in lifted.cone.sources)
-    plain = ProbeSizes(lifted.sizes.symbols)
-    numbers = [int(plain.number(size)) for size in (*q, *w)]
-    free = iter([prime for prime in PRIMES if prime not in numbers])
-    fewer: dict[int, int] = {}
-    for number in numbers:
-        if number > PRIMES[-1] and number not in fewer:
-            fewer[number] = next(free, number)
-    rows = numbers[: len(q) - 1]
-    merged = math.prod(rows)
-    few = math.prod(fewer.get(size, size) for size in rows)
-    if merged not in fewer and few != merged:
-        fewer[merged] = few
-    return ProbeSizes(lifted.sizes.symbols, fewer, every=True)
-
-
 def solve_product(lifted: WidePiece) -> Answer | NotThat:
     """The quantized matmul that a piece is."""
     try:
@@ -248,6 +164,9 @@ def with_scales(summed: Summed, factor: Tensor) -> Answer | NotThat:
     per_row = [leaf for leaf in powers if of_rows and follows_rows(summed, leaf)]
     if len(per_row) != int(of_rows):
         return NotThat("its rows have no scale, or several", near=True)
+    if len(summed.plain) == 1:  # a number that the graph computes is the scale of its only row
+        computed = (leaf for leaf in powers if leaf.op == "call_function")
+        per_row = [leaf for leaf in computed if summed.given[leaf].numel() == 1][:1]
     number = factor.clone()
     for leaf, power in powers.items():
         held = summed.given[leaf].reshape(-1)
@@ -359,66 +278,6 @@ def product_answer(
     return Answer(
         f"quant_matmul_{'dynamic' if per_row else 'static'}", built_matmul, inputs, numbers
     )
-
-
-def built_matmul(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    zero: Tensor | None = None,
-    row_scale: Tensor | None = None,
-    *,
-    powers: tuple[int, ...],
-    row_power: int,
-    number: float,
-    transposed: bool,
-    point: float,
-    scaled: bool,
-    kind: torch.dtype,
-    **scales: Tensor,
-) -> Tensor:
-    """`npu_quant_matmul` of int8 rows [..., K]; what depends on parameters alone is made once."""
-    right = weight.permute(1, 0) if transposed else weight
-    given = [scales[f"scale{index}"] for index in range(len(powers))]
-    ones = () if given else (torch.ones(1, dtype=torch.float32, device=x.device),)
-    scale = product_of_powers([*given, *ones], [*powers, *(1 for _ in ones)], number)
-    added = bias_for(right, bias, scale, zero, point, scaled)
-    per_token = None
-    if row_scale is not None:
-        per_token = row_scale.reshape(-1).to(torch.float32)
-        per_token = per_token if row_power > 0 else 1 / per_token
-    multiplied: Tensor = npu.npu_quant_matmul(
-        x.reshape(-1, x.shape[-1]),
-        right,
-        scale,
-        pertoken_scale=per_token,
-        bias=added,
-        output_dtype=CODES.get(kind),
-    )
-    return multiplied
-
-
-def bias_for(
-    right: Tensor,
-    bias: Tensor | None,
-    scale: Tensor,
-    zero: Tensor | None,
-    point: float,
-    scaled: bool,
-) -> Tensor | None:
-    """The bias with what the rows' zero point adds: an integer, unless the bias is a float, which
-    takes that scaled."""
-    wide = right.shape[-1]
-    own = None if bias is None else bias.reshape(-1)
-    own = own if own is None or own.numel() == wide else own.expand(wide).contiguous()
-    if zero is None and not point:
-        return own.to(torch.int32) if scaled and own is not None else own
-    sums = right.sum(0, dtype=torch.int32)
-    if own is not None and not scaled:
-        taken = sums * (point if zero is None else zero.reshape(-1).to(torch.float32))
-        return own.to(torch.float32) - taken * scale
-    taken = sums * (int(point) if zero is None else zero.reshape(-1).to(torch.int32))
-    return -taken if own is None else own.to(torch.int32) - taken
 
 
 def spelled_product(

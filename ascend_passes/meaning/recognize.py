@@ -122,11 +122,19 @@ def by_meaning(
                 fired[outcome] += 1
             elif outcome is not None:
                 misses.append(outcome)
-            elif family.looks_like(anchor):
-                misses.append(Miss(family.name, anchor.name, place(anchor), family.unlike))
     remove_dead(graph)
+    misses += unlike_any(graph, families)
     notes = tuple(f"{text} ({count} times)" for text, count in search.notes.items())
     return Report(fired=dict(fired), misses=tuple(told_once(graph, misses)), notes=notes)
+
+
+def unlike_any(graph: fx.Graph, families: Sequence[Recognizer]) -> Iterator[Miss]:
+    """What looks like an operator and is spelled out still."""
+    for family in families:
+        for node in graph.nodes:
+            anchors = node.op == "call_function" and node.target in family.anchors
+            if anchors and family.looks_like(node):
+                yield Miss(family.name, node.name, place(node), family.unlike)
 
 
 def told_once(graph: fx.Graph, misses: Iterable[Miss]) -> Iterator[Miss]:

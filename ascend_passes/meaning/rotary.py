@@ -10,6 +10,7 @@ A piece F of heads x and tables, in float64:
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -119,6 +120,9 @@ class Turn:
     shape: tuple[int, ...]
     firsts: Tensor
     """Which columns are the first of their pairs."""
+    sorted_first: bool = False
+    """Whether the piece sorts the columns of its heads before it turns them, as DeepSeek's does:
+    pairs in and halves out, or halves in and pairs out. Then x is what it has sorted."""
 
     def factors(self, tables: Mapping[fx.Node, Tensor]) -> tuple[Tensor, Tensor]:
         """The cosines and sines that the piece multiplies by."""
@@ -133,7 +137,19 @@ class Turn:
 
     def of(self, x: Tensor, tables: Mapping[fx.Node, Tensor]) -> Tensor:
         """The piece's value, in the shape of x."""
+        if self.sorted_first:
+            x = paired(x) if bool(self.firsts[: len(self.firsts) // 2].all()) else unpaired(x)
         return self.lifted.at({**tables, self.lifted.cone.sources[0]: x}).reshape(self.shape)
+
+
+def paired(x: Tensor) -> Tensor:
+    """The columns of both halves in turn."""
+    return torch.stack(x.chunk(2, -1), -1).flatten(-2)
+
+
+def unpaired(x: Tensor) -> Tensor:
+    """Even columns, then odd ones."""
+    return torch.cat((x[..., ::2], x[..., 1::2]), -1)
 
 
 def exchanged(x: Tensor, mode: str) -> Tensor:
@@ -153,8 +169,8 @@ def solve_rotation(lifted: WidePiece) -> Answer | NotThat:
     try:
         if not is_linear(lifted):
             return NotThat("it is not linear in the heads")
-        for mode, first in firsts.items():
-            turn = Turn(lifted, lifted.shape(lifted.cone.sources[0]), first)
+        for sorted_first, (mode, first) in itertools.product((False, True), firsts.items()):
+            turn = Turn(lifted, lifted.shape(lifted.cone.sources[0]), first, sorted_first)
             if is_rotation(turn, mode):
                 return rotation_answer(turn, mode)
     except CANNOT_RUN as error:
@@ -204,7 +220,7 @@ def rotation_answer(turn: Turn, mode: str) -> Answer | NotThat:
             return NotThat(f"its {('cosines', 'sines')[index]} {table}", near=True)
         found.append(table)
     slots = {name: Slot(t.leaf, leaf=True) for name, t in zip(("cos", "sin"), found, strict=True)}
-    numbers = {"mode": mode, "forms": tuple(found)}
+    numbers = {"mode": mode, "forms": tuple(found), "sorted_first": turn.sorted_first}
     rule = "rotary_mul" if mode == HALF else "rotary_mul_interleaved"
     inputs = {"x": Slot(0), **slots}
     return Answer(rule, built_rotation, inputs, numbers, tuple(inputs), prepare=with_tables)
@@ -215,10 +231,14 @@ def with_tables(x: Tensor, cos: Tensor, sin: Tensor, **numbers: Any) -> dict[str
     operator wants."""
     forms: tuple[Table, Table] = numbers["forms"]
     made = [arranged(t, form, x).to(x.dtype) for t, form in zip((cos, sin), forms, strict=True)]
+    if numbers["sorted_first"]:
+        x = unpaired(x) if numbers["mode"] == HALF else paired(x)
     return {"x": x, "cos": made[0], "sin": made[1]}
 
 
-def built_rotation(x: Tensor, cos: Tensor, sin: Tensor, *, mode: str, forms: object) -> Tensor:
+def built_rotation(
+    x: Tensor, cos: Tensor, sin: Tensor, *, mode: str, forms: object, sorted_first: bool
+) -> Tensor:
     """`npu_rotary_mul` of heads with any dims in front of the last."""
     four = [four_dims(t, x) for t in (x, cos, sin)]
     turned: Tensor = npu.npu_rotary_mul(*four, mode)

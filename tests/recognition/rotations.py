@@ -42,6 +42,12 @@ def stacked(x, cos, sin):
     return torch.stack((a * cos - b * sin, b * cos + a * sin), -1).flatten(-2)
 
 
+def sorted_first(x, cos, sin):
+    """Neighbouring columns in, halves out, as DeepSeek's; cos and sin of half columns."""
+    a, b = x[..., ::2], x[..., 1::2]
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
+
+
 def backwards(x, cos, sin):
     """The other sign, as in a rotation back."""
     a, b = x.chunk(2, -1)
@@ -55,7 +61,7 @@ def complex_pairs(x, factor):
 
 
 WHOLE = {"halves": halves, "rolled": rolled, "backwards": backwards}
-HALF = {"by_parts": by_parts, "added": added, "stacked": stacked}
+HALF = {"by_parts": by_parts, "added": added, "stacked": stacked, "sorted_first": sorted_first}
 PLACES = {
     "tokens": ((T, N, D), lambda t: t[:, None]),
     "sequences": ((2, T, N, D), lambda t: t[None, :, None]),
