@@ -59,6 +59,9 @@ class Recognizer:
     """What is told of one of which nothing better is known."""
     shares: bool = False
     """Whether values inside may have other users, for which they then stay."""
+    rounds_sums: bool = False
+    """Whether a wide sum in front of the rows may be rounded to the dtype of the result, as the
+    operator that takes both terms does."""
     reads_numbers: bool = False
     """Whether a parameter of one element counts as the number that it holds, which the graph then
     rests on: an epsilon, which an operator takes as an attribute."""

@@ -38,15 +38,15 @@ class Source:
     """The wide sum of both."""
 
     @classmethod
-    def of(cls, node: fx.Node, kind: torch.dtype) -> Source:
-        """A piece's source before it was widened: a value of the given dtype, or the sum of two,
-        which a kernel of that dtype rounds before it goes on."""
+    def of(cls, node: fx.Node, kind: torch.dtype, sums: bool) -> Source:
+        """A piece's source before it was widened: a value of the given dtype, or, where `sums`, the
+        sum of two, which a kernel of that dtype rounds before it goes on."""
         if value(node).dtype == kind:
             return cls((node,), ((),))
         chain = widening(node, kind)
         if chain:
             return cls((first(chain[0]),), (chain,))
-        terms = summands(node)
+        terms = summands(node) if sums else ()
         chains = tuple(widening(term, kind) for term in terms)
         narrow = [
             first(chain[0]) if chain else term for term, chain in zip(terms, chains, strict=True)
@@ -92,13 +92,13 @@ class FoundPiece:
     limit: str = LIMIT
 
     @classmethod
-    def of(cls, cone: Cone, answer: Answer, shares: bool = False) -> FoundPiece:
+    def of(cls, cone: Cone, answer: Answer, shares: bool, sums: bool) -> FoundPiece:
         """The piece with its sources before they were widened, where the result is as narrow."""
         kind = value(cone.out).dtype
         sources = {
             name: Source((slot.node(cone),), ((),))
             if slot.leaf
-            else Source.of(slot.node(cone), kind)
+            else Source.of(slot.node(cone), kind, sums)
             for name, slot in answer.inputs.items()
         }
         totals = [source.total for source in sources.values() if source.total is not None]

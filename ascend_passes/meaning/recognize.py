@@ -191,7 +191,7 @@ def replace_piece(search: Search, family: Recognizer, cone: Cone) -> str | Stay 
         return Stay(answer.reason) if answer.near else None
     if not is_wanted(family, answer.rule, search.context.options):
         return None
-    finding = FoundPiece.of(cone, answer, family.shares)
+    finding = FoundPiece.of(cone, answer, family.shares, family.rounds_sums)
     emission = refuse(finding, search.effects) or emission_for(search, finding)
     if isinstance(emission, Emission):
         emission = refuse_sharing(finding, emission) or emission

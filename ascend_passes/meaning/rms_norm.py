@@ -338,5 +338,6 @@ NORMS = Recognizer(
     ALLOWED_HERE,
     REACH,
     looks_like_norm,
+    rounds_sums=True,
     reads_numbers=True,
 )
