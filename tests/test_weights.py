@@ -27,7 +27,8 @@ def fresh() -> Iterator[None]:
 
 
 def quantized(x: Tensor, scale: Tensor) -> Tensor:
-    return torch.clamp(torch.round(x / scale), -128, 127) * scale
+    """Rounded to steps, but not to those of int8, whose operator has no negative zero."""
+    return torch.clamp(torch.round(x / scale), -120, 120) * scale
 
 
 class Model(nn.Module):

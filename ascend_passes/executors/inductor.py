@@ -20,6 +20,7 @@ from torch import Tensor, fx
 from ascend_passes import npu
 from ascend_passes.ir import trace
 from ascend_passes.ir.blueprint import copied
+from ascend_passes.ir.trace_inductor import compile_with_inductor
 from ascend_passes.npu.cuda.choose import inlined
 
 Place = tuple[int, int | None]
@@ -67,7 +68,7 @@ class SizedGraph:
     def add(self, values: Sequence[Any]) -> Compiled:
         """Compile for the sizes of `values`."""
         gm = fx.GraphModule(self.gm, copied(self.gm.graph))  # the compiler takes it over
-        run, holds = trace.compile_with_inductor(gm, values, self.places)
+        run, holds = compile_with_inductor(gm, values, self.places)
         made = Compiled(holds, run)
         self.compiled.append(made)
         return made

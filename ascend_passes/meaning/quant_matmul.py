@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import MappingProxyType
 
 import torch
@@ -42,6 +42,7 @@ from ascend_passes.meaning.family import (
 from ascend_passes.meaning.lift import CANNOT_RUN, WidePiece
 from ascend_passes.meaning.looks import looks_like_product
 from ascend_passes.meaning.powers import powers_of
+from ascend_passes.meaning.product_bias import Bias, bias_of, zero_of
 from ascend_passes.meaning.product_build import built_matmul
 from ascend_passes.meaning.summed import Summed
 from ascend_passes.meaning.vocabulary import CASTS, LAYOUT, MAKES
@@ -193,47 +194,6 @@ def follows_rows(summed: Summed, leaf: fx.Node) -> bool:
     raised.view(-1)[0] *= 2
     ratio = summed.factor({**summed.given, leaf: raised}) / summed.factor()
     return bool((ratio[1:] - 1).abs().max() < 1e-9) and bool((ratio[0] - 1).abs().min() > 0.1)
-
-
-def zero_of(summed: Summed, leaves: Sequence[fx.Node]) -> fx.Node | float | NotThat:
-    """The leaf, or the number, that is taken from the rows."""
-    point = -summed.point()
-    number = float(point.reshape(-1)[0])
-    if not agrees(point, torch.full_like(point, number), 1e-7) and point.abs().max() > 1e-7:
-        return NotThat("the zero point of its rows is no number", near=True)
-    for leaf in leaves:
-        held = summed.given[leaf]
-        if held.numel() == 1 and math.isclose(float(held), number, rel_tol=1e-7):
-            return leaf
-    if abs(number) < 1e-7:
-        return 0.0
-    whole = math.isclose(number, round(number), rel_tol=1e-7)
-    return float(round(number)) if whole else NotThat("its zero point is no integer", near=True)
-
-
-@dataclass(frozen=True)
-class Bias:
-    """What is added to each row."""
-
-    leaf: fx.Node | None = None
-    scaled: bool = False
-    """Whether it is scaled as the product is."""
-
-
-def bias_of(summed: Summed, leaves: Sequence[fx.Node]) -> Bias | NotThat:
-    """The bias that a piece adds."""
-    added = summed.bias()
-    if not leaves:
-        return Bias() if not added.any() else NotThat("it adds a number that it names", near=True)
-    (leaf, *more) = leaves
-    held = summed.given[leaf].reshape(-1)
-    if more or held.numel() not in (1, added.shape[-1]):
-        return NotThat("it reads something beside scales, a zero point and a bias", near=True)
-    if agrees(added, held.expand(added.shape)):
-        return Bias(leaf)
-    if agrees(added / summed.factor(), held.expand(added.shape)):
-        return Bias(leaf, scaled=True)
-    return NotThat("its bias is scaled otherwise than the product", near=True)
 
 
 def product_answer(

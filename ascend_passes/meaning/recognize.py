@@ -19,13 +19,7 @@ from ascend_passes.ir import trace
 from ascend_passes.ir.graph import Context, is_boundary, place, value
 from ascend_passes.ir.trace import not_faking
 from ascend_passes.meaning.answer import Answer, NotThat
-from ascend_passes.meaning.cone import (
-    Cone,
-    ancestors,
-    descendants,
-    neighbourhood,
-    structure_of,
-)
+from ascend_passes.meaning.cone import Cone, ancestors, descendants
 from ascend_passes.meaning.family import Place, Recognition, Recognizer
 from ascend_passes.meaning.finding import FoundPiece, laid_out
 from ascend_passes.meaning.gated import GATES
@@ -36,6 +30,7 @@ from ascend_passes.meaning.quantize import QUANTIZES
 from ascend_passes.meaning.rms_norm import NORMS
 from ascend_passes.meaning.rotary import ROTATIONS
 from ascend_passes.meaning.sums import SUMS
+from ascend_passes.meaning.words import neighbourhood, structure_of
 from ascend_passes.options.value import Options, switched_on
 from ascend_passes.report.value import Miss, Report
 

@@ -42,7 +42,7 @@ from ascend_passes.meaning.family import (
 from ascend_passes.meaning.lift import CANNOT_RUN, WidePiece
 from ascend_passes.meaning.looks import looks_like_rotation
 from ascend_passes.meaning.tables import Table, arranged, table_behind
-from ascend_passes.meaning.vocabulary import CASTS, LAYOUT, MOVES, SMOOTH_PIECES
+from ascend_passes.meaning.vocabulary import CASTS, LAYOUT, MAKES, MOVES, SMOOTH_PIECES
 
 aten = torch.ops.aten
 ANCHORS = frozenset(
@@ -100,7 +100,7 @@ def moves_or_scales(node: fx.Node) -> bool:
     """Whether a table is another's elements in other places, by a number or in another dtype."""
     if node.target in PRODUCTS | {aten.div.Tensor}:
         return not isinstance(node.args[1], fx.Node)
-    return node.target in CASTS | LAYOUT | MOVES | {aten.neg.default, aten.mul.Scalar}
+    return node.target in CASTS | LAYOUT | MOVES | MAKES | {aten.neg.default, aten.mul.Scalar}
 
 
 def may_be_table(table: object, x: Tensor) -> bool:

@@ -33,7 +33,8 @@ class Rounded:
     last: fx.Node
     """The last of them, whose value is the integer."""
     given: Mapping[fx.Node, Tensor]
-    """Values for the leaves: powers of two, so that scales divide exactly."""
+    """Values for the leaves: powers of two, so that scales divide exactly, and none of them 1, with
+    which an integer is what it stands for."""
 
     @classmethod
     def of(cls, lifted: WidePiece) -> Rounded:
@@ -48,7 +49,7 @@ class Rounded:
             and same_size(value(node).numel(), count)
         ]
         given = {
-            leaf: 2.0 ** torch.randint(-3, 3, lifted.shape(leaf), generator=source).double()
+            leaf: 2.0 ** torch.randint(1, 4, lifted.shape(leaf), generator=source).double()
             for leaf in cone.leaves
             if leaf not in lifted.known
         }
@@ -84,6 +85,7 @@ class Rounded:
 def reads_back(rounded: Rounded, smooth: Tensor | float = 1.0) -> bool | None:
     """Whether the result is what the integers stand for, and not they; None where it is neither."""
     x = rounded.rows(1.0)
+    x = x * 32 / rounded.smooth(x).abs().max()  # of integers that are not all zero
     at = {**rounded.given, rounded.lifted.cone.sources[0]: x}
     if agrees(rounded.lifted.at(at), rounded.lifted.at(at, rounded.last)):
         return False

@@ -22,4 +22,5 @@ def replacement(x, residual, gamma, bias, smooth, *, eps):
 
 
 LIMIT = "npu_add_rms_norm_dynamic_quant gives no plain row"
-rule = Rule(pattern, replacement, examples=WIDTHS, dtypes=HALVES, limit=LIMIT)
+# A smoothed row rounds once more than the operator's, by which its scale differs.
+rule = Rule(pattern, replacement, examples=WIDTHS, dtypes=HALVES, limit=LIMIT, tolerance=2)

@@ -28,7 +28,6 @@ WRONG = {
     "quick": lambda g: g * torch.sigmoid(1.702 * g),
     "tanh": torch.tanh,
     "square": lambda g: functional.silu(g) * g,
-    "shifted": lambda g: functional.silu(g + 1),
 }
 """Activations of no operator."""
 PACKED = {

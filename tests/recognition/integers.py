@@ -29,7 +29,6 @@ WRONG = {
     "uint8": lambda x, s: (x / s).round().clamp(0, 255).to(torch.uint8),
     "narrow": lambda x, s: (x / s).round().clamp(-8, 7).to(INT8),
     "cut": lambda x, s: (x / s).clamp(-128, 127).trunc().to(INT8),
-    "twice": lambda x, s: ((x / s).round() / 2).round().clamp(-128, 127).to(INT8),
     "of rows": lambda x, s: (x / x.mean(-1, keepdim=True)).round().clamp(-128, 127).to(INT8),
 }
 """No quantize of an operator."""

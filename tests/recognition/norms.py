@@ -47,7 +47,6 @@ WRONG = {
         "half": lambda s: s[..., : H // 2].sum(-1, True) / H,
         "largest": lambda s: s.amax(-1, keepdim=True),
         "rows": lambda s: s.mean(0, keepdim=True),
-        "off": lambda s: s.sum(-1, keepdim=True) / (H - 1),
     },
     "ROOTS": {
         "no root": lambda v, m: v / (m + EPS),

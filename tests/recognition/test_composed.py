@@ -163,7 +163,27 @@ def test_stored_scales(scaled, whole):
     inputs = rows(6, integers.K), torch.tensor([0.0234375]).bfloat16()
     gm, report = recognized(spelling, inputs)
     assert report.fired == {"quantize_static": 1}, report
-    assert_right(gm, spelling, inputs, 0)
+    x, s = inputs
+    exact = (x.double() / s.double()).clamp(-128, 127)
+    assert gm(x, s).dtype == torch.int8
+    assert ((gm(x, s).double() - exact).abs() <= 0.501).all()
+
+
+@pytest.mark.parametrize("shape", [(1, integers.K), (1, 1, integers.K), (6, integers.K)])
+def test_rows_read_back(shape):
+    """With one row as with many, and with a scale by which small rows are all zero."""
+    for scale in (0.0234375, 4.0):
+        inputs = rows(*shape), torch.tensor([scale]).bfloat16()
+
+        def spelling(x, s):
+            return (x / s).clamp(-128.0, 127.0).round() * s
+
+        gm, report = recognized(spelling, inputs)
+        assert report.fired == {"quantize_static": 1}, report
+        x, _ = inputs
+        held = x.double().clamp(-128 * scale, 127 * scale)
+        apart = (gm(*inputs).double() - held).abs()
+        assert (apart <= 0.501 * scale + 2.0**-8 * x.double().abs()).all()
 
 
 @pytest.mark.parametrize("largest", integers.LARGEST)

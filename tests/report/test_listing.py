@@ -21,7 +21,7 @@ def test_every_kernel_of_a_kind_of_layer_is_listed_once():
     assert len(lines) - len(heads) == sum(len(layers[n].after) for n in (0, 1, LAYERS))
     (norm,) = (line for line in lines if "layers.1.q_norm" in line)
     assert norm.startswith("  npu::npu_rms_norm float32[4, 4, 16] at layers.1.q_norm by rms_norm")
-    assert " for pow, mean, add, rsqrt, 2 mul, 2.00 µs" in norm
+    assert " for pow, mean, add, rsqrt, 2 mul, " in norm and norm.endswith("µs")
 
 
 def test_a_layer_has_its_models_lines():
