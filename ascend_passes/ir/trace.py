@@ -1,7 +1,8 @@
 """The one tracer: models, patterns and replacements become the same kind of graph.
 
-Beside `trace_inductor` the only file with private torch imports. A graph is functional aten at the level that AOTAutograd's
-inference path gives without decompositions, plus custom operators; `meta["val"]` holds fake values.
+Beside `trace_inductor` the only file with private torch imports. A graph is functional aten at the
+level that AOTAutograd's inference path gives without decompositions, plus custom operators;
+`meta["val"]` holds fake values.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ Beside `trace` the only file with private torch imports.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
