@@ -215,15 +215,26 @@ def memory_order(node: fx.Node) -> tuple[int, ...]:
     if fake is None:
         return plain
     hints = [hinted_size(stride) for stride in fake.stride()]
-    sizes = [hinted_size(size) for size in fake.shape]
-    if None in hints or None in sizes:
+    if None in hints:
         return plain
     strides = [stride or 0 for stride in hints]
-    moved = [dim for dim in plain if sizes[dim] != 1]
-    by_stride = sorted(moved, key=lambda dim: -strides[dim])
-    places = dict(zip(moved, by_stride, strict=True))
-    order = tuple(places.get(dim, dim) for dim in plain)
+    # Dims of size 1 as well: one token of transposed heads lies as several do.
+    order = tuple(sorted(plain, key=lambda dim: -strides[dim]))
     return order if order and order[-1] == plain[-1] else plain  # what works on rows needs rows
+
+
+def rows_order(finding: FoundPiece) -> tuple[int, ...]:
+    """The order in memory of a result, or of its rows where dims of size 1 leave both open: one
+    token of transposed heads lies as several do."""
+    order, answer = memory_order(finding.cone.out), finding.answer
+    sizes = [hinted_size(size) for size in value(finding.cone.out).shape]
+    if not answer.rows or order != tuple(range(len(order))):
+        return order
+    rows = answer.inputs[answer.rows[0]].node(finding.cone)
+    other = memory_order(rows)
+    large = [dim for dim in other if dim < len(sizes) and sizes[dim] != 1]
+    alike = tuple(map(str, value(rows).shape)) == tuple(map(str, value(finding.cone.out).shape))
+    return other if alike and large == sorted(large) else order
 
 
 def hinted_size(size: Any) -> int | None:
@@ -242,7 +253,7 @@ def laid_out(finding: FoundPiece) -> Any:
     lie.
     """
     answer = finding.answer
-    order = memory_order(finding.cone.out)
+    order = rows_order(finding)
     back = tuple(order.index(dim) for dim in range(len(order)))
     moves = order != tuple(range(len(order)))
 
