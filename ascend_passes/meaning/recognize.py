@@ -23,7 +23,7 @@ from ascend_passes.meaning.cone import Cone, ancestors, descendants
 from ascend_passes.meaning.family import Place, Recognition, Recognizer
 from ascend_passes.meaning.finding import FoundPiece, laid_out
 from ascend_passes.meaning.gated import GATES
-from ascend_passes.meaning.lift import WidePiece
+from ascend_passes.meaning.lift import CANNOT_RUN, WidePiece
 from ascend_passes.meaning.numbers import KnownNumbers, record_numbers
 from ascend_passes.meaning.quant_matmul import PRODUCTS
 from ascend_passes.meaning.quantize import QUANTIZES
@@ -241,7 +241,10 @@ def emission_for(search: Search, finding: FoundPiece) -> Emission | str:
 def emitted(search: Search, finding: FoundPiece) -> Emission | str:
     """`emission_for`, made."""
     fakes = {name: value(node) for name, node in finding.inputs.items()}
-    graph = trace.trace(laid_out(finding), list(fakes.values()), guards=False).graph
+    try:
+        graph = trace.trace(laid_out(finding), list(fakes.values()), guards=False).graph
+    except CANNOT_RUN as error:  # a size that no input has, as a product of sizes over one of them
+        return f"the operator's graph cannot be traced: {str(error)[:80]}"
     for node, name in zip(list(graph.nodes), fakes, strict=False):
         node.meta["input"] = name
     normalize(graph)  # rules and passes read it next

@@ -66,11 +66,14 @@ def move_behind(site: Site, view: fx.Node) -> int:
         return 0
     shape: list[Any] = list(view.args[1])  # type: ignore[arg-type]
     if not isinstance(value(node), (tuple, list)):
-        node.replace_all_uses_with(site.call(aten.view.default, made, shape))
+        whole = [*shape[:-1], value(node).shape[-1]]  # a gated row is half as wide
+        node.replace_all_uses_with(site.call(aten.view.default, made, whole))
         return 1
     for part in list(node.users):
         index: Any = part.args[1]
         result = site.item(made, index)
         kept = shape[: value(part).dim()]
+        if len(kept) == len(shape):
+            kept[-1] = value(part).shape[-1]
         part.replace_all_uses_with(site.call(aten.view.default, result, kept))
     return 1

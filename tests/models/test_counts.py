@@ -24,6 +24,7 @@ PASSES = (
     "merge_equal",
     "fold_constants",
     "eliminate_zeros",
+    "row_views",
 )
 """Names in a report that count nodes and values, not fusions."""
 NORM = ("aten.pow", "aten.mean", "aten.rsqrt")
