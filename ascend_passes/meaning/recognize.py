@@ -30,7 +30,7 @@ from ascend_passes.meaning.quantize import QUANTIZES
 from ascend_passes.meaning.rms_norm import NORMS
 from ascend_passes.meaning.rotary import ROTATIONS
 from ascend_passes.meaning.sums import SUMS
-from ascend_passes.meaning.words import neighbourhood, structure_of
+from ascend_passes.meaning.words import neighbourhood, structure_of, worded
 from ascend_passes.options.value import Options, switched_on
 from ascend_passes.report.value import Miss, Report
 
@@ -226,16 +226,24 @@ def answer_of(search: Search, family: Recognizer, cone: Cone) -> Answer | NotTha
 
 
 def emission_for(search: Search, finding: FoundPiece) -> Emission | str:
-    """The operator's graph for the kinds of inputs of a finding, or why there is none."""
-    kinds = tuple((name, kind_of(value(node))) for name, node in finding.inputs.items())
-    key = (
-        id(finding.answer),
-        kinds,
-        tuple(kind_of(value(node)) for node in finding.outputs if node),
-    )
+    """The operator's graph for the kinds of inputs of a finding and for the views in front of its
+    rows, or why there is none."""
+    inputs = tuple((name, kind_of(value(node))) for name, node in finding.inputs.items())
+    outputs = tuple(kind_of(value(node)) for node in finding.outputs if node)
+    # The answer itself, which keeps it alive, and not its address, which another one may get.
+    key = (finding.answer, inputs, outputs, moves_of(finding))
     if key not in search.emissions:
         search.emissions[key] = emitted(search, finding)
     return search.emissions[key]
+
+
+def moves_of(finding: FoundPiece) -> tuple[Any, ...]:
+    """What lies between the inputs of a finding and its piece, in words that can be compared: two
+    halves of one value are as large, and are not the same half."""
+    return tuple(
+        (name, tuple(tuple(worded(node, {}) for node in chain) for chain in source.chains))
+        for name, source in finding.sources.items()
+    )
 
 
 def emitted(search: Search, finding: FoundPiece) -> Emission | str:

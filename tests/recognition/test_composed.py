@@ -58,6 +58,21 @@ def test_norms(square, mean, root, gain, layout, kind, dynamic):
     assert_right(gm, spelling, inputs, 2.0)
 
 
+@pytest.mark.parametrize("gain", [True, False])
+def test_halves_of_one_widened_value_are_told_apart(gain):
+    """Two pieces of one structure, whose rows are cut from one value behind its cast."""
+
+    def spelling(x, g):
+        parts = x.float().chunk(2, -1)
+        normed = (v * torch.rsqrt(v.pow(2).mean(-1, keepdim=True) + 1e-6) for v in parts)
+        return tuple((v * g.float() if gain else v).to(x.dtype) for v in normed)
+
+    inputs = rows(5, 2 * norms.H), scales(norms.H, dtype=torch.bfloat16)
+    gm, report = recognized(spelling, inputs)
+    assert sum(report.fired.values()) == 2, report
+    assert_right(gm, spelling, inputs, 2.0)
+
+
 WRONG_NORMS = [(axis, name) for axis, table in norms.WRONG.items() for name in table]
 
 
