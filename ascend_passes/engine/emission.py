@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +41,11 @@ def emit(context: Context, found: Match) -> Emission | str:
         reason = refusal(condition)
         if reason is not None:
             return reason
-    graph = traced_replacement(rule, fakes, scalars)
+    return checked_emission(context, found, traced_replacement(rule, fakes, scalars))
+
+
+def checked_emission(context: Context, found: Found, graph: fx.Graph) -> Emission | str:
+    """What a traced replacement puts in, or the limit or the result that forbids it."""
     settle_graph(graph)
     reason = refuse_limits(context, graph)
     if reason is not None:
@@ -61,18 +65,24 @@ def traced_replacement(
     given = replacement_arguments(rule, fakes, scalars)
     tensors = {item: fake for item, fake in given.items() if isinstance(fake, Tensor)}
     others = {item: number for item, number in given.items() if item not in tensors}
-    graph = trace.trace(
+    graph = traced_on(
         lambda *values: rule.replacement(**dict(zip(tensors, values, strict=True)), **others),
-        list(tensors.values()),
-        guards=False,
-    ).graph
+        tensors,
+    )
+    refuse_constants(graph, f"{rule.name}.replacement")
+    return graph
+
+
+def traced_on(function: Callable[..., Any], tensors: Mapping[str, Tensor]) -> fx.Graph:
+    """The graph of a function of the tensors, in their order; each placeholder's `meta["input"]` is
+    the name of its tensor."""
+    graph = trace.trace(function, list(tensors.values()), guards=False).graph
     for node, item in zip(list(graph.nodes), tensors, strict=False):
         node.meta["input"] = item
         doubt = unproven(tensors[item])
         if doubt is not None:
             mark_unproven(value(node), doubt)
     remove_dead(graph)
-    refuse_constants(graph, f"{rule.name}.replacement")
     return graph
 
 

@@ -19,6 +19,11 @@ class Slot:
     leaf: bool = False
     """Whether it is counted among the leaves, not among the sources."""
 
+    @classmethod
+    def of_leaf(cls, cone: Cone, leaf: fx.Node) -> Slot:
+        """The place of a leaf."""
+        return cls(cone.leaves.index(leaf), leaf=True)
+
     def node(self, cone: Cone) -> fx.Node:
         """The input of a piece."""
         return (cone.leaves if self.leaf else cone.sources)[self.place]

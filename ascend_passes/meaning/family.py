@@ -48,7 +48,7 @@ class Recognizer:
     piece: Callable[[Place], Cone | None]
     """The piece between; None for one that is not worth asking about, without computing."""
     solve: Callable[[WidePiece], Answer | NotThat]
-    """What the piece is."""
+    """What the piece is; it may raise what `lift.CANNOT_RUN` names."""
     allowed: frozenset[Any]
     """The operators that its pieces may have."""
     reach: tuple[int, int]

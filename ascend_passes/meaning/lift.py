@@ -124,6 +124,11 @@ class WidePiece:
         """The piece with sizes that are few."""
         return cls(cone, sizes_for(cone), known or {})
 
+    @property
+    def unknown(self) -> list[fx.Node]:
+        """The leaves that each probe has to give a value."""
+        return [leaf for leaf in self.cone.leaves if leaf not in self.known]
+
     def shape(self, node: fx.Node) -> tuple[int, ...]:
         """The shape of a node's value while it is probed."""
         return self.sizes.shape(value(node))

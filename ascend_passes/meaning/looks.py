@@ -50,21 +50,16 @@ def looks_like_gate(anchor: fx.Node) -> bool:
     if own is None or not own.dim():
         return False
     before = set(ancestors(anchor, NEAR))
+    behind = {anchor, *descendants(anchor, NEARER)}
     activated = anchor.target in ACTIVATIONS
-    for node in reversed(descendants(anchor, NEARER)):
+    for node in sorted(behind - {anchor}):
         if node.target not in PRODUCTS or not same_size(count_of(node), own.numel()):
             continue
         others = [one for one in node.all_input_nodes if same_size(count_of(one), own.numel())]
         activated = activated or any(one in before for one in others)
-        apart = (one not in before and not leads_from(anchor, one) for one in others)
-        if activated and any(apart):
+        if activated and any(one not in before and one not in behind for one in others):
             return True
     return False
-
-
-def leads_from(anchor: fx.Node, node: fx.Node) -> bool:
-    """Whether a node is an anchor, or is computed from it near by."""
-    return node is anchor or node in descendants(anchor, NEARER)
 
 
 def looks_like_rotation(anchor: fx.Node) -> bool:
@@ -102,7 +97,7 @@ def clamps_to_int8(node: fx.Node) -> bool:
 def looks_like_product(anchor: fx.Node) -> bool:
     """A matmul with an int8 operand, as it is or read back."""
     near = ancestors(anchor, NEAR, ALLOWED)
-    return any(is_int8_value(node) and fake_tensor(node) is not None for node in near)
+    return any(map(is_int8_value, near))
 
 
 def count_of(node: fx.Node) -> object:

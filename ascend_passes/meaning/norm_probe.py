@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from ascend_passes import npu
 from ascend_passes.ir.graph import value
 from ascend_passes.meaning.answer import Answer, NotThat, Slot
-from ascend_passes.meaning.lift import CANNOT_RUN, WidePiece
+from ascend_passes.meaning.lift import WidePiece
 from ascend_passes.meaning.vocabulary import PIECEWISE
 
 LARGE, SMALL = 1e7, 1e-20
@@ -48,7 +48,7 @@ class ProbedRows:
         """Rows, what the piece makes of them, and their mean squares.
 
         Raises:
-            ValueError: another number of elements comes out; and as `Lifted.at`.
+            ValueError: another number of elements comes out; and as `WidePiece.at`.
         """
         x, source = self.base * magnitude, self.lifted.cone.sources[0]
         y = self.lifted.at({**self.given, source: x.view(self.lifted.shape(source))})
@@ -59,21 +59,18 @@ class ProbedRows:
 
 def solve_norm(lifted: WidePiece) -> Answer | NotThat:
     """The norm that a piece is."""
-    cone, width = lifted.cone, lifted.shape(lifted.cone.sources[0])[-1]
-    gains = [leaf for leaf in cone.leaves if leaf not in lifted.known]
+    width = lifted.shape(lifted.cone.sources[0])[-1]
+    gains = lifted.unknown
     if any(value(leaf).numel() != width for leaf in gains):
         return NotThat("it reads a number that is not known while compiling", near=True)
     if len(gains) > 1:
         return NotThat("it has two gains", near=True)
     rows = ProbedRows.of(lifted, gains, torch.Generator().manual_seed(1))
-    try:
-        return norm_of(rows, gains)
-    except CANNOT_RUN as error:
-        return NotThat(f"it cannot be computed in float64: {str(error)[:80]}")
+    return norm_of(rows, gains)
 
 
 def norm_of(rows: ProbedRows, gains: list[fx.Node]) -> Answer | NotThat:
-    """The norm, from what the rows become; errors as in `Rows.at`."""
+    """The norm, from what the rows become; errors as in `ProbedRows.at`."""
     x, y, mean = rows.at(LARGE)
     scale = y * mean.sqrt() / x
     if not scale.isfinite().all() or not scale.abs().max() or not near_enough(scale, scale[:1]):
@@ -98,7 +95,7 @@ def norm_of(rows: ProbedRows, gains: list[fx.Node]) -> Answer | NotThat:
     numbers = {"epsilon": float(f"{epsilon:.7g}"), "offset": line[0], "factor": line[1]}
     inputs = {"x": Slot(0)}
     if gains:
-        inputs["gamma"] = Slot(rows.lifted.cone.leaves.index(gains[0]), leaf=True)
+        inputs["gamma"] = Slot.of_leaf(rows.lifted.cone, gains[0])
     note = f"below a magnitude of {farthest:.0e} the value is another" if farthest else ""
     return Answer(rule_of(line, gains), built_norm, inputs, numbers, ("x",), note=note)
 

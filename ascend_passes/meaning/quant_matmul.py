@@ -39,8 +39,8 @@ from ascend_passes.meaning.family import (
     random_int8,
     random_scales,
 )
-from ascend_passes.meaning.lift import CANNOT_RUN, WidePiece
-from ascend_passes.meaning.looks import looks_like_product
+from ascend_passes.meaning.lift import WidePiece
+from ascend_passes.meaning.looks import is_int8_value, looks_like_product
 from ascend_passes.meaning.powers import powers_of
 from ascend_passes.meaning.product_bias import Bias, bias_of, zero_of
 from ascend_passes.meaning.product_build import built_matmul
@@ -96,8 +96,7 @@ def has_columns(out: fx.Node, q: fx.Node, w: fx.Node) -> bool:
 
 def is_int8_matrix(node: fx.Node) -> bool:
     """Whether a node holds int8 numbers in two dims or more."""
-    fake = fake_tensor(node)
-    return fake is not None and fake.dtype == torch.int8 and fake.dim() >= 2
+    return is_int8_value(node) and value(node).dim() >= 2
 
 
 def is_result(node: fx.Node, product_fake: Tensor) -> bool:
@@ -133,14 +132,11 @@ def is_scale(leaf: fx.Node, out: Tensor, count: object) -> bool:
 
 def solve_product(lifted: WidePiece) -> Answer | NotThat:
     """The quantized matmul that a piece is."""
-    try:
-        return product_of(Summed.of(lifted))
-    except CANNOT_RUN as error:
-        return NotThat(f"it cannot be computed in float64: {str(error)[:80]}")
+    return product_of(Summed.of(lifted))
 
 
 def product_of(summed: Summed) -> Answer | NotThat:
-    """The matmul, from what its operands become; errors as in `Lifted.at`."""
+    """The matmul, from what its operands become; errors as in `WidePiece.at`."""
     factor, plain = summed.factor(), summed.plain
     if summed.at(1, 1).shape != plain.shape or not factor.isfinite().all() or not factor.all():
         return NotThat("it is no product of rows and weight")
@@ -208,9 +204,6 @@ def product_answer(
     """The operator with what was found."""
     cone = summed.lifted.cone
 
-    def slot(leaf: fx.Node) -> Slot:
-        return Slot(cone.leaves.index(leaf), leaf=True)
-
     integer = bias.leaf is not None and not value(bias.leaf).dtype.is_floating_point
     if bias.scaled and not integer:
         return NotThat("its bias is scaled like the product, but no integer", near=True)
@@ -218,13 +211,13 @@ def product_answer(
         reason = "it has a scale of each row, a zero point and a float bias; the operator takes two"
         return NotThat(reason, near=True)
     inputs = {"x": Slot(0), "weight": Slot(1)}
-    inputs |= {f"scale{i}": slot(leaf) for i, leaf in enumerate(columns)}
+    inputs |= {f"scale{i}": Slot.of_leaf(cone, leaf) for i, leaf in enumerate(columns)}
     if per_row:
-        inputs["row_scale"] = slot(per_row[0])
+        inputs["row_scale"] = Slot.of_leaf(cone, per_row[0])
     if bias.leaf is not None:
-        inputs["bias"] = slot(bias.leaf)
+        inputs["bias"] = Slot.of_leaf(cone, bias.leaf)
     if isinstance(point, fx.Node):
-        inputs["zero"] = slot(point)
+        inputs["zero"] = Slot.of_leaf(cone, point)
     close = math.isclose(number, 1.0, rel_tol=1e-9)
     numbers = {
         "powers": tuple(powers[leaf] for leaf in columns),

@@ -36,7 +36,7 @@ from ascend_passes.meaning.family import (
     random_rows,
     random_scales,
 )
-from ascend_passes.meaning.lift import CANNOT_RUN, WidePiece
+from ascend_passes.meaning.lift import WidePiece
 from ascend_passes.meaning.looks import looks_like_quantize
 from ascend_passes.meaning.rounded import HIGHEST, LOWEST, STEPS, Rounded
 from ascend_passes.meaning.row_scale import dynamic_scale
@@ -129,11 +129,8 @@ def size_in(leaf: fx.Node, sizes: tuple[int | None, ...]) -> bool:
 
 def solve_quantize(lifted: WidePiece) -> Answer | NotThat:
     """The quantize that a piece is."""
-    try:
-        rounded = Rounded.of(lifted)
-        return dynamic_scale(rounded) or static_scale(rounded)
-    except CANNOT_RUN as error:
-        return NotThat(f"it cannot be computed in float64: {str(error)[:80]}")
+    rounded = Rounded.of(lifted)
+    return dynamic_scale(rounded) or static_scale(rounded)
 
 
 def spelled_static(x: Tensor, scale: Tensor) -> Tensor:

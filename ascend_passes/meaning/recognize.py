@@ -10,12 +10,10 @@ from typing import Any
 from torch import fx
 
 from ascend_passes.engine.apply import apply
-from ascend_passes.engine.emission import Emission, kind_of, refuse_limits, refuse_results
+from ascend_passes.engine.emission import Emission, checked_emission, kind_of, traced_on
 from ascend_passes.engine.found import Found
 from ascend_passes.engine.hazards import refuse, refuse_sharing
 from ascend_passes.engine.normalize import normalize, remove_dead
-from ascend_passes.engine.template import output_nodes
-from ascend_passes.ir import trace
 from ascend_passes.ir.graph import Context, is_boundary, place, value
 from ascend_passes.ir.trace import not_faking
 from ascend_passes.meaning.answer import Answer, NotThat
@@ -221,8 +219,16 @@ def answer_of(search: Search, family: Recognizer, cone: Cone) -> Answer | NotTha
         if len(_answers) >= MOST_ANSWERS:
             _answers.clear()
         with not_faking():
-            _answers[key] = family.solve(WidePiece.of(cone, known))
+            _answers[key] = solution_of(family, WidePiece.of(cone, known))
     return _answers[key]
+
+
+def solution_of(family: Recognizer, piece: WidePiece) -> Answer | NotThat:
+    """What a family says of a piece, also of one that float64 cannot be asked about."""
+    try:
+        return family.solve(piece)
+    except CANNOT_RUN as error:
+        return NotThat(f"it cannot be computed in float64: {str(error)[:80]}")
 
 
 def emission_for(search: Search, finding: FoundPiece) -> Emission | str:
@@ -250,17 +256,11 @@ def emitted(search: Search, finding: FoundPiece) -> Emission | str:
     """`emission_for`, made."""
     fakes = {name: value(node) for name, node in finding.inputs.items()}
     try:
-        graph = trace.trace(laid_out(finding), list(fakes.values()), guards=False).graph
+        graph = traced_on(laid_out(finding), fakes)
     except CANNOT_RUN as error:  # a size that no input has, as a product of sizes over one of them
         return f"the operator's graph cannot be traced: {str(error)[:80]}"
-    for node, name in zip(list(graph.nodes), fakes, strict=False):
-        node.meta["input"] = name
     normalize(graph)  # rules and passes read it next
-    reason = refuse_limits(search.context, graph)
-    if reason is not None:
-        return reason
-    emission = Emission(graph, tuple(output_nodes(graph)))
-    reason = refuse_results(finding, emission.outputs)
-    if reason is None and search.accept is not None:
-        reason = search.accept(finding, emission)
-    return reason or emission
+    emission = checked_emission(search.context, finding, graph)
+    if isinstance(emission, str) or search.accept is None:
+        return emission
+    return search.accept(finding, emission) or emission

@@ -39,10 +39,11 @@ from ascend_passes.meaning.family import (
     made_of,
     random_rows,
 )
-from ascend_passes.meaning.lift import CANNOT_RUN, WidePiece
+from ascend_passes.meaning.lift import WidePiece
 from ascend_passes.meaning.looks import looks_like_rotation
 from ascend_passes.meaning.tables import Table, arranged, table_behind
 from ascend_passes.meaning.vocabulary import CASTS, LAYOUT, MAKES, MOVES, SMOOTH_PIECES
+from ascend_passes.npu.rotary import HALF, INTERLEAVE, rotated
 
 aten = torch.ops.aten
 ANCHORS = frozenset(
@@ -61,7 +62,6 @@ ENDS = LAYOUT - {
 """Operators that a result does not end in: what they give is a view of a result."""
 ALLOWED_HERE = SMOOTH_PIECES | MOVES
 REACH = BEFORE, BEHIND = 14, 9
-HALF, INTERLEAVE = "half", "interleave"
 FEWEST_DIMS, OPERATOR_DIMS = 2, 4
 
 
@@ -152,29 +152,17 @@ def unpaired(x: Tensor) -> Tensor:
     return torch.cat((x[..., ::2], x[..., 1::2]), -1)
 
 
-def exchanged(x: Tensor, mode: str) -> Tensor:
-    """`[-second, first]` of each pair."""
-    if mode == HALF:
-        first, second = x.chunk(2, -1)
-        return torch.cat((-second, first), -1)
-    pairs = x.unflatten(-1, (-1, 2))
-    return torch.stack((-pairs[..., 1], pairs[..., 0]), -1).flatten(-2)
-
-
 def solve_rotation(lifted: WidePiece) -> Answer | NotThat:
     """The rotation that a piece is."""
     width = lifted.shape(lifted.cone.sources[0])[-1]
     columns = torch.arange(width)
     firsts = {HALF: columns < width // 2, INTERLEAVE: columns % 2 == 0}
-    try:
-        if not is_linear(lifted):
-            return NotThat("it is not linear in the heads")
-        for sorted_first, (mode, first) in itertools.product((False, True), firsts.items()):
-            turn = Turn(lifted, lifted.shape(lifted.cone.sources[0]), first, sorted_first)
-            if is_rotation(turn, mode):
-                return rotation_answer(turn, mode)
-    except CANNOT_RUN as error:
-        return NotThat(f"it cannot be computed in float64: {str(error)[:80]}")
+    if not is_linear(lifted):
+        return NotThat("it is not linear in the heads")
+    for sorted_first, (mode, first) in itertools.product((False, True), firsts.items()):
+        turn = Turn(lifted, lifted.shape(lifted.cone.sources[0]), first, sorted_first)
+        if is_rotation(turn, mode):
+            return rotation_answer(turn, mode)
     return NotThat("it turns no pairs of columns")
 
 
@@ -186,11 +174,7 @@ def random(shape: tuple[int, ...], kind: torch.dtype, source: torch.Generator) -
 
 def random_tables(lifted: WidePiece, source: torch.Generator) -> dict[fx.Node, Tensor]:
     """Random numbers for all that a piece reads beside its heads."""
-    return {
-        leaf: random(lifted.shape(leaf), value(leaf).dtype, source)
-        for leaf in lifted.cone.leaves
-        if leaf not in lifted.known
-    }
+    return {leaf: random(lifted.shape(leaf), value(leaf).dtype, source) for leaf in lifted.unknown}
 
 
 def is_linear(lifted: WidePiece) -> bool:
@@ -208,7 +192,7 @@ def is_rotation(turn: Turn, mode: str) -> bool:
     tables = random_tables(turn.lifted, source)
     cos, sin = turn.factors(tables)
     x = random(turn.shape, torch.float64, source)
-    return bool(sin.any()) and agrees(turn.of(x, tables), x * cos + exchanged(x, mode) * sin)
+    return bool(sin.any()) and agrees(turn.of(x, tables), x * cos + rotated(x, mode) * sin)
 
 
 def rotation_answer(turn: Turn, mode: str) -> Answer | NotThat:

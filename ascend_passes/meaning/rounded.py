@@ -9,8 +9,6 @@ import torch
 from torch import Tensor, fx
 
 from ascend_passes.ir.graph import same_size, value
-from ascend_passes.meaning.answer import Slot
-from ascend_passes.meaning.cone import Cone
 from ascend_passes.meaning.family import agrees
 from ascend_passes.meaning.lift import WidePiece
 from ascend_passes.meaning.vocabulary import PIECEWISE, ROUNDINGS
@@ -50,8 +48,7 @@ class Rounded:
         ]
         given = {
             leaf: 2.0 ** torch.randint(1, 4, lifted.shape(leaf), generator=source).double()
-            for leaf in cone.leaves
-            if leaf not in lifted.known
+            for leaf in lifted.unknown
         }
         return cls(lifted, replace(lifted, erased=frozenset(inside)), inside[-1], given)
 
@@ -96,8 +93,3 @@ def near_integers(found: Tensor, wanted: Tensor) -> bool:
     """Whether integers are the same, but for a thousandth that lie at a tie."""
     apart = (found - wanted).abs()
     return bool(apart.max() <= 1 and (apart > 0).double().mean() <= 1e-3)
-
-
-def slot_of(cone: Cone, leaf: fx.Node) -> Slot:
-    """The place of a leaf."""
-    return Slot(cone.leaves.index(leaf), leaf=True)

@@ -8,7 +8,7 @@ from torch import Tensor, fx
 from ascend_passes import npu
 from ascend_passes.meaning.answer import Answer, NotThat, Slot
 from ascend_passes.meaning.family import agrees
-from ascend_passes.meaning.rounded import STEPS, Rounded, near_integers, reads_back, slot_of
+from ascend_passes.meaning.rounded import STEPS, Rounded, near_integers, reads_back
 from ascend_passes.meaning.vocabulary import CHOICES, PIECEWISE
 
 OTHER_STEPS = (127.5, 128.0)
@@ -42,7 +42,7 @@ def dynamic_scale(rounded: Rounded) -> Answer | NotThat | None:
     inputs, power = {"x": Slot(0)}, 0
     if rounded.given:
         (leaf,) = rounded.given
-        inputs["smooth"] = slot_of(rounded.lifted.cone, leaf)
+        inputs["smooth"] = Slot.of_leaf(rounded.lifted.cone, leaf)
         power = (
             1 if agrees(smooth / rounded.given[leaf].reshape(-1), torch.ones_like(smooth)) else -1
         )

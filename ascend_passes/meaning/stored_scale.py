@@ -19,7 +19,6 @@ from ascend_passes.meaning.rounded import (
     Rounded,
     near_integers,
     reads_back,
-    slot_of,
 )
 
 aten = torch.ops.aten
@@ -80,9 +79,9 @@ def stored_scale(
     if read is None:
         return NotThat("its result is neither an integer nor a row read back")
     inputs = {"x": Slot(0)}
-    inputs |= {f"scale{i}": slot_of(cone, leaf) for i, leaf in enumerate(powers)}
+    inputs |= {f"scale{i}": Slot.of_leaf(cone, leaf) for i, leaf in enumerate(powers)}
     if isinstance(zero, fx.Node):
-        inputs["zero"] = slot_of(cone, zero)
+        inputs["zero"] = Slot.of_leaf(cone, zero)
     numbers = {
         "read": read,
         "powers": tuple(powers.values()),

@@ -40,8 +40,7 @@ class Summed:
 
         given = {
             leaf: torch.rand(lifted.shape(leaf), generator=source, dtype=torch.float64) + 0.5
-            for leaf in lifted.cone.leaves
-            if leaf not in lifted.known
+            for leaf in lifted.unknown
         }
         count = math.prod(lifted.shape(lifted.cone.out))
         along_last = math.prod(q[:-1]) * w[0] == count and w[1] == q[-1]

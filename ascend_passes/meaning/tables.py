@@ -78,8 +78,7 @@ def blank(lifted: WidePiece) -> dict[fx.Node, Tensor]:
             lifted.shape(leaf),
             dtype=torch.complex128 if value(leaf).dtype.is_complex else torch.float64,
         )
-        for leaf in lifted.cone.leaves
-        if leaf not in lifted.known
+        for leaf in lifted.unknown
     }
 
 
