@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from torch import fx
 
-from ascend_passes.compile.stages import INTERMEDIATE, STAGES
+from ascend_passes.compile.stages import STAGES
 from ascend_passes.distributed.mailbox import AgreementError
 from ascend_passes.distributed.rehearsal import DepartureError
 from ascend_passes.engine.rule import RuleError
@@ -85,8 +85,6 @@ def attempt_stages(
                 baseline.require_same(gm)
         except Exception as error:  # a failing pass never breaks the user's model
             return report, (stage.name, error)
-        if stage.name in INTERMEDIATE:
-            found = Report(fired=found.fired, spellings=found.spellings, errors=found.errors)
         found = replace(found, errors=tuple(e for e in found.errors if e not in report.errors))
         report = report + found + Report(seconds={stage.name: time.perf_counter() - start})
     return report, None

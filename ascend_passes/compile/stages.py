@@ -176,5 +176,3 @@ STAGES = (
         "keep it",
     ),
 )
-INTERMEDIATE = ()
-"""Stages whose misses a later stage tries again, so that only the later ones count."""
