@@ -18,11 +18,12 @@ LAYOUT = frozenset(
         *(aten.detach.default, aten.lift_fresh_copy.default, aten.diag_embed.default),
         *(aten.diagonal.default, aten.repeat.default, aten.split.Tensor, aten.unbind.int),
         *(aten.split_with_sizes.default, aten.chunk.default, aten.narrow.default),
-        *(aten.view_as_complex.default, aten.view_as_real.default, aten.as_strided.default),
+        *(aten.view_as_complex.default, aten.view_as_real.default),
         *(operator.getitem, aten._conj.default, aten.real.default, aten.imag.default),
     }
 )
-"""They move values and compute none."""
+"""They move values and compute none. `as_strided` is not among them: what it reads depends on how
+its tensor lies, and a probe lies otherwise."""
 MOVES = frozenset(
     {
         *(aten.cat.default, aten.stack.default, aten.slice_scatter.default, aten.roll.default),
