@@ -12,7 +12,7 @@ from torch import Tensor, fx
 
 from ascend_passes.ir.graph import same_size, value
 from ascend_passes.ir.proof import prove
-from ascend_passes.meaning.vocabulary import ALLOWED, CASTS
+from ascend_passes.meaning.vocabulary import ALLOWED, CASTS, LAYOUT
 
 MOST_NODES = 64
 """Nodes of a piece; the longest spelling met so far, an amplified YaRN rotation, has 31."""
@@ -157,7 +157,8 @@ def is_at_most(small: Tensor, large: Tensor) -> bool:
     if isinstance(few, int) and isinstance(many, int):
         return few <= many
     ratio = expression(few) / expression(many)
-    return bool(ratio.is_number and ratio <= 1) or prove(few <= many)
+    known = ratio.is_number and ratio.is_real  # not so over a size of 0
+    return bool(known and ratio <= 1) or prove(few <= many)
 
 
 def expression(size: Any) -> Any:
@@ -230,17 +231,27 @@ def descendants(
 def reads_another(
     node: fx.Node, seen: Collection[fx.Node], before: Collection[fx.Node], count: Any
 ) -> bool:
-    """Whether a node of `count` elements reads a tensor of its own size that is none of those
-    known; a gain is no such tensor, though it has as many elements as a single row."""
+    """Whether a node of `count` elements computes with a tensor of its own size that is none of
+    those known; a gain is no such tensor, though it has as many elements as a single row."""
     own = fake_tensor(node)
     if own is None or not same_size(own.numel(), count):
         return False
     for given in node.all_input_nodes:
-        while is_widening(given) and given not in seen and given not in before:
-            given = given.all_input_nodes[0]  # each reader may have a cast of its own
-        fake = fake_tensor(given)
-        if given in seen or given in before or fake is None:
+        behind = given  # each reader may have casts and views of its own
+        while behind not in seen and behind not in before and moves_one(behind):
+            behind = behind.all_input_nodes[0]
+        fake = fake_tensor(behind)
+        if behind in seen or behind in before or fake is None or behind.op != "call_function":
             continue
         if fake.dim() >= own.dim() and same_size(fake.numel(), count):
             return True
     return False
+
+
+def moves_one(node: fx.Node) -> bool:
+    """Whether a node is a cast or a view of another."""
+    return (
+        node.op == "call_function"
+        and (node.target in LAYOUT or is_widening(node))
+        and bool(node.all_input_nodes)
+    )

@@ -159,18 +159,16 @@ class FoundPiece:
 
     @property
     def interior(self) -> Iterator[fx.Node]:
-        """What is computed between, but for casts and views, which cost nothing beside the operator
-        or are wanted by others anyway."""
-        free = CASTS | LAYOUT
-        return (
-            iter(())
-            if self.shares
-            else (
-                node
-                for node in self.cone.own
-                if node not in self.outputs and node.target not in free
-            )
-        )
+        """What is computed between; not the casts and views of what is read, which cost nothing
+        beside the operator or are wanted by others anyway."""
+        if self.shares:
+            return
+        computed: set[fx.Node] = set()
+        for node in sorted(self.cone.own):
+            moves = node.target in CASTS | LAYOUT
+            if not moves or any(given in computed for given in node.all_input_nodes):
+                computed.add(node)
+        yield from (node for node in sorted(computed) if node not in self.outputs)
 
 
 def widening(node: fx.Node, kind: torch.dtype) -> tuple[fx.Node, ...]:

@@ -20,6 +20,8 @@ LARGE, SMALL = 1e7, 1e-20
 MAGNITUDES = tuple(10.0**power for power in (4, 2, 1, 0, -1, -2, -2.5, -3, -3.5, -4, -5, -6, -8))
 BOUND = 1e-7
 """Largest relative difference: 1e-20 squared leaves seven digits of an epsilon of 1e-8."""
+FEWEST_ROWS = 4
+"""Rows that show what a piece does with any row."""
 TINY_EPSILON, FAR = 1e-14, 1e4
 """An epsilon that no activation meets may stand elsewhere in the formula, as in `x / (rms + eps)`:
 below FAR times its root, and there by less than half of the value."""
@@ -27,17 +29,24 @@ below FAR times its root, and there by less than half of the value."""
 
 @dataclass(frozen=True, eq=False)
 class ProbedRows:
-    """Random rows, at any magnitude, through a piece."""
+    """Random rows, at any magnitude, through a piece.
+
+    A piece of one row is asked several times: whatever does not change with the length of a row is
+    that row over its root mean square, times some gain.
+    """
 
     lifted: WidePiece
     base: Tensor
+    """[draws, rows of the piece, H]."""
     given: dict[fx.Node, Tensor]
 
     @classmethod
     def of(cls, lifted: WidePiece, gains: list[fx.Node], source: torch.Generator) -> ProbedRows:
         """Rows for the piece's source, and random gains."""
         shape, wide = lifted.shape(lifted.cone.sources[0]), torch.float64
-        base = torch.randn(math.prod(shape[:-1]), shape[-1], generator=source, dtype=wide)
+        count = max(1, math.prod(shape[:-1]))
+        draws = -(-FEWEST_ROWS // count)
+        base = torch.randn(draws, count, shape[-1], generator=source, dtype=wide)
         given = {
             gain: torch.rand(lifted.shape(gain), generator=source, dtype=wide) + 0.5
             for gain in gains
@@ -45,16 +54,23 @@ class ProbedRows:
         return cls(lifted, base + 0.1 * base.sign(), given)
 
     def at(self, magnitude: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows, what the piece makes of them, and their mean squares.
+        """Rows, what the piece makes of them, and their mean squares, [rows of all draws, H or 1].
 
         Raises:
             ValueError: another number of elements comes out; and as `WidePiece.at`.
         """
-        x, source = self.base * magnitude, self.lifted.cone.sources[0]
+        draws = self.base * magnitude
+        y = torch.stack([self.through(draw) for draw in draws]).reshape(-1, draws.shape[-1])
+        x = draws.reshape(y.shape)
+        return x, y, x.square().mean(-1, keepdim=True)
+
+    def through(self, x: Tensor) -> Tensor:
+        """What the piece makes of as many rows as it takes; errors as in `at`."""
+        source = self.lifted.cone.sources[0]
         y = self.lifted.at({**self.given, source: x.view(self.lifted.shape(source))})
         if y.numel() != x.numel():
             raise ValueError("another number of elements")
-        return x, y.reshape(x.shape), x.square().mean(-1, keepdim=True)
+        return y.reshape(x.shape)
 
 
 def solve_norm(lifted: WidePiece) -> Answer | NotThat:

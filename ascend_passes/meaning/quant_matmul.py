@@ -61,6 +61,7 @@ ARITHMETIC = frozenset(
         *(aten.div.Scalar, aten.sub.Scalar, aten.addcmul.default, aten.sum.dim_IntList),
     }
 )
+FACTORS = frozenset({aten.mul.Tensor, aten.div.Tensor, aten.reciprocal.default})
 ALLOWED_HERE = ANCHORS | ARITHMETIC | CASTS | LAYOUT | MAKES
 REACH = BEFORE, BEHIND = 10, 8
 
@@ -123,11 +124,23 @@ def product_piece(place: Place) -> Cone | None:
 
 
 def is_scale(leaf: fx.Node, out: Tensor, count: object) -> bool:
-    """Whether a leaf holds real numbers, and not as many as the result has."""
+    """Whether a leaf holds real numbers, and not as many as the result has, as a residual does.
+
+    A single row has as many columns as the weight has scales, which are a column, or multiply.
+    """
     fake = fake_tensor(leaf)
     if fake is None or fake.dtype.is_complex:
         return False
-    return not same_size(fake.numel(), count) or fake.dim() < 2
+    if fake.dim() < 2 or not same_size(fake.numel(), count):
+        return True
+    return same_size(fake.shape[-1], 1) or multiplies(leaf)
+
+
+def multiplies(node: fx.Node) -> bool:
+    """Whether all that is made of a node, beside casts, are products and quotients."""
+    return all(
+        user.target in FACTORS or (user.target in CASTS and multiplies(user)) for user in node.users
+    )
 
 
 def solve_product(lifted: WidePiece) -> Answer | NotThat:

@@ -133,6 +133,7 @@ OPTIONS = (
     ("rule_path=rules/empty", "no rule files"),
     ("rule_path=rules/directory", "no rule files"),
     ("rule_path=rules/twin", "have one name"),
+    ("rule_path=rules/recognition", "is named as the recognition swiglu is"),
     ("rule_path=rules/exits", "SystemExit: 7"),
     ("rule_path=rules/syntax", "SyntaxError"),
     ("rule_path=rules/raises", "ValueError"),

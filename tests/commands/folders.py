@@ -127,7 +127,8 @@ def make(root: Path) -> None:
     """Write all of them below a folder."""
     for name, text in RULES.items():
         write(root / "rules" / name / "mine.py", text.encode())
-    write(root / "rules" / "twin" / "swiglu.py", TEMPLATE.encode())
+    write(root / "rules" / "twin" / "add_rms_norm.py", TEMPLATE.encode())
+    write(root / "rules" / "recognition" / "swiglu.py", TEMPLATE.encode())
     (root / "rules" / "empty").mkdir()
     write(root / "rules" / "directory" / "mine.py" / "inside.txt", b"")
     for name, text in PROFILES.items():

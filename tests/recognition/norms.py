@@ -53,6 +53,8 @@ WRONG = {
         "outside": lambda v, m: v * (torch.rsqrt(m) + 1e-3),
         "times": lambda v, m: v * torch.sqrt(m + EPS),
         "negative": lambda v, m: v * torch.rsqrt(m - 1e-3),
+        "of magnitudes": lambda v, m: v / v.abs().mean(-1, keepdim=True),
+        "twice": lambda v, m: v * torch.rsqrt(m + EPS) * v.abs().amax(-1, True) * torch.rsqrt(m),
         "larger": lambda v, m: v * torch.rsqrt(torch.maximum(m, m.new_full((), 1e-2))),
     },
 }

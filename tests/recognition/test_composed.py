@@ -41,17 +41,19 @@ def one_of(table):
     one_of(norms.GAINS),
     one_of(norms.LAYOUTS),
     st.sampled_from(KINDS),
-    st.booleans(),
+    st.sampled_from(["static", "one row", "dynamic"]),
 )
-def test_norms(square, mean, root, gain, layout, kind, dynamic):
+def test_norms(square, mean, root, gain, layout, kind, sizes):
     parts = norms.SQUARES[square], norms.MEANS[mean], norms.ROOTS[root], norms.GAINS[gain]
     spelled, place = norms.norm(*parts), norms.LAYOUTS[layout]
 
     def spelling(x, g):
         return spelled(place(x), g)
 
-    inputs = rows(8, norms.H, dtype=kind), scales(norms.H, dtype=kind)
-    gm, report = recognized(spelling, inputs, dynamic and layout == "rows" and gain != "addcmul")
+    count = 1 if sizes == "one row" and layout in ("rows", "part") else 8
+    inputs = rows(count, norms.H, dtype=kind), scales(norms.H, dtype=kind)
+    dynamic = sizes == "dynamic" and layout == "rows" and gain != "addcmul"
+    gm, report = recognized(spelling, inputs, dynamic)
     assert sum(report.fired.values()) == 1, report
     assert not any("widened" in name for name in report.fired)
     assert "aten.rsqrt" not in gm.code and "aten.mean" not in gm.code
@@ -76,15 +78,34 @@ def test_halves_of_one_widened_value_are_told_apart(gain):
 WRONG_NORMS = [(axis, name) for axis, table in norms.WRONG.items() for name in table]
 
 
+@pytest.mark.parametrize("count", [1, 8])
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize(("axis", "name"), WRONG_NORMS)
-def test_norms_with_a_wrong_part_stay(axis, name, kind):
+def test_norms_with_a_wrong_part_stay(axis, name, kind, count):
     right = {"SQUARES": "pow", "MEANS": "mean", "ROOTS": "rsqrt"}
     parts = {key: getattr(norms, key)[part] for key, part in right.items()}
     parts[axis] = norms.WRONG[axis][name]
     spelling = norms.norm(*parts.values(), norms.GAINS["after"])
-    _, report = recognized(spelling, (rows(8, norms.H, dtype=kind), scales(norms.H, dtype=kind)))
+    inputs = rows(count, norms.H, dtype=kind), scales(norms.H, dtype=kind)
+    _, report = recognized(spelling, inputs)
     assert not report.fired, report.fired
+
+
+@pytest.mark.parametrize("count", [1, 8])
+def test_a_norm_of_a_norm_is_two(count):
+    """Of a single row the two of them have the direction of one."""
+    inner, outer = (
+        norms.norm(norms.SQUARES["pow"], norms.MEANS["mean"], norms.ROOTS["rsqrt"], gain)
+        for gain in (norms.GAINS["after"], norms.GAINS["none"])
+    )
+
+    def spelling(x, g):
+        return outer(inner(x, g), g)
+
+    inputs = rows(count, norms.H), scales(norms.H, dtype=torch.bfloat16)
+    gm, report = recognized(spelling, inputs)
+    assert report.fired == {"rms_norm": 1, "rms_norm_without_gain": 1}
+    assert_right(gm, spelling, inputs, 3.0)
 
 
 @DRAWN
@@ -222,15 +243,16 @@ def test_no_quantizes_stay(form):
     assert not recognized(integers.WRONG[form], inputs)[1].fired
 
 
+@pytest.mark.parametrize("count", [1, 20])
 @pytest.mark.parametrize("sum_", integers.SUMS)
 @pytest.mark.parametrize("behind", integers.BEHIND)
-def test_products(sum_, behind):
+def test_products(sum_, behind, count):
     source = torch.Generator().manual_seed(3)
     q, w = (
         torch.randint(-127, 128, shape, generator=source, dtype=torch.int8)
-        for shape in ((20, integers.K), (integers.COLUMNS, integers.K))
+        for shape in ((count, integers.K), (integers.COLUMNS, integers.K))
     )
-    inputs = q, w, scales(integers.COLUMNS) * 0.01, scales(20)
+    inputs = q, w, scales(integers.COLUMNS) * 0.01, scales(count)
 
     def spelling(q, w, c, r):
         return integers.BEHIND[behind](integers.SUMS[sum_](q, w), c, r)
@@ -238,3 +260,23 @@ def test_products(sum_, behind):
     gm, report = recognized(spelling, inputs)
     assert sum(report.fired.values()) == 1, report
     assert_right(gm, spelling, inputs, 1.0)
+
+
+@pytest.mark.parametrize("count", [1, 20])
+@pytest.mark.parametrize("column", [False, True])
+def test_products_of_what_is_read_back(count, column):
+    """Of a single row the weight's scales are as many as the result has elements."""
+    shapes = (count, integers.K), (integers.COLUMNS, integers.K)
+    source = torch.Generator().manual_seed(4)
+    q, w = (torch.randint(-127, 128, s, generator=source, dtype=torch.int8) for s in shapes)
+    c = scales(integers.COLUMNS, 1) if column else scales(1, integers.COLUMNS)
+
+    def spelling(q, w, c, residual):
+        right = (w.float() * c).t() if column else w.float().t() * c
+        return ((q.float() * 0.25) @ right).bfloat16() + residual
+
+    inputs = q, w, c, rows(count, integers.COLUMNS) * 100
+    gm, report = recognized(spelling, inputs)
+    assert report.fired == {"quant_matmul_static": 1}, report
+    assert "aten.add" in gm.code, "the residual belongs to the norm behind it"
+    assert_right(gm, spelling, inputs, 2.0)

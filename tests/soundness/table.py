@@ -27,7 +27,8 @@ inputs, and `aot_eager` as the backend to compare with.
 Each case runs three times with equal copies of its inputs, which share memory among each other as
 the originals do: in eager, under `aot_eager` and under `ascend_dense`. Compared are
 
-* values, bit for bit: NaN is NaN, -0.0 is not 0.0;
+* values, bit for bit: NaN is NaN, -0.0 is not 0.0; where an operator was recognized by meaning, to
+  the rounding of torch.testing, since it may round less than the spelling does;
 * type, dtype, layout, shape, strides of dims with several elements, conjugate and negative bits,
   whether a result needs a gradient and whether it is a leaf, how large its memory is;
 * which results share memory with each other and with arguments and parameters, and which are the
