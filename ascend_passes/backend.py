@@ -14,6 +14,7 @@ from torch import fx
 from ascend_passes.agreement.exchange import failing_together
 from ascend_passes.capture.watch import host_reads
 from ascend_passes.compile.compiled_graph import CompiledGraph
+from ascend_passes.compile.flat_inputs import FlatInputs
 from ascend_passes.compile.option_values import checked_options
 from ascend_passes.compile.saved import keep_saved_apart
 from ascend_passes.compile.variant import Keep, Later, device_type, optimize_module
@@ -71,11 +72,11 @@ def compile_graph(
     given = list(example_inputs)
 
     def inference(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
-        return compiled(graph_module, aligned_inputs(given, inputs), training=False)
+        return compiled(graph_module, inputs, training=False)
 
     def forward(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
         keep_saved_apart(graph_module.graph)
-        return compiled(graph_module, aligned_inputs(given, inputs), training=True)
+        return compiled(graph_module, inputs, training=True)
 
     def backward(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
         return CompiledGraph(graph_module, (), options, keep, training=True)
@@ -84,15 +85,13 @@ def compile_graph(
         graph_module: fx.GraphModule, inputs: Sequence[Any], training: bool
     ) -> Callable[..., Any]:
         settle_widths(graph_module.graph, FAMILIES)
-        static = trace.static_positions()
-        known = inputs is given and not training
-        state = trace.module_state(gm, given, static) if known else ()
+        static, flat = trace.static_positions(), FlatInputs.of(given, inputs)
         return CompiledGraph(
             graph_module,
-            inputs,
+            flat.values,
             options,
             keep,
-            state=state,
+            state=() if training else flat.state(gm, given, static),
             static=static,
             host_reads=tuple(host_reads(gm, device_type(graph_module.graph))),
             training=training,
@@ -102,14 +101,6 @@ def compile_graph(
         return trace.compile_inference(gm, given, inference, forward=forward, backward=backward)
     finally:
         given.clear()
-
-
-def aligned_inputs(given: Sequence[Any], inputs: Sequence[Any]) -> Sequence[Any]:
-    """Dynamo's inputs, whose parameters are real, where AOTAutograd takes as many; else its own.
-
-    A tensor subclass such as a DTensor becomes other inputs; then positions do not line up.
-    """
-    return given if len(given) == len(inputs) else inputs
 
 
 def keep_quietly(report: Report, later: Later = Report) -> None:
@@ -165,13 +156,13 @@ def explain(
     def compiler(gm: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
         settle_widths(gm.graph, FAMILIES)
         shapes = example_results(gm)
-        inputs = aligned_inputs(example, inputs)
-        state = trace.static_positions() if inputs is example else ()
+        flat = FlatInputs.of(example, inputs)
+        state = trace.static_positions() if flat.owners else ()
         compiled = CompiledGraph(
-            gm, inputs, chosen, lambda report, *_: found.append(report), state=state
+            gm, flat.values, chosen, lambda report, *_: found.append(report), state=state
         )
         if not compiled.variants:
-            compiled.prepare(inputs)
+            compiled.prepare(flat.values)
         return lambda *_: [
             torch.zeros(shape, dtype=dtype, device=device) if dtype else shape
             for shape, dtype, device in shapes

@@ -1,7 +1,9 @@
 """Residual add, RMSNorm and a quantize by each row's largest value become one operator.
 
 `npu_add_rms_norm_dynamic_quant` hands back the int8 rows, a float32 scale for each and the sum. A
-smoothing scale multiplies the rows first; a bias behind the norm is the operator's `beta`."""
+smoothing scale multiplies the rows first; a bias behind the norm is the operator's `beta`.
+Projections that are smoothed apart take its second rows. A third one, as q, k and v have, takes
+another call: two calls read 8 bytes a number and write 7, a norm and three quantizes read 10."""
 
 from ascend_passes import Rule, npu
 
@@ -9,16 +11,37 @@ from ._quantized import HALVES, WIDTHS, Gain, Rows, normed
 
 
 def pattern(
-    x: Rows, residual: Rows, gamma: Gain, bias: Gain | None, smooth: Gain | None, *, eps: float
+    x: Rows,
+    residual: Rows,
+    gamma: Gain,
+    bias: Gain | None,
+    smooth: Gain | None,
+    smooth2: Gain | None,
+    smooth3: Gain | None,
+    *,
+    eps: float,
 ):
+    smooths = [smooth, smooth2, smooth3]
+    count = sum(one is not None for one in smooths)
+    if None in smooths[:count]:
+        return None  # counted from the first
     y, total = normed(x, residual, gamma, bias, eps)
-    return *npu.npu_dynamic_quant(y, smooth_scales=smooth), total
+    quantized = (npu.npu_dynamic_quant(y, smooth_scales=one) for one in smooths[: count or 1])
+    return *(result for pair in quantized for result in pair), total
 
 
-def replacement(x, residual, gamma, bias, smooth, *, eps):
-    given = {"smooth_scale1": smooth, "beta": bias, "epsilon": eps, "output_mask": [True, False]}
-    rows, _, total, scale, _ = npu.npu_add_rms_norm_dynamic_quant(x, residual, gamma, **given)
-    return rows, scale, total
+def replacement(x, residual, gamma, bias, smooth, smooth2, smooth3, *, eps):
+    def call(one, other):
+        mask = [True, other is not None]
+        given = {"smooth_scale1": one, "smooth_scale2": other, "beta": bias, "epsilon": eps}
+        return npu.npu_add_rms_norm_dynamic_quant(x, residual, gamma, **given, output_mask=mask)
+
+    rows, rows2, total, scale, scale2 = call(smooth, smooth2)
+    pairs = [rows, scale] if smooth2 is None else [rows, scale, rows2, scale2]
+    if smooth3 is not None:
+        rows3, _, _, scale3, _ = call(smooth3, None)
+        pairs += [rows3, scale3]
+    return *pairs, total
 
 
 LIMIT = "npu_add_rms_norm_dynamic_quant gives no plain row"
