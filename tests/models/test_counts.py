@@ -103,12 +103,12 @@ def model_of(family, dtype, activations=None):
 
 
 @torch.no_grad()
-def compiled(model, dynamic) -> tuple[Report, torch.Tensor]:
+def compiled(model, dynamic, tokens=7) -> tuple[Report, torch.Tensor]:
     """The report of one compilation and the logits of its first call."""
     torch._dynamo.reset()
     ascend_passes.reset()
     logits = torch.compile(model, backend="ascend_dense", dynamic=dynamic)(
-        token_ids(), use_cache=False
+        token_ids(tokens), use_cache=False
     ).logits
     (report,) = ascend_passes.reports()
     assert not report.errors
@@ -169,6 +169,14 @@ def test_w8a8_with_separate_projections(family, activations, dynamic):
     assert counts(report) == {**expected, **family_rows[activations]}
     spelled = {*PARTS.get(family, GATED), *(QUANT if activations == "static" else ROWS)}
     assert_nothing_spelled_out(report, spelled, cats_of(family, dynamic))
+
+
+@pytest.mark.parametrize("activations", ["static", "dynamic"], ids=["scales", "rows"])
+def test_one_token_fuses_as_many_do(activations):
+    """A decode step: of a single row, scales of columns are as many as the row's elements."""
+    model = model_of("qwen3", torch.bfloat16, activations)
+    one, many = (counts(compiled(model, False, tokens)[0]) for tokens in (1, 7))
+    assert one == {**many, "grouped_attention": LAYERS}
 
 
 def with_scales(different):
