@@ -18,7 +18,7 @@ COMPILATION = {"backend": "ascend_dense", "splitting_ops": [], "cudagraph_mode":
 def starts(session: Any, checkpoints: Any, tmp_path_factory: Any) -> list[dict[str, Any]]:
     """A start from an empty cache, the same again, and one with a changed rule of the user's."""
     cache, folder = tmp_path_factory.mktemp("cache"), tmp_path_factory.mktemp("rules")
-    ours = pattern_folders()[1]
+    (ours,) = pattern_folders()
     for shared in helper_files(ours):
         shutil.copy(shared, folder)
     rule = Path(shutil.copy(ours / "add_rms_norm.py", folder / "users_own.py"))
