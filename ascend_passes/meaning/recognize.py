@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -104,6 +104,7 @@ def by_meaning(
     search = Search(graph, context, accept, KnownNumbers.of(graph, context), effects)
     fired: Counter[str] = Counter()
     misses: list[Miss] = []
+    spoken: set[tuple[str, fx.Node]] = set()
     for family in families:
         for anchor in reversed(list(graph.nodes)):
             if anchor.op != "call_function" or anchor.target not in family.anchors:
@@ -115,18 +116,21 @@ def by_meaning(
                 fired[outcome] += 1
             elif outcome is not None:
                 misses.append(outcome)
+                spoken.add((family.name, anchor))
     remove_dead(graph)
-    misses += unlike_any(graph, families)
+    misses += unlike_any(graph, families, spoken)
     notes = tuple(f"{text} ({count} times)" for text, count in search.notes.items())
     return Report(fired=dict(fired), misses=tuple(told_once(graph, misses)), notes=notes)
 
 
-def unlike_any(graph: fx.Graph, families: Sequence[Recognizer]) -> Iterator[Miss]:
-    """What looks like an operator and is spelled out still."""
+def unlike_any(
+    graph: fx.Graph, families: Sequence[Recognizer], spoken: Collection[tuple[str, fx.Node]]
+) -> Iterator[Miss]:
+    """What looks like an operator and is spelled out still, but for anchors that are spoken of."""
     for family in families:
         for node in graph.nodes:
             anchors = node.op == "call_function" and node.target in family.anchors
-            if anchors and family.looks_like(node):
+            if anchors and (family.name, node) not in spoken and family.looks_like(node):
                 yield Miss(family.name, node.name, place(node), family.unlike)
 
 

@@ -60,8 +60,8 @@ def small_config(kind: str) -> Any:
 
     config = CONFIG_MAPPING[kind]()
     config = getattr(config, "text_config", None) or config
-    given = {name: number for name, number in FIELDS.items() if hasattr(config, name)}
-    if isinstance(getattr(config, "layer_types", None), list):
+    given = {name: number for name, number in FIELDS.items() if is_settable(config, name)}
+    if is_settable(config, "layer_types") and isinstance(config.layer_types, list):
         kinds = list(dict.fromkeys(config.layer_types))
         given["layer_types"] = (kinds * 2)[:2]
     for name, number in given.items():
@@ -76,10 +76,27 @@ def small_config(kind: str) -> Any:
     return made
 
 
+def is_settable(config: Any, name: str) -> bool:
+    """Whether a configuration has a field, one for all layers, that can be written."""
+    computed = getattr(type(config), name, None)
+    if isinstance(computed, property) and computed.fset is None:
+        return False
+    try:
+        return hasattr(config, name)
+    except Exception:  # Gemma 4 raises an error of its own for what differs by layer
+        return False
+
+
+def is_norm(module: torch.nn.Module) -> bool:
+    """Whether a module is named as an RMSNorm, and only wraps no other that is."""
+    inside = [one for one in module.modules() if NORMS.search(type(one).__name__)]
+    return inside == [module]
+
+
 def counted_norms(model: torch.nn.Module, counts: collections.Counter[str]) -> None:
     """Count each call of a module that is named as an RMSNorm."""
     for module in model.modules():
-        if NORMS.search(type(module).__name__):
+        if is_norm(module):
             module.register_forward_hook(lambda *_: counts.update(norms=1))
 
 
@@ -138,7 +155,7 @@ def measured(kind: str, dtype: torch.dtype) -> dict[str, Any]:
         "rotations": sum(fired[name] for name in ROTARY_RULES),
         "of rotations": counts["rotations"],
         "gates": sum(fired[name] for name in GATE_RULES),
-        "gates left": sum(rule == "gated" for rule, _ in left),
+        "gates left": sum(rule == "gated" and "geglu" not in reason for rule, reason in left),
         "wide": {name: n for name, n in fired.items() if name.endswith("_of_widened_rows")},
         "apart": float(apart),
         "left": [line for line in left if line[0] in ("rms_norm", "rotary", "gated")],
@@ -203,17 +220,30 @@ def main() -> int:
     parser.add_argument("--here", action="store_true", help="measure in this process")
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--write", action="store_true", help="write docs/models.md")
+    parser.add_argument("--log", type=Path, help="keep rows here; those that are there stay")
     given = parser.parse_args()
     if given.here:
         measure_here(given.families, getattr(torch, given.dtype))
         return 0
-    found = []
-    for row in rows(given.families or list(every_family()), given.dtype):
+    found = kept_rows(given.log)
+    known = {row["family"] for row in found}
+    wanted = [kind for kind in given.families or every_family() if kind not in known]
+    for row in rows(wanted, given.dtype):
         found.append(row)
         print(json.dumps(row), flush=True)
+        if given.log is not None:
+            with given.log.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+    found.sort(key=lambda row: row["family"])
     if given.write:
         PAGE.write_text(page(found, given.dtype))
     return int(any(row.get("errors") for row in found))
+
+
+def kept_rows(log: Path | None) -> list[dict[str, Any]]:
+    """The rows of an earlier run, but for families that it could not make."""
+    lines = log.read_text().splitlines() if log is not None and log.exists() else []
+    return [row for row in map(json.loads, lines) if "error" not in row]
 
 
 def page(found: list[dict[str, Any]], dtype: str) -> str:
