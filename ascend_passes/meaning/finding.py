@@ -206,19 +206,23 @@ def through_views(tensor: Tensor, chain: Sequence[fx.Node]) -> Tensor:
 
 
 def memory_order(node: fx.Node) -> tuple[int, ...]:
-    """The dims of a result in the order in which they lie in memory; as they are where sizes do not
-    tell."""
+    """The dims of a result in the order in which they lie in memory, but the last where it is: what
+    works on rows needs rows. As they are where sizes do not tell."""
     fake = fake_tensor(node)
     plain = tuple(range(fake.dim() if fake is not None else 0))
-    if fake is None:
-        return plain
-    hints = [hinted_size(stride) for stride in fake.stride()]
+    order = plain if fake is None else stride_order(fake)
+    return order if order and order[-1] == plain[-1] else plain
+
+
+def stride_order(tensor: Tensor) -> tuple[int, ...]:
+    """The dims of a tensor from the largest stride to the smallest; as they are where sizes do not
+    tell. Dims of size 1 as well: one token of transposed heads lies as several do."""
+    plain = tuple(range(tensor.dim()))
+    hints = [hinted_size(stride) for stride in tensor.stride()]
     if None in hints:
         return plain
     strides = [stride or 0 for stride in hints]
-    # Dims of size 1 as well: one token of transposed heads lies as several do.
-    order = tuple(sorted(plain, key=lambda dim: -strides[dim]))
-    return order if order and order[-1] == plain[-1] else plain  # what works on rows needs rows
+    return tuple(sorted(plain, key=lambda dim: -strides[dim]))
 
 
 def rows_order(finding: FoundPiece) -> tuple[int, ...]:
@@ -279,8 +283,13 @@ def laid_out(finding: FoundPiece) -> Any:
 
 
 def as_noted(result: Tensor, noted: Tensor) -> Tensor:
-    """A result in the shape and dtype of the value that it stands for."""
+    """A result in the shape and dtype of the value that it stands for; copied where that one's rows
+    do not lie together, as those of a convolution's result."""
     shape = tuple(settled_size(size) for size in noted.shape)
     if tuple(result.shape) != shape:
         result = result.reshape(shape)
+    order = stride_order(noted)
+    if order and order[-1] != len(order) - 1 and hinted_size(noted.shape[-1]) != 1:
+        back = tuple(order.index(dim) for dim in range(len(order)))
+        result = result.permute(order).contiguous().permute(back)
     return result if result.dtype == noted.dtype else result.to(noted.dtype)
