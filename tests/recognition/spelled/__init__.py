@@ -1,0 +1,1 @@
+"""Spellings of operators as people write them, and near misses, a file a family."""
