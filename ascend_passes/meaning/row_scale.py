@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, fx
 
@@ -11,10 +14,21 @@ from ascend_passes.meaning.family import agrees
 from ascend_passes.meaning.rounded import STEPS, Rounded, near_integers, reads_back
 from ascend_passes.meaning.vocabulary import CHOICES, PIECEWISE
 
+aten = torch.ops.aten
 OTHER_STEPS = (127.5, 128.0)
 """Steps that models take as well, torch.ao half of the range: with the operator's own scale in the
 place of theirs, what a row stands for differs by one step at most."""
 MAGNITUDES = (1e-3, 1.0, 1e3)
+PARTS = frozenset(
+    {
+        *(aten.slice.Tensor, aten.select.int, aten.split.Tensor, aten.split_with_sizes.default),
+        *(aten.unbind.int, aten.chunk.default, aten.narrow.default, aten.diagonal.default),
+        *(aten.index_select.default, aten.roll.default, operator.getitem),
+    }
+)
+"""What may leave columns out."""
+MOST_ROWS = 512
+"""Probes of rows in which each column is the largest in turn."""
 
 
 def dynamic_scale(rounded: Rounded) -> Answer | NotThat | None:
@@ -24,11 +38,12 @@ def dynamic_scale(rounded: Rounded) -> Answer | NotThat | None:
     steps = None if smooth is None else steps_of(rounded, smooth)
     if steps is None or smooth is None:
         return None
-    for magnitude in MAGNITUDES:
-        x = rounded.rows(magnitude)
+    if leaves_out(rounded) and asked_rows(rounded) > MOST_ROWS:
+        return NotThat("its largest number is taken of parts of a row, too wide to ask", near=True)
+    for x in probing_rows(rounded):
         wanted = x * smooth * steps / (x * smooth).abs().amax(-1, keepdim=True)
         if not agrees(rounded.smooth(x), wanted):
-            return NotThat(f"rows of magnitude {magnitude:.0e} have another scale", near=True)
+            return NotThat("some rows have another scale than their largest magnitude", near=True)
         inside = wanted.abs() < STEPS  # the largest may lie at a tie, between 127 and 128
         whole = rounded.whole(x).reshape(x.shape)
         if not near_integers(whole[inside], wanted.round()[inside]) or whole.abs().max() > 128:
@@ -49,6 +64,34 @@ def dynamic_scale(rounded: Rounded) -> Answer | NotThat | None:
     numbers = {"read": read, "scales": scales, "power": power}
     note = dynamic_note(rounded, steps)
     return Answer("quantize_dynamic", by_row, inputs, numbers, note=note)
+
+
+def probing_rows(rounded: Rounded) -> Iterator[Tensor]:
+    """Rows of several magnitudes, each with both signs, since the largest number of a single row is
+    its largest magnitude half of the time; where a piece reads parts of rows, also rows in which
+    each column is the largest in turn."""
+    for seed, magnitude in enumerate(MAGNITUDES):
+        x = rounded.rows(magnitude, seed)
+        yield from (x, -x)
+    if not leaves_out(rounded):
+        return
+    for index in range(asked_rows(rounded)):
+        x = rounded.rows(1.0, index)
+        rows = x.view(-1, x.shape[-1])
+        columns = (torch.arange(len(rows)) + index * len(rows)) % x.shape[-1]
+        rows[torch.arange(len(rows)), columns] = 32.0
+        yield x
+
+
+def leaves_out(rounded: Rounded) -> bool:
+    """Whether a piece reads parts of rows, so that a column may not count."""
+    return any(node.target in PARTS for node in rounded.lifted.cone.own)
+
+
+def asked_rows(rounded: Rounded) -> int:
+    """How many values of the rows' shape it takes for each column to be the largest once."""
+    shape = rounded.rows(1.0).shape
+    return -(-shape[-1] ** 2 // shape.numel())
 
 
 def smoothing(rounded: Rounded) -> Tensor | None:
