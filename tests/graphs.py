@@ -24,7 +24,11 @@ from ascend_passes.verify.exact import run_graph
 
 
 def raw(
-    function: Callable[..., Any], inputs: Sequence[Tensor], dynamic: bool = False, fixed: int = 1
+    function: Callable[..., Any],
+    inputs: Sequence[Tensor],
+    dynamic: bool = False,
+    fixed: int = 1,
+    others: Sequence[Tensor] = (),
 ) -> fx.GraphModule:
     """The graph of `function` as it is traced.
 
@@ -33,28 +37,40 @@ def raw(
         inputs: examples.
         dynamic: make sizes symbols, equal ones the same symbol.
         fixed: last dims that keep their numbers, as a model's own sizes do.
+        others: inputs of another size; what they have in common keeps its numbers, not the last
+            dims.
     """
     shapes, dtypes = [tuple(t.shape) for t in inputs], [t.dtype for t in inputs]
     if dynamic:
         symbolic = trace.symbolic_inputs(shapes, dtypes, "cpu")
+        frees = [
+            [size != n for size, n in zip(shape, other.shape, strict=True)]
+            for shape, other in zip(shapes, others, strict=False)
+        ] or [[dim < len(shape) - fixed for dim in range(len(shape))] for shape in shapes]
         with trace.faking(trace.fake_mode_of(symbolic)):
             fakes = [
-                torch.empty(
-                    (*s.shape[: max(0, s.dim() - fixed)], *shape[max(0, s.dim() - fixed) :]),
-                    dtype=s.dtype,
-                )
-                for s, shape in zip(symbolic, shapes, strict=True)
+                torch.empty(tuple(map(pick, free, s.shape, shape)), dtype=s.dtype)
+                for s, shape, free in zip(symbolic, shapes, frees, strict=True)
             ]
     else:
         fakes = trace.fake_inputs(shapes, dtypes, "cpu")
     return trace.trace(function, fakes)
 
 
+def pick(free: bool, symbol: Any, number: int) -> Any:
+    """A size of an input: a symbol where it is free."""
+    return symbol if free else number
+
+
 def traced(
-    function: Callable[..., Any], inputs: Sequence[Tensor], dynamic: bool = False, fixed: int = 1
+    function: Callable[..., Any],
+    inputs: Sequence[Tensor],
+    dynamic: bool = False,
+    fixed: int = 1,
+    others: Sequence[Tensor] = (),
 ) -> fx.GraphModule:
     """The normal graph of `function`; arguments as in `raw`."""
-    gm = raw(function, inputs, dynamic, fixed)
+    gm = raw(function, inputs, dynamic, fixed, others)
     normalize(gm.graph)
     gm.recompile()
     return gm

@@ -21,10 +21,13 @@ NARROW = {torch.float32: 2.0**-23, torch.bfloat16: 2.0**-7, torch.float16: 2.0**
 
 
 def recognized(
-    spelling: Spelling, inputs: Sequence[Tensor], dynamic: bool = False
+    spelling: Spelling,
+    inputs: Sequence[Tensor],
+    dynamic: bool = False,
+    others: Sequence[Tensor] = (),
 ) -> tuple[fx.GraphModule, Report]:
-    """The graph of a spelling after recognition, and what it says."""
-    gm = traced(spelling, inputs, dynamic)
+    """The graph of a spelling after recognition, and what it says; arguments as in `graphs.raw`."""
+    gm = traced(spelling, inputs, dynamic, others=others)
     deduplicate(gm.graph, Context())
     report = by_meaning(gm.graph, Context())
     normalize(gm.graph)
@@ -59,27 +62,64 @@ class Wide(torch.overrides.TorchFunctionMode):
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None):
         if function in (Tensor.float, Tensor.bfloat16, Tensor.half):
             return args[0].double()
-        if function in (Tensor.to, Tensor.type_as):
-            kinds = [one for one in args[1:] if isinstance(one, torch.dtype)]
-            if function is Tensor.type_as or (kinds and kinds[0].is_floating_point):
-                return args[0].double()
-        return function(*args, **(kwargs or {}))
+        if function is Tensor.type_as and args[1].is_floating_point():
+            return args[0].double()
+        named = {name: widened(one) for name, one in (kwargs or {}).items()}
+        return function(*map(widened, args), **named)
 
 
-def assert_right(gm: fx.GraphModule, spelling: Spelling, inputs: Sequence[Tensor], bound: float):
-    """The graph has the spelling's dtypes, shapes and strides, and is within `bound` units of its
-    value in float64, or as near as the spelling itself."""
-    found, eager = results_of(gm, inputs), results_of(spelling, inputs)
+class Unrounded(Wide):
+    """`Wide`, and numbers stay what they are in front of their rounding to integers."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None):
+        integral = any(one in (torch.int8, torch.int32) for one in args[1:])
+        if function in ROUNDS or (function is Tensor.to and integral):
+            return args[0]
+        if function in (torch.floor, Tensor.floor):
+            return args[0] - 0.5  # what is floored is a half more than what is rounded
+        return super().__torch_function__(function, types, args, kwargs)
+
+
+ROUNDS = (torch.round, Tensor.round, Tensor.round_, torch.special.round, Tensor.char)
+
+
+def widened(argument: Any) -> Any:
+    """float64 in place of a floating dtype."""
+    is_kind = isinstance(argument, torch.dtype) and argument.is_floating_point
+    return torch.float64 if is_kind else argument
+
+
+def unrounded(spelling: Spelling, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """What the spelling's int8 results are rounded from, in float64."""
+    with Unrounded():
+        return results_of(spelling, [wide(one) for one in inputs])
+
+
+def assert_right(found: Spelling, spelling: Spelling, inputs: Sequence[Tensor], bound: float):
+    """What a graph gives has the spelling's dtypes, shapes and strides. Floating numbers are within
+    `bound` units of their value in float64, or as near as the spelling itself; integers are the
+    nearest ones, but for a thousandth at ties."""
+    mine, eager = results_of(found, inputs), results_of(spelling, inputs)
     exact = in_float64(spelling, inputs)
-    for mine, theirs, true in zip(found, eager, exact, strict=True):
-        assert (mine.dtype, mine.shape) == (theirs.dtype, theirs.shape)
-        kept = [n for n in range(mine.dim()) if mine.shape[n] != 1]
-        assert [mine.stride(n) for n in kept] == [theirs.stride(n) for n in kept]
-        if not mine.is_floating_point():
-            apart = (mine.int() - theirs.int()).abs()
-            assert apart.max() <= 1 and (apart > 0).double().mean() <= 0.02
-            continue
-        unit = true.double().abs().amax(-1, keepdim=True).clamp(min=1e-30) * NARROW[mine.dtype]
-        mine_off = ((mine.double() - true).abs() / unit).max()
-        theirs_off = ((theirs.double() - true).abs() / unit).max()
-        assert mine_off <= max(bound, 1.2 * theirs_off), (float(mine_off), float(theirs_off))
+    if any(one.dtype == torch.int8 for one in eager):
+        exact = unrounded(spelling, inputs)
+    for own, theirs, true in zip(mine, eager, exact, strict=True):
+        assert (own.dtype, own.shape) == (theirs.dtype, theirs.shape)
+        kept = [n for n in range(own.dim()) if own.shape[n] != 1]
+        assert [own.stride(n) for n in kept] == [theirs.stride(n) for n in kept]
+        if own.is_floating_point():
+            assert_near(own, theirs, true.double(), bound)
+        else:
+            off = (own.double() - true.clamp(-128, 127)).abs().max()
+            assert off <= NEAREST, float(off)
+
+
+NEAREST = 0.501
+"""Of a step: half of one, and what float32 adds at a tie."""
+
+
+def assert_near(own: Tensor, theirs: Tensor, true: Tensor, bound: float) -> None:
+    """Both in units in the last place at the largest magnitude of a row."""
+    unit = true.abs().amax(-1, keepdim=True).clamp(min=1e-30) * NARROW[own.dtype]
+    off = [float(((one.double() - true).abs() / unit).max()) for one in (own, theirs)]
+    assert off[0] <= max(bound, 1.2 * off[1]), off

@@ -56,9 +56,9 @@ SILU = {
     "swish of beta one": lambda g, u: g * torch.sigmoid(1.0 * g) * u,
     "over one plus exp": lambda g, u: g / (1 + torch.exp(-g)) * u,
     "product over one plus exp": lambda g, u: g * u / (1 + torch.exp(-g)),
-    "one over, wide": lambda g, u: (
-        g.float() * (1 / (1 + torch.exp(-g.float()))) * u.float()
-    ).to(g.dtype),
+    "one over, wide": lambda g, u: (g.float() * (1 / (1 + torch.exp(-g.float()))) * u.float()).to(
+        g.dtype
+    ),
     "reciprocal": lambda g, u: g * (torch.exp(-g) + 1).reciprocal() * u,
     "power of minus one": lambda g, u: g * (1 + torch.exp(-g)) ** -1 * u,
     "exp over exp plus one": lambda g, u: (
@@ -96,10 +96,8 @@ HALVES = {
     "view and select": lambda p: (lambda v: (v[:, 0], v[:, 1]))(p.view(-1, 2, WIDTH)),
     "unflatten and unbind": lambda p: p.unflatten(-1, (2, WIDTH)).unbind(-2),
     "Megatron's interleaved blocks": lambda p: (
-        (lambda v: (v[..., 0, :].flatten(1), v[..., 1, :].flatten(1)))(
-            p.view(-1, 1, 2, WIDTH)
-        )
-    ),
+        lambda v: (v[..., 0, :].flatten(1), v[..., 1, :].flatten(1))
+    )(p.view(-1, 1, 2, WIDTH)),
     "pairs": lambda p: (p[..., ::2], p[..., 1::2]),
     "pairs by view": lambda p: p.view(-1, WIDTH, 2).unbind(-1),
     "the other half first": lambda p: p.chunk(2, -1)[::-1],
@@ -185,9 +183,7 @@ put_all(
         "geglu, gate behind": of_halves(HALVES["the other half first"], functional.gelu),
         "geglu, tanh written out": of_halves(
             HALVES["chunk"],
-            lambda g: (
-                0.5 * g * (1 + torch.tanh(0.7978845608028654 * (g + 0.044715 * g * g * g)))
-            ),
+            lambda g: 0.5 * g * (1 + torch.tanh(0.7978845608028654 * (g + 0.044715 * g * g * g))),
         ),
         "geglu, tanh as a sigmoid": of_halves(
             HALVES["chunk"],

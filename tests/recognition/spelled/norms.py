@@ -60,6 +60,9 @@ NORMALIZED = {
     "sum over H": lambda v: v * torch.rsqrt(v.pow(2).sum(-1, keepdim=True) / H + EPS),
     "sum times 1/H": lambda v: v * torch.rsqrt(v.pow(2).sum(-1, keepdim=True) * (1 / H) + EPS),
     "sum over the shape": lambda v: v * torch.rsqrt(v.square().sum(-1, True) / v.shape[-1] + EPS),
+    "one column less, which a gain makes up for": lambda v: (
+        v * torch.rsqrt(v.square().sum(-1, keepdim=True) / (H - 1) + EPS)
+    ),
     "rows divided first": lambda v: v * torch.rsqrt((v / H**0.5).square().sum(-1, True) + EPS),
     "unsqueezed in front": lambda v: v * torch.rsqrt(v.pow(2).mean(-1)[..., None] + EPS),
     "unsqueezed behind": lambda v: v * (v * v).mean(-1).add(EPS).rsqrt().unsqueeze(-1),
@@ -83,9 +86,7 @@ NORMALIZED = {
     "variance and mean": lambda v: (
         v * torch.rsqrt(v.var(-1, correction=0, keepdim=True) + v.mean(-1, True) ** 2 + EPS)
     ),
-    "columns first": lambda v: (
-        (v.mT * torch.rsqrt(v.mT.square().mean(-2, keepdim=True) + EPS)).mT
-    ),
+    "columns first": lambda v: (v.mT * torch.rsqrt(v.mT.square().mean(-2, keepdim=True) + EPS)).mT,
     # What the root is spelled as.
     "over sqrt": lambda v: v / torch.sqrt(ms(v) + EPS),
     "over sqrt of a sum with eps first": lambda v: v / (EPS + ms(v)).sqrt(),
@@ -144,8 +145,8 @@ put_all(
         "torch in float32": lambda x, g: functional.rms_norm(
             x.float(), (H,), g.float(), EPS
         ).type_as(x),
-        "in rows and back": lambda x, g: (
-            (unit(x.reshape(-1, H).float()).to(x.dtype) * g).view(x.shape)
+        "in rows and back": lambda x, g: (unit(x.reshape(-1, H).float()).to(x.dtype) * g).view(
+            x.shape
         ),
     },
     *(rows_and_gain, "rms_norm"),
@@ -157,8 +158,8 @@ put_all(
         "sequences": lambda x, g: g * unit(x.float()).to(x.dtype),
         "gain of three dims": lambda x, g: g[None, None] * unit(x.float()).to(x.dtype),
         "sequences in rows and back": lambda x, g: (
-            (g * unit(x.reshape(-1, H).float()).to(x.dtype)).view(x.shape)
-        ),
+            g * unit(x.reshape(-1, H).float()).to(x.dtype)
+        ).view(x.shape),
         "Megatron, tokens first": lambda x, g: g * unit(x.transpose(0, 1).float()).to(x.dtype),
         "einops, columns in the middle": lambda x, g: (
             (unit(x.mT.mT.float()).to(x.dtype) * g).transpose(0, 1).contiguous()
@@ -203,13 +204,13 @@ put_all(
     {
         "without gain": lambda x, g: unit(x.float()).to(x.dtype),
         "Megatron's L2 norm": lambda x, g: (
-            (lambda v: (v * torch.rsqrt(v.pow(2).mean(-1, True) + EPS)).type_as(x))(x.float())
-        ),
+            lambda v: (v * torch.rsqrt(v.pow(2).mean(-1, True) + EPS)).type_as(x)
+        )(x.float()),
         "without gain, torch's own": lambda x, g: functional.rms_norm(x, (H,), eps=EPS),
         "nanochat": lambda x, g: functional.rms_norm(x, (x.size(-1),)),
-        "without gain, wide rows only": lambda x, g: (
-            x * torch.rsqrt(ms(x.float()) + EPS)
-        ).to(x.dtype),
+        "without gain, wide rows only": lambda x, g: (x * torch.rsqrt(ms(x.float()) + EPS)).to(
+            x.dtype
+        ),
     },
     *(rows_and_gain, "rms_norm_without_gain"),
 )

@@ -64,21 +64,11 @@ STORED = {
     "bounds of the dtype": lambda x, s: (
         (x / s).round().clamp(torch.iinfo(INT8).min, torch.iinfo(INT8).max).to(INT8)
     ),
-    "maximum and minimum": lambda x, s: (
-        torch.minimum(
-            torch.maximum((x / s).round(), x.new_full((), -128)), x.new_full((), 127)
-        ).to(INT8)
-    ),
+    "maximum and minimum": lambda x, s: torch.minimum(
+        torch.maximum((x / s).round(), x.new_full((), -128)), x.new_full((), 127)
+    ).to(INT8),
     "half up": lambda x, s: torch.clamp(torch.floor(x / s + 0.5), -128, 127).to(INT8),
-    "in place on a copy": lambda x, s: (x * 1).div_(s).round_().clamp_(-128, 127).to(INT8),
     "by int32": lambda x, s: (x / s).round().clamp(-128, 127).to(torch.int32).to(INT8),
-    "rounded to no decimals": lambda x, s: (
-        torch.round(x / s, decimals=0).clamp(-128, 127).to(INT8)
-    ),
-    "rint": lambda x, s: torch.special.round(x / s).clamp(-128, 127).char(),
-    "symmetric ends by where": lambda x, s: (
-        lambda q: torch.where(q > 127, 127, torch.where(q < -128, -128, q)).to(INT8)
-    )(torch.round(x / s)),
 }
 put_all(RIGHT, STORED, rows_and_scale, "quantize_static", kept=1)
 put_all(
@@ -153,7 +143,6 @@ LARGEST = {
     "both ends": lambda x: torch.maximum(x.amax(-1, True), -x.amin(-1, True)),
     "ends by max": lambda x: torch.max(x.max(-1, True)[0], (-x).max(-1, True)[0]),
     "of two halves": lambda x: torch.maximum(*(largest(half) for half in x.chunk(2, -1))),
-    "of magnitudes by where": lambda x: torch.where(x < 0, -x, x).amax(-1, keepdim=True),
 }
 put_all(
     RIGHT,
@@ -177,7 +166,6 @@ put_all(
         "vLLM, rows by the inverse": lambda x: (
             lambda m: (narrow(x.float() * (127.0 / m)), m / 127.0)
         )(largest(x.float())),
-        "127.5 steps": lambda x: by(x, largest(x.float()) / 127.5),
     },
     *(rows, "quantize_dynamic"),
     kinds=(BF16,),
@@ -192,4 +180,49 @@ put_all(
     },
     *(sequences, "quantize_dynamic"),
     kinds=(BF16,),
+)
+put_all(
+    RIGHT,
+    {
+        "smoothquant, in place on a copy": lambda x, s: (
+            (x * 1).div_(s).round_().clamp_(-128, 127).to(INT8)
+        ),
+    },
+    *(rows_and_scale, "quantize_static"),
+    kept=1,
+    dynamic=False,  # torch traces no in-place division with symbolic sizes here
+)
+put_all(
+    RIGHT,
+    {
+        "rounded to no decimals": lambda x, s: (
+            torch.round(x / s, decimals=0).clamp(-128, 127).to(INT8)
+        ),
+        "torch.special.round": lambda x, s: torch.special.round(x / s).clamp(-128, 127).char(),
+    },
+    *(rows_and_scale, "quantize_static"),
+    kept=1,
+    left="aten.round.decimals is no rounding of recognition's, with decimals=0 either",
+)
+put_all(
+    RIGHT,
+    {
+        "ends by where": lambda x, s: (
+            lambda q: torch.where(q > 127, 127, torch.where(q < -128, -128, q)).to(INT8)
+        )(torch.round(x / s)),
+    },
+    *(rows_and_scale, "quantize_static"),
+    kept=1,
+    left="a clamp that is spelled with where",
+)
+put_all(
+    RIGHT,
+    {
+        "magnitudes by where": lambda x: by(
+            x, torch.where(x < 0, -x, x).float().amax(-1, keepdim=True) / 127
+        ),
+    },
+    *(rows, "quantize_dynamic"),
+    kinds=(BF16,),
+    left="magnitudes that are spelled with where",
 )

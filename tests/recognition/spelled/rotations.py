@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tests.recognition.spelled.table import F32, Table, normal, put_all
+from tests.recognition.spelled.table import F32, Table, entry, normal, put_all
 
 B, HEADS, GROUPS, D = 2, 4, 2, 64
 RIGHT: Table = {}
@@ -102,7 +102,8 @@ WHOLE = {
         x * c + torch.cat((lambda a, b: (-b, a))(*x.chunk(2, -1)), -1) * s
     ),
     "litgpt, stacked halves": lambda x, c, s: (
-        x * c + (lambda v: torch.cat((-v[..., 1, :], v[..., 0, :]), -1))(x.unflatten(-1, (2, -1))) * s
+        x * c
+        + (lambda v: torch.cat((-v[..., 1, :], v[..., 0, :]), -1))(x.unflatten(-1, (2, -1))) * s
     ),
     "Megatron, by unbind": lambda x, c, s: (
         x * c + (lambda a, b: torch.cat((-b, a), -1))(*x.unflatten(-1, (2, -1)).unbind(-2)) * s
@@ -116,10 +117,6 @@ WHOLE = {
         * torch.cat((-torch.ones(D // 2), torch.ones(D // 2))).to(x.dtype)
         * s
     ),
-    "signs in the table": lambda x, c, s: (
-        x * c + torch.roll(x, D // 2, -1) * torch.cat((-s[..., : D // 2], s[..., D // 2 :]), -1)
-    ),
-    "by addcmul": lambda x, c, s: torch.addcmul(x * c, turned(x), s),
     "wide": lambda x, c, s: halves(x.float(), c.float(), s.float()).to(x.dtype),
     "scaled tables": lambda x, c, s: halves(x, c * 1.2, s * 1.2),
     "backwards": lambda x, c, s: x * c - turned(x) * s,
@@ -140,24 +137,21 @@ HALF = {
         x, torch.cat((c, c), -1), torch.cat((s, s), -1)
     ),
     "tables by repeat": lambda x, c, s: halves(x, c.repeat(1, 1, 1, 2), s.repeat(1, 1, 1, 2)),
-    "addcmul of halves": lambda x, c, s: (
-        lambda a, b: torch.cat((torch.addcmul(a * c, b, -s), torch.addcmul(b * c, a, s)), -1)
-    )(*x.chunk(2, -1)),
     "written in halves": written,
     "stacked in halves": lambda x, c, s: (
         lambda a, b: torch.stack((a * c - b * s, b * c + a * s), -2).flatten(-2)
     )(*x.chunk(2, -1)),
-    "complex of halves": lambda x, c, s: (
-        lambda z: torch.cat((z.real, z.imag), -1).to(x.dtype)
-    )(torch.complex(*x.float().chunk(2, -1)) * torch.complex(c.float(), s.float())),
+    "complex of halves": lambda x, c, s: (lambda z: torch.cat((z.real, z.imag), -1).to(x.dtype))(
+        torch.complex(*x.float().chunk(2, -1)) * torch.complex(c.float(), s.float())
+    ),
 }
 PAIRS = {
     "gpt-fast": lambda x, c, s: (
-        lambda v: torch.stack(
-            (v[..., 0] * c - v[..., 1] * s, v[..., 1] * c + v[..., 0] * s), -1
+        lambda v: (
+            torch.stack((v[..., 0] * c - v[..., 1] * s, v[..., 1] * c + v[..., 0] * s), -1)
+            .flatten(3)
+            .type_as(x)
         )
-        .flatten(3)
-        .type_as(x)
     )(x.float().reshape(*x.shape[:-1], -1, 2)),
     "every second": lambda x, c, s: (
         lambda a, b: torch.stack((a * c - b * s, b * c + a * s), -1).flatten(-2)
@@ -166,7 +160,8 @@ PAIRS = {
         x * c.repeat_interleave(2, -1) + turned_pairs(x) * s.repeat_interleave(2, -1)
     ),
     "tables by stack": lambda x, c, s: (
-        x * torch.stack((c, c), -1).flatten(-2) + turned_pairs(x) * torch.stack((s, s), -1).flatten(-2)
+        x * torch.stack((c, c), -1).flatten(-2)
+        + turned_pairs(x) * torch.stack((s, s), -1).flatten(-2)
     ),
     "unbound": lambda x, c, s: (
         lambda a, b: torch.stack((a * c - b * s, a * s + b * c), -1).flatten(-2)
@@ -270,36 +265,42 @@ put_all(
         "last part of a head": lambda x, c, s: torch.cat(
             (x[..., 32:], by_halves(x[..., :32], c, s)), -1
         ),
-        "Phi, by split": lambda x, c, s: (
-            lambda a, b: torch.cat((by_halves(a, c, s), b), -1)
-        )(*x.split([32, D - 32], -1)),
+        "Phi, by split": lambda x, c, s: (lambda a, b: torch.cat((by_halves(a, c, s), b), -1))(
+            *x.split([32, D - 32], -1)
+        ),
     },
     *(placed(*TOKENS, half=True, columns=16), "rotary_mul"),
 )
 put_all(
     RIGHT,
     {
-        "Meta's Llama": lambda x, f: torch.view_as_real(
-            torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2)) * f[None, :, None]
-        )
-        .flatten(3)
-        .type_as(x),
-        "mistral-inference": lambda x, f: torch.view_as_real(
-            torch.view_as_complex(x.float().unflatten(-1, (-1, 2)).contiguous())
-            * f.unsqueeze(0).unsqueeze(2)
-        )
-        .flatten(-2)
-        .to(x.dtype),
-        "fairscale, viewed factors": lambda x, f: torch.view_as_real(
-            torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2))
-            * f.view(1, x.shape[1], 1, -1)
-        )
-        .flatten(3)
-        .type_as(x),
+        "Meta's Llama": lambda x, f: (
+            torch.view_as_real(
+                torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2)) * f[None, :, None]
+            )
+            .flatten(3)
+            .type_as(x)
+        ),
+        "mistral-inference": lambda x, f: (
+            torch.view_as_real(
+                torch.view_as_complex(x.float().unflatten(-1, (-1, 2)).contiguous())
+                * f.unsqueeze(0).unsqueeze(2)
+            )
+            .flatten(-2)
+            .to(x.dtype)
+        ),
+        "fairscale, viewed factors": lambda x, f: (
+            torch.view_as_real(
+                torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2))
+                * f.view(1, x.shape[1], 1, -1)
+            )
+            .flatten(3)
+            .type_as(x)
+        ),
         "parts of the factors": lambda x, f: (
-            lambda c, s: (
-                lambda a, b: torch.stack((a * c - b * s, b * c + a * s), -1).flatten(-2)
-            )(x.float()[..., ::2], x.float()[..., 1::2])
+            lambda c, s: (lambda a, b: torch.stack((a * c - b * s, b * c + a * s), -1).flatten(-2))(
+                x.float()[..., ::2], x.float()[..., 1::2]
+            )
         )(f.real[None, :, None], f.imag[None, :, None]).to(x.dtype),
     },
     *(complex_factors, "rotary_mul_interleaved"),
@@ -319,15 +320,17 @@ put_all(
     RIGHT,
     {
         "torchtune": lambda x, f: (
-            lambda v, t: torch.stack(
-                (
-                    v[..., 0] * t[..., 0] - v[..., 1] * t[..., 1],
-                    v[..., 1] * t[..., 0] + v[..., 0] * t[..., 1],
-                ),
-                -1,
+            lambda v, t: (
+                torch.stack(
+                    (
+                        v[..., 0] * t[..., 0] - v[..., 1] * t[..., 1],
+                        v[..., 1] * t[..., 0] + v[..., 0] * t[..., 1],
+                    ),
+                    -1,
+                )
+                .flatten(3)
+                .type_as(x)
             )
-            .flatten(3)
-            .type_as(x)
         )(x.float().reshape(*x.shape[:-1], -1, 2), f.view(-1, x.size(1), 1, D // 2, 2)),
     },
     *(pairs_of_numbers, "rotary_mul_interleaved"),
@@ -346,3 +349,63 @@ put_all(
     },
     *(angles_themselves, "rotary_mul"),
 )
+NO_SYMBOLS = {"dynamic": False}  # torch's own addcmul takes no symbolic sizes in a trace
+put_all(
+    RIGHT,
+    {"by addcmul": lambda x, c, s: torch.addcmul(x * c, turned(x), s)},
+    *(placed(*SEQUENCES), "rotary_mul"),
+    **NO_SYMBOLS,
+)
+put_all(
+    RIGHT,
+    {
+        "addcmul of halves": lambda x, c, s: (
+            lambda a, b: torch.cat((torch.addcmul(a * c, b, -s), torch.addcmul(b * c, a, s)), -1)
+        )(*x.chunk(2, -1)),
+    },
+    *(placed(*SEQUENCES, half=True), "rotary_mul"),
+    **NO_SYMBOLS,
+)
+put_all(
+    RIGHT,
+    {
+        "signs in the table": lambda x, c, s: (
+            x * c + torch.roll(x, D // 2, -1) * torch.cat((-s[..., : D // 2], s[..., D // 2 :]), -1)
+        ),
+    },
+    *(placed(*SEQUENCES), "rotary_mul"),
+    left="sines of which one half is negated in the graph are read from two pieces of a table",
+)
+
+
+def signed_sines(kind, tokens):
+    x, cos, sin = placed(*SEQUENCES)(kind, tokens)
+    signs = torch.cat((-torch.ones(D // 2), torch.ones(D // 2))).to(kind)
+    return x, cos, sin * signs
+
+
+def chatglm(kind, tokens):
+    """Heads [tokens, batch, heads, D], of which the first half turns, and a table [.., D/4, 2]."""
+    turn = angles(tokens, D // 4)
+    factors = torch.stack((turn.cos(), turn.sin()), -1)
+    return normal(tokens, B, HEADS, D, kind=kind), factors.to(kind)
+
+
+@entry(
+    RIGHT,
+    signed_sines,
+    "rotary_mul",
+    left="sines that are stored with the signs of a roll are not seen to be sines",
+)
+def signs_in_a_stored_table(x, cos, sin):
+    return x * cos + torch.roll(x, D // 2, -1) * sin
+
+
+@entry(RIGHT, chatglm, "rotary_mul_interleaved")
+def chatglm2(x, factors):
+    turning, rest = x[..., : D // 2], x[..., D // 2 :]
+    v = turning.reshape(x.size(0), -1, x.size(2), D // 4, 2)
+    f = factors.view(x.size(0), -1, 1, D // 4, 2)
+    real = v[..., 0] * f[..., 0] - v[..., 1] * f[..., 1]
+    imaginary = v[..., 1] * f[..., 0] + v[..., 0] * f[..., 1]
+    return torch.cat((torch.stack((real, imaginary), -1).flatten(3), rest), -1)

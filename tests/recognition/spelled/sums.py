@@ -27,7 +27,7 @@ def wide_residual(kind, tokens):
 
 
 def one_residual(kind, tokens):
-    x, residual, gain = rows(kind, tokens)
+    x, residual, gain = rows(kind, tokens + 1)
     return x, residual[:1], gain
 
 
@@ -65,11 +65,8 @@ SUMS = {
     "Python's sum": lambda x, r: sum((x, r)),
     "wide": lambda x, r: (x.float() + r.float()).to(x.dtype),
     "wide, by type_as": lambda x, r: x.float().add(r.float()).type_as(x),
-    "minus the negative": lambda x, r: r - (-x),
-    "sub with alpha": lambda x, r: torch.sub(r, x, alpha=-1),
     "dropout that is off": lambda x, r: r + functional.dropout(x, 0.1, training=False),
     "times one": lambda x, r: r + 1.0 * x,
-    "lists of tensors": lambda x, r: torch._foreach_add([x], [r])[0],
 }
 put_all(
     RIGHT,
@@ -81,18 +78,16 @@ put_all(
     RIGHT,
     {
         "the sum goes nowhere": lambda x, r, g: llama(x + r, g),
-        "torch's norm": lambda x, r, g: (
-            lambda t: (functional.rms_norm(t, (H,), g, EPS), t)
-        )(x + r),
-        "vLLM, wide sum": lambda x, r, g: (
-            lambda t: (unit(t).to(x.dtype) * g, t.to(x.dtype))
-        )(x.float() + r.float()),
+        "torch's norm": lambda x, r, g: (lambda t: (functional.rms_norm(t, (H,), g, EPS), t))(
+            x + r
+        ),
+        "vLLM, wide sum": lambda x, r, g: (lambda t: (unit(t).to(x.dtype) * g, t.to(x.dtype)))(
+            x.float() + r.float()
+        ),
         "SGLang, gain in float32": lambda x, r, g: (
             lambda t: ((unit(t) * g.float()).to(x.dtype), t.to(x.dtype))
         )(x.to(F32) + r.to(F32)),
-        "flat rows": lambda x, r, g: (
-            lambda t: (llama(t.view(-1, H), g), t)
-        )(x + r),
+        "flat rows": lambda x, r, g: (lambda t: (llama(t.view(-1, H), g), t))(x + r),
     },
     *(rows, "rms_norm", "add_rms_norm"),
     kept=1,
@@ -101,9 +96,6 @@ put_all(
     RIGHT,
     {
         "sequences": both(lambda x, r: x + r),
-        "sequences, tokens first": lambda x, r, g: (
-            lambda t: (llama(t, g), t)
-        )(x.transpose(0, 1) + r.transpose(0, 1)),
     },
     *(sequences, "rms_norm", "add_rms_norm"),
     kept=1,
@@ -121,9 +113,9 @@ put_all(
 put_all(
     RIGHT,
     {
-        "float32 residuals": lambda x, r, g: (
-            lambda t: (unit(t).to(x.dtype) * g, t)
-        )(x.float() + r),
+        "float32 residuals": lambda x, r, g: (lambda t: (unit(t).to(x.dtype) * g, t))(
+            x.float() + r
+        ),
     },
     *(wide_residual, "rms_norm", "add_rms_norm"),
     kinds=(BF16,),
@@ -134,4 +126,26 @@ put_all(
     {"one residual of all rows": both(lambda x, r: x + r)},
     *(one_residual, "rms_norm"),
     kept=1,
+)
+put_all(
+    RIGHT,
+    {
+        "minus the negative": both(lambda x, r: r - (-x)),
+        "sub with alpha": both(lambda x, r: torch.sub(r, x, alpha=-1)),
+        "lists of tensors": both(lambda x, r: torch._foreach_add([x], [r])[0]),
+    },
+    *(rows, "rms_norm", "add_rms_norm"),
+    kept=1,
+    left="a sum in another operator than add of two tensors is not brought to it",
+)
+put_all(
+    RIGHT,
+    {
+        "sequences, tokens first": lambda x, r, g: (lambda t: (llama(t, g), t))(
+            x.transpose(0, 1) + r.transpose(0, 1)
+        ),
+    },
+    *(sequences, "rms_norm", "add_rms_norm"),
+    kept=1,
+    left="a view between the sum and the norm that recognition moves behind the norm stays there",
 )

@@ -33,8 +33,12 @@ class Spelled:
     """How many of its last inputs are parameters of a model."""
     left: str = ""
     """Why it stays spelled out today; it should not."""
-    inside: frozenset[str] = field(default_factory=frozenset)
+    of_one: dict[str, int] = field(default_factory=dict)
+    """What it is counted as with one token, where that is something else."""
+    inside: frozenset[str] = frozenset()
     """Of a near miss: what it has inside that is right all the same."""
+    quiet: bool = False
+    """Of a near miss: whether nothing of it looks like the operator, so that nothing is told."""
 
 
 Table = dict[str, Spelled]
