@@ -14,10 +14,11 @@ help: ## list the targets
 
 venv: $(STAMP) ## make .venv with everything for development
 
-$(STAMP): pyproject.toml .ci/constraints.txt
+$(STAMP): pyproject.toml .ci/constraints.txt .ci/public.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c .ci/constraints.txt -e '.[models,dev]'
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/public -r .ci/public.txt
 	touch $@
 
 demo: venv ## compile and run small Qwen3 models on this machine, and compare them with eager

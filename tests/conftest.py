@@ -7,7 +7,8 @@ minutes is one as well, and comes first, so that nobody waits for it in the end.
 from __future__ import annotations
 
 import os
-from pathlib import PurePosixPath
+import sys
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
@@ -15,12 +16,14 @@ import pytest
 from tests.soundness.today import VARIABLE, seed_of_the_day
 
 os.environ.setdefault("ASCEND_PASSES_VERIFY_EACH_STAGE", "1")  # here and in what tests start
+sys.path.append(str(Path(sys.prefix) / "public"))  # .ci/public.txt; behind all that is installed
 OWN_PROCESS = (
     "commands",
     "conformance",
     "distributed",
     "fuzz",
     "models",
+    "public",
     "soundness",
     "test_bench.py",
     "test_commands.py",

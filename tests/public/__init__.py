@@ -1,0 +1,1 @@
+"""Models of other people's code, as they are or written anew from their formulas."""
