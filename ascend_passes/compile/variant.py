@@ -23,6 +23,7 @@ from ascend_passes.cost.profiles import read_profile
 from ascend_passes.cost.record import Recorded, both_graphs, recorded
 from ascend_passes.distributed.rehearsal import DepartureError, Script, replaying
 from ascend_passes.executors.execute import choice_of_auto, execute
+from ascend_passes.frontends.compressed_tensors_layers import read_back_layers
 from ascend_passes.ir.blueprint import copied
 from ascend_passes.ir.graph import Context, value
 from ascend_passes.ir.lineage import lineage_followed
@@ -120,9 +121,9 @@ def optimized(gm: fx.GraphModule, context: Context) -> Report:
     if context.options.off:
         note = "switched off by ASCEND_PASSES_OFF"
         return Report(notes=(note,), graph_before=before, graph_after=before, plan=plan)
-    traced = kernels_of(gm, context)
+    traced, read_back = kernels_of(gm, context), read_back_layers(gm.graph)
     with lineage_followed(gm) as lineage:
-        report = run_stages(gm, context)
+        report = run_stages(gm, context) + Report(left=read_back)
     rewritten = kernels_of(gm, context)
     if isinstance(traced, Recorded) and isinstance(rewritten, Recorded):
         report += both_graphs(traced, rewritten, lineage)
