@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -103,8 +103,7 @@ def by_meaning(
     effects = [node for node in graph.nodes if is_boundary(node)]
     search = Search(graph, context, accept, KnownNumbers.of(graph, context), effects)
     fired: Counter[str] = Counter()
-    misses: list[Miss] = []
-    spoken: set[tuple[str, fx.Node]] = set()
+    misses: dict[tuple[str, fx.Node], Miss] = {}
     for family in families:
         for anchor in reversed(list(graph.nodes)):
             if anchor.op != "call_function" or anchor.target not in family.anchors:
@@ -115,12 +114,30 @@ def by_meaning(
             if isinstance(outcome, str):
                 fired[outcome] += 1
             elif outcome is not None:
-                misses.append(outcome)
-                spoken.add((family.name, anchor))
+                misses[family.name, anchor] = outcome
     remove_dead(graph)
-    misses += unlike_any(graph, families, spoken)
+    kept = still_near(families, misses)
+    told = [*kept.values(), *unlike_any(graph, families, kept.keys())]
     notes = tuple(f"{text} ({count} times)" for text, count in search.notes.items())
-    return Report(fired=dict(fired), misses=tuple(told_once(graph, misses)), notes=notes)
+    return Report(fired=dict(fired), misses=tuple(told_once(graph, told)), notes=notes)
+
+
+def still_near(
+    families: Sequence[Recognizer], misses: Mapping[tuple[str, fx.Node], Miss]
+) -> dict[tuple[str, fx.Node], Miss]:
+    """The misses whose anchors still have pieces round them: a part of what an anchor was asked of
+    may have become an operator since, as a head of which half is rotated."""
+    named = {family.name: family for family in families}
+    return {
+        (name, anchor): miss
+        for (name, anchor), miss in misses.items()
+        if not anchor._erased and has_piece(named[name], anchor)
+    }
+
+
+def has_piece(family: Recognizer, anchor: fx.Node) -> bool:
+    """Whether a piece round an anchor is worth asking about."""
+    return any(family.piece(one) is not None for one in family.places(anchor))
 
 
 def unlike_any(

@@ -91,7 +91,7 @@ def leaves_out(rounded: Rounded) -> bool:
 def asked_rows(rounded: Rounded) -> int:
     """How many values of the rows' shape it takes for each column to be the largest once."""
     shape = rounded.rows(1.0).shape
-    return -(-shape[-1] ** 2 // shape.numel())
+    return -(-(shape[-1] ** 2) // shape.numel())
 
 
 def smoothing(rounded: Rounded) -> Tensor | None:

@@ -21,6 +21,8 @@ from tests.recognition.spelled import (
     rotations,
     sums,
 )
+from tests.recognition.spelled.norms import H
+from tests.recognition.spelled.table import normal
 from tests.soundness.today import seed_of_the_day
 
 RIGHT = {
@@ -85,6 +87,7 @@ def test_a_right_spelling_becomes_its_operator(family, name):
         wanted = case.of_one if tokens == ONE and case.of_one else case.fires
         fired = {rule: count for rule, count in report.fired.items() if rule in RULES}
         assert fired == wanted, (kind, tokens, dynamic, str(report))
+        assert not report.misses or family == "sums", report.misses  # what fired is not left
         assert_right(gm, case.function, inputs, case.bound)
 
 
@@ -97,6 +100,21 @@ def test_a_near_miss_stays_and_is_told(family, name):
         assert_as_eager(gm, case, inputs)
         told = [miss.reason for miss in report.misses]
         assert told or report.fired or case.quiet, (kind, tokens, dynamic)
+
+
+@pytest.mark.parametrize("tokens", [ONE, MANY])
+@pytest.mark.parametrize(
+    "name", ["by the largest without its sign", "by all but one column", "by the least"]
+)
+def test_a_scale_of_another_number_than_the_largest_magnitude_stays(name, tokens):
+    """Which is the largest number of a row, or lies in the columns that count, by chance."""
+    case = near_misses.QUANTIZES[name]
+    for seed in range(4):
+        x = normal(tokens, H, kind=torch.bfloat16, seed=seed)
+        x[:, 0] = -9 if name != "by the least" else 9
+        gm, report = recognized(case.function, (x, case.inputs(x.dtype, tokens)[1]))
+        assert "quantize_dynamic" not in report.fired, str(report)
+        assert_as_eager(gm, case, (x, torch.ones(())))
 
 
 def assert_as_eager(gm, case, inputs):
