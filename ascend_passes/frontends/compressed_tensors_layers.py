@@ -15,7 +15,8 @@ from torch import fx
 from ascend_passes.ir.graph import place
 from ascend_passes.report.value import Left
 
-LIBRARY = re.compile(r"compressed_tensors[/\\]quantization[/\\]")
+LIBRARY_NAME = "compressed_tensors"
+LIBRARY = re.compile(LIBRARY_NAME + r"[/\\]quantization[/\\]")
 """In the path of a frame of the library; vLLM's layers of that name lie in another order."""
 OURS = re.compile(r"ascend_passes[/\\]models[/\\]quantize\.py")
 """In the path of a frame that calls the library and keeps the integers."""
@@ -42,4 +43,6 @@ def is_the_librarys(node: fx.Node) -> bool:
     """Whether a node was traced inside a layer's forward as the library has it. Of a layer that
     Dynamo cuts, the frames in front of the cut are not among a node's."""
     frames = node.meta.get("stack_trace") or ""
+    if LIBRARY_NAME not in frames:  # far cheaper than an expression, for thousands of nodes
+        return False
     return LIBRARY.search(frames) is not None and OURS.search(frames) is None
