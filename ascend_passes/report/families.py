@@ -68,10 +68,10 @@ def families_of(report: Report) -> list[FamilyCount]:
     for name, count in fusions(report).items():
         family = report.families.get(name, name)
         counts.setdefault(family if family in left else name, {})[name] = count
-    return [count_of(name, counts[name], left[name]) for name in sorted(counts)]
+    return [family_count(name, counts[name], left[name]) for name in sorted(counts)]
 
 
-def count_of(name: str, fired: Mapping[str, int], left: int) -> FamilyCount:
+def family_count(name: str, fired: Mapping[str, int], left: int) -> FamilyCount:
     """What fired under a name, and how many are left."""
     fused = sum(fired.values())
     became = () if set(fired) <= {name} else tuple(sorted(fired.items()))
