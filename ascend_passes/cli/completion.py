@@ -57,6 +57,7 @@ _ascend_passes_words() {{
             while IFS= read -r one; do
                 [[ "$one" == "$word"* ]] && COMPREPLY+=( "$one" )
             done < <(compgen -f "$word")
+            compopt -o filenames 2>/dev/null
         elif [[ "$one" == "$word"* ]]; then
             COMPREPLY+=( "$one" )
         fi
@@ -64,7 +65,11 @@ _ascend_passes_words() {{
     [[ "${{COMPREPLY[0]}}" == *= ]] && compopt -o nospace 2>/dev/null
     return 0
 }}
-complete -o filenames -F _ascend_passes ascend-passes
+if [[ -n "${{ZSH_VERSION-}}" ]]; then
+    complete -o filenames -F _ascend_passes ascend-passes
+else  # where files are proposed alone, or bash would escape the = of options
+    complete -F _ascend_passes ascend-passes
+fi
 """
 
 
