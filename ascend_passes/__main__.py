@@ -47,6 +47,7 @@ BENCHMARKS: Mapping[str, str] = MappingProxyType(
     {
         "compile": "time our rewriting and Inductor's pattern matcher on the same graphs, and "
         "judge the bars",
+        "peers": "time a small model under eager, Inductor and ascend_dense on this machine",
         "comm": "count collectives, bytes and rows with and without FlashComm",
     }
 )
@@ -69,7 +70,11 @@ EXAMPLES = (
     "ascend-passes run ./Qwen3-32B --option flashcomm=1",
     "ascend-passes explain --help",
 )
-BENCH_EXAMPLES = ("ascend-passes bench compile --layers 64", "ascend-passes bench comm --ranks 8")
+BENCH_EXAMPLES = (
+    "ascend-passes bench compile --layers 64",
+    "ascend-passes bench peers --plot peers.png",
+    "ascend-passes bench comm --ranks 8",
+)
 
 
 def main(words: Sequence[str] | None = None) -> int:

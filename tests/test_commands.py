@@ -373,7 +373,7 @@ def test_the_demo_says_what_fired_and_how_well_the_models_agree(capsys):
     assert "qwen3-w8a8-static" in text.out and "qwen3-float32" not in text.out
     *lines, last = text.out.splitlines()
     assert len(lines) < 10 and "`demo --full`" in last and "`demo --json`" in last
-    assert [line[:10].rstrip() for line in lines[1:3]] == ["graph 1", "graphs 2-3"]
+    assert [line[:10].rstrip() for line in lines[1:4]] == ["graph 1", "graph 2", "fused"]
     assert re.search(r"\d+ -> \d+ \(-\d\d %\), estimated .* ms on atlas-800-a2; fused", lines[1])
     assert "add_rms_norm_quant 3" in text.out
     assert re.search(r"^passed .* of 16 tokens equal eager's; logits within", text.out, re.M)

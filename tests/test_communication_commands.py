@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from ascend_passes.__main__ import main
 from ascend_passes.cli.bench_comm import TOKENS
 from ascend_passes.cli.dense_layers import Sizes
 from ascend_passes.cli.measure import latency_and_hop
-from ascend_passes.cli.tune import step_times
+from ascend_passes.cli.tune import ratio_text, step_times
 from ascend_passes.cost import profiles
 
 PLANS = ("all_reduce", "all_reduce, fused", "flashcomm", "flashcomm, fused")
@@ -59,7 +60,24 @@ def test_tune_writes_a_profile_that_the_option_takes(capsys: Any, tmp_path: Path
     assert all(0 < rate < 1e15 for rate in rates)
     hop = found.collective_latency + found.hop_latency
     assert all(0 < seconds < 1 for seconds in (found.matmul_launch, found.vector_launch, hop))
-    assert str(path) in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert str(path) in said
+    rows = [line.split() for line in said.splitlines() if line.startswith((" float32", " memory"))]
+    for row, old, new in zip(
+        rows,
+        (profiles.ATLAS_800_A2.matmul_rates["float32"], profiles.ATLAS_800_A2.memory_bandwidth),
+        (found.matmul_rates["float32"], found.memory_bandwidth),
+        strict=True,
+    ):
+        assert [float(word) for word in row[-3:]] == pytest.approx([old, new, new / old], rel=0.06)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "text"),
+    [(2.0, 3.0, "1.5"), (0.0, 3.0, ""), (None, 3.0, ""), (2.0, None, ""), (2.0, math.inf, "")],
+)
+def test_a_change_of_nothing_has_no_ratio(old: Any, new: Any, text: str) -> None:
+    assert ratio_text(old, new) == text
 
 
 @pytest.mark.parametrize(

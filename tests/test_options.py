@@ -54,6 +54,8 @@ def test_an_unknown_option_names_the_nearest_and_all():
         ({"expect": {"swiglu": True}}, "must have a count, not True"),
         ({"expect": {"swiglo": 1}}, "Did you mean 'swiglu'"),
         ({"expect": {"fuse": 1}}, "no rule and no pass"),
+        ({"expect": {"gated": 1}}, "It is the family of swiglu, swiglu_unpacked, geglu"),
+        ({"rules": "-gated"}, "name one of these"),
         ({"rules": "-swiglo"}, "Did you mean 'swiglu'"),
         ({"rules": "swiglu"}, "must start with"),
         ({"passes": "-fold_constnts"}, "Did you mean 'fold_constants'"),

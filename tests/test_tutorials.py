@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("compressed_tensors")
 
-from ascend_passes.__main__ import parser
 from ascend_passes.options.value import Options
 from tests.tutorials import PAGES, ROOT, blocks, told
 
@@ -19,8 +17,6 @@ SECTIONS = (
     *("What it does", "Its switch", "How to see that it acts"),
     *("Cost and gain", "When it does not help"),
 )
-COMMAND = re.compile(r"^(?:    |\s*)(?:\.venv/bin/)?(ascend-passes (?:[a-z]\w+).*)$")
-STANDS_FOR = {"DIRECTORY": "model", "DIR": "model", "NAME": "swiglu", "N": "1", "FILE": "page.html"}
 RUNS = [page for page in PAGES if blocks(page.read_text())]
 
 
@@ -40,28 +36,6 @@ def test_each_of_the_eight_systems_has_a_page_of_one_form():
 
 def texts():
     return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-
-
-def commands():
-    """Every call of ours in a block of code of the README and the pages."""
-    for path in texts():
-        if "rules" in path.parts:
-            continue
-        for line in path.read_text().splitlines():
-            found = COMMAND.match(line)
-            if found:
-                yield pytest.param(found[1], id=f"{path.stem}: {found[1]}")
-
-
-@pytest.mark.parametrize("command", commands())
-def test_a_command_of_a_page_is_understood(command):
-    text = re.sub(r"\s+#.*$|\s*>+ .*$|`.*$", "", command)
-    words = [STANDS_FOR.get(word, word) for word in shlex.split(text)[1:]]
-    assert callable(parser().parse_args(words).run)
-
-
-def test_there_are_commands_to_try():
-    assert len(list(commands())) > 10
 
 
 def test_the_configurations_for_vllm_are_options():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
@@ -50,7 +51,8 @@ class Parser(argparse.ArgumentParser):
     def refuse_words(self, words: Sequence[str]) -> NoReturn:
         """End with exit status 2, with the flag that is nearest to the first unknown one."""
         flags = [word.partition("=")[0] for word in words if word.startswith("--")]
-        hints = (nearest(flag, self._option_string_actions) for flag in flags)
+        known = {name.strip("-"): name for name in self._option_string_actions}
+        hints = (nearest(flag.strip("-"), known, known.get) for flag in flags)
         hint = next(filter(None, hints), "").rstrip(".")
         self.error(f"unrecognized arguments: {' '.join(words)}{hint and '.' + hint}")
 
@@ -220,6 +222,14 @@ def check_writable(path: Path) -> None:
             raise
         wrong = f"{shown(str(path))} cannot be written ({cause(error)}); name another."
         raise UsageError(wrong) from None
+
+
+def check_plot(path: Path) -> None:
+    """Raise UsageError where a plot cannot be written, ImportError where nothing draws here."""
+    if path.suffix != ".png":
+        raise UsageError("--plot draws a PNG; end its name in .png.")
+    check_writable(path)
+    importlib.import_module("matplotlib")
 
 
 def save_text(path: Path, text: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -12,12 +14,19 @@ from typing import Any
 
 import torch
 
-from ascend_passes.cli.arguments import add_input, add_json, add_options, read_options
+from ascend_passes.cli.arguments import (
+    UsageError,
+    add_input,
+    add_json,
+    add_options,
+    command_options,
+    read_options,
+)
 from ascend_passes.cli.output import print_json, progress
 from ascend_passes.cli.run import random_prompt
 from ascend_passes.cli.waiting import settled
 from ascend_passes.compile.bisect import BisectError, Switch, culprits, switched_off
-from ascend_passes.compile.option_values import checked_options
+from ascend_passes.options.types import nearest, shown
 
 EXAMPLES = (
     "ascend-passes bisect ./Qwen3-0.6B",
@@ -40,13 +49,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", help="of a directory's model (default: the checkpoint's)")
     parser.add_argument(
         "--bound",
-        type=float,
+        type=relative_bound,
+        metavar="RELATIVE",
         help="compare in the model's own dtype, captures and all, and accept this relative "
         "difference (default: compare formulas in float64, where rounding plays no part)",
     )
     add_input(parser)
     add_options(parser)
     add_json(parser)
+
+
+def relative_bound(text: str) -> float:
+    """A relative difference."""
+    try:
+        bound = float(text)
+    except ValueError:
+        bound = math.nan
+    if not 0 <= bound < math.inf:
+        wanted = "no relative difference; write a number such as 1e-3"
+        raise argparse.ArgumentTypeError(f"{shown(text)} is {wanted}")
+    return bound
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -57,10 +79,11 @@ def run(arguments: argparse.Namespace) -> int:
         ModelError, OptionError: as in `cli.run.run`.
     """
     options = read_options(arguments.option)
-    checked_options(options)
+    command_options(options)
     with progress("bisect") as stage, torch.no_grad():
         stage("load", 0, 1)
         model, call = target(arguments)
+        check_runs(model, call)
         tried: list[Outcome] = []
 
         def differs(options: Mapping[str, Any]) -> bool:
@@ -76,6 +99,21 @@ def run(arguments: argparse.Namespace) -> int:
         settled()
         print("\n".join(lines(found, tried[0], len(tried))))
     return 1 if found else 0
+
+
+def check_runs(model: Callable[..., Any], call: Callable[[Callable[..., Any]], Any]) -> None:
+    """Raise BisectError where the model itself fails, before anything is compiled."""
+    try:
+        call(model)
+    except Exception as error:  # whatever a user's model raises
+        raise BisectError(
+            f"the model fails uncompiled too ({error_said(error)}); mend it, or its arguments."
+        ) from error
+
+
+def error_said(error: BaseException) -> str:
+    """An error's kind and its first line."""
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
 @dataclass(frozen=True)
@@ -132,24 +170,41 @@ def lines(found: tuple[Switch, ...], first: Outcome, comparisons: int) -> list[s
 def target(arguments: argparse.Namespace) -> Target:
     """The model that is named, and how it is called; errors as in `run`."""
     name, colon, function = arguments.model.rpartition(":")
-    if colon and name.endswith(".py"):
-        return of_function(Path(name), function)
-    return of_directory(arguments)
+    if not colon and function.endswith(".py"):
+        raise BisectError(f"{function} needs the name of a function: {function}:FUNCTION.")
+    if not colon or not name.endswith(".py"):
+        return of_directory(arguments)
+    if arguments.dtype is not None:
+        raise UsageError("--dtype is for a directory's model; cast the model in the function.")
+    return of_function(Path(name), function)
 
 
 def of_function(file: Path, name: str) -> Target:
     """What a user's function returns."""
     if not file.is_file():
         raise BisectError(f"{file} is no file; give FILE.py:FUNCTION.")
+    try:
+        return made_by(file, name)
+    except BisectError:
+        raise
+    except Exception as error:  # whatever a user's file raises
+        raise BisectError(f"{file}:{name} raised {error_said(error)}; mend it.") from error
+
+
+def made_by(file: Path, name: str) -> Target:
+    """What a function of a file returns; raises what it raises, and BisectError for no model."""
     spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     function = getattr(module, name, None)
     if not callable(function):
-        raise BisectError(f"{file} has no function {name!r}.")
+        there = [one for one, value in vars(module).items() if inspect.isfunction(value)]
+        named = f" It has {', '.join(there)}." if there else ""
+        raise BisectError(f"{file} has no function {name!r}.{nearest(name, there) or named}")
     made = function()
-    if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[1], tuple)):
+    right = isinstance(made, tuple) and len(made) == 2 and isinstance(made[1], tuple)
+    if not right or not callable(made[0]):
         raise BisectError(f"{name} in {file} must return a model and a tuple of its arguments.")
     model, given = made
     return model, partial(call_with_copies, given)

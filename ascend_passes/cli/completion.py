@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 
 from ascend_passes.cli.arguments import path_name
-from ascend_passes.cli.rules import every_rule
+from ascend_passes.cli.rules import every_named
 from ascend_passes.cli.waiting import settled
 from ascend_passes.options.value import Options
 
@@ -57,6 +57,7 @@ _ascend_passes_words() {{
             while IFS= read -r one; do
                 [[ "$one" == "$word"* ]] && COMPREPLY+=( "$one" )
             done < <(compgen -f "$word")
+            compopt -o filenames 2>/dev/null
         elif [[ "$one" == "$word"* ]]; then
             COMPREPLY+=( "$one" )
         fi
@@ -64,7 +65,11 @@ _ascend_passes_words() {{
     [[ "${{COMPREPLY[0]}}" == *= ]] && compopt -o nospace 2>/dev/null
     return 0
 }}
-complete -o filenames -F _ascend_passes ascend-passes
+if [[ -n "${{ZSH_VERSION-}}" ]]; then
+    complete -o filenames -F _ascend_passes ascend-passes
+else  # where files are proposed alone, or bash would escape the = of options
+    complete -F _ascend_passes ascend-passes
+fi
 """
 
 
@@ -107,7 +112,7 @@ def possible_values(action: argparse.Action) -> tuple[str, ...]:
         return tuple(map(str, action.choices))
     if action.dest == "option":
         return tuple(f"{field.name}=" for field in fields(Options))
-    rules = tuple(rule.name for rule in every_rule(Options())) if action.dest == "rule" else ()
+    rules = tuple(one.name for one in every_named(Options())) if action.dest == "rule" else ()
     takes_files = action.type is path_name or action.dest in ("model", "rule", "profile")
     return (*rules, *((FILES,) if takes_files else ()))
 

@@ -26,6 +26,7 @@ from ascend_passes.cli.run import (
     print_summary,
     reports_by_name,
 )
+from ascend_passes.cli.waiting import waiting
 from ascend_passes.report.page import page_of
 
 EXAMPLES = (
@@ -66,25 +67,27 @@ def run(arguments: argparse.Namespace) -> int:
     command_options(options)
     if arguments.html:
         check_writable(arguments.html)
-    out, results = console(), {}
+    results = {}
     with tempfile.TemporaryDirectory(prefix="ascend-passes-demo-") as folder:
         for name, dtype, activations in MODELS:
             if arguments.model and name not in arguments.model:
                 continue
             directory = Path(folder) / name
+            waiting(f"making {name}")
             save_model(directory, dtype, activations, arguments.seed)
             result = compare_directory(
                 directory, options, None, "cpu", SHAPE, TOKENS, arguments.seed, None
             )
             results[name] = result
             if not arguments.json:
+                out = console()
                 out.rule(Text(name, style="bold"), align="left")
                 show = print_comparison if arguments.full else print_summary
                 show(out, result)
     if arguments.html:
         save_text(arguments.html, page_of(reports_by_name(results), "demo"))
     if not arguments.json and not arguments.full:
-        out.print(MORE)
+        console().print(MORE)
     if arguments.json:
         print_json({name: result.to_dict() for name, result in results.items()})
     return 0 if all(result.passed for result in results.values()) else 1

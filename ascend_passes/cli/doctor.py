@@ -14,7 +14,7 @@ from rich.table import Table
 
 from ascend_passes.cli.arguments import add_json
 from ascend_passes.cli.environment import Environment, examine
-from ascend_passes.cli.output import console, print_json
+from ascend_passes.cli.output import console, print_json, print_table
 
 EXAMPLES = (
     "ascend-passes doctor",
@@ -48,10 +48,7 @@ def show(out: Console, findings: Environment) -> None:
         versions.add_row(name, version or "not found")
     out.print(versions)
     out.print(f"\ndevice: {findings.device}" + (f", {findings.soc}" if findings.soc else ""))
-    possible = Table("optimization", "on an NPU here", "why", box=None)
-    for system in findings.systems:
-        possible.add_row(system.name, "yes" if system.possible else "no", system.reason)
-    out.print(possible)
+    show_systems(out, findings)
     present = len(findings.operators) - len(findings.missing_operators)
     out.print(f"\noperators in torch_npu here: {present} of {len(findings.operators)}")
     if findings.missing_operators and findings.device == "npu":
@@ -60,3 +57,32 @@ def show(out: Console, findings: Environment) -> None:
         out.print(f"entry point {name}: {'found' if found else 'not found'}")
     for number, sentence in enumerate(findings.advice, 1):
         out.print(f"{number}. {sentence}", markup=False)
+    out.print(f"next: {next_step(findings)}", markup=False)
+
+
+def show_systems(out: Console, findings: Environment) -> None:
+    """The eight optimizations; in one line where all have one reason."""
+    reasons = {system.reason for system in findings.systems}
+    if len(reasons) == 1:
+        share = "all" if findings.systems[0].possible else "none"
+        names = ", ".join(system.name for system in findings.systems)
+        out.print(f"optimizations on an NPU here: {share} of {names}: {reasons.pop()}")
+        return
+    possible = Table("optimization", "on an NPU here", "why", box=None)
+    for system in findings.systems:
+        possible.add_row(system.name, "yes" if system.possible else "no", system.reason)
+    print_table(out, possible)
+
+
+def next_step(findings: Environment) -> str:
+    """What to do now."""
+    if findings.healthy:
+        return "`ascend-passes tune` measures this machine, `ascend-passes explain DIR` a model"
+    if not findings.sound:
+        return "do what is said above, from the top, then `ascend-passes doctor` again"
+    if findings.device == "npu":
+        return "what is said above; what is not possible stays as the model wrote it"
+    return (
+        f"`ascend-passes demo` runs on this {findings.device} what an NPU would; "
+        "for an NPU do what is said above"
+    )

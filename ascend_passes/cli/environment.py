@@ -8,7 +8,7 @@ import importlib.metadata
 import importlib.util
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,10 @@ ENTRY_POINTS = (
     ("torch_dynamo_backends", "ascend_dense"),
     ("vllm.general_plugins", "ascend_passes"),
 )
+OWN = "ascend-passes"
+"""The distribution of this package."""
+REQUIREMENT = re.compile(r"([A-Za-z0-9_-]+)((?:[<>]=?[0-9.]+,?)+)")
+"""A requirement of its metadata that has a range: name and range."""
 COLLECTIVE_MATMULS = ("npu_mm_reduce_scatter_base", "npu_all_gather_base_mm")
 
 
@@ -61,6 +65,8 @@ class Environment:
     """What torch and vLLM find us by, and whether the installed package declares it."""
     mismatch: str | None
     """How the versions of torch and torch_npu do not belong together."""
+    unsupported: Mapping[str, str]
+    """Installed distribution -> the versions of it that this package takes, where it is none."""
     systems: tuple[System, ...]
     advice: tuple[str, ...]
     """What to install or change, one sentence each; empty where nothing is missing for an NPU."""
@@ -73,8 +79,8 @@ class Environment:
     @property
     def sound(self) -> bool:
         """Whether what is installed works together and torch finds the backend, NPU or not."""
-        works = self.torch_npu_problem is None and self.mismatch is None
-        return works and all(self.entry_points.values())
+        wrong = self.torch_npu_problem or self.mismatch or self.unsupported
+        return not wrong and all(self.entry_points.values())
 
     @property
     def healthy(self) -> bool:
@@ -97,6 +103,7 @@ def examine() -> Environment:
     versions = {**distributions(), "CANN": cann_version(), "HCCL": hccl_version()}
     mismatch = version_mismatch(versions["torch-npu"])
     declared = entry_points()
+    unsupported = dict(outside(versions))
     return Environment(
         versions=versions,
         device=device,
@@ -105,8 +112,12 @@ def examine() -> Environment:
         operators=operators,
         entry_points=declared,
         mismatch=mismatch,
+        unsupported=unsupported,
         systems=systems(device, missing, versions["HCCL"] is not None, has_graphs(usable)),
-        advice=advice(versions, device, problem, missing, mismatch, declared),
+        advice=(
+            *(ranged(name, versions[name], span) for name, span in unsupported.items()),
+            *advice(versions, device, problem, missing, mismatch, declared),
+        ),
     )
 
 
@@ -115,6 +126,36 @@ def version_mismatch(torch_npu: str | None) -> str | None:
     if torch_npu is None or minor(torch_npu) == minor(torch.__version__):
         return None
     return f"torch is {torch.__version__} and torch_npu is {torch_npu}"
+
+
+def outside(versions: Mapping[str, str | None]) -> Iterator[tuple[str, str]]:
+    """The distributions whose version this package does not take, each with what it takes. An
+    installation without dependencies, as beside vLLM's own torch, asks nobody."""
+    for requirement in importlib.metadata.requires(OWN) or () if versions[OWN] else ():
+        found = REQUIREMENT.match(requirement)
+        installed = found and versions.get(found[1])
+        if found and installed and not is_within(installed, found[2]):
+            yield found[1], found[2]
+
+
+def is_within(version: str, span: str) -> bool:
+    """Whether a version is in a range such as `>=2.11,<2.14`; by its numbers alone."""
+    numbers = release(version)
+    below = [release(one[1:]) for one in span.split(",") if one[:1] == "<"]
+    above = [release(one[2:]) for one in span.split(",") if one[:2] == ">="]
+    return all(numbers >= one for one in above) and all(numbers < one for one in below)
+
+
+def release(version: str) -> tuple[int, ...]:
+    """The numbers that a version begins with: 2.11.0 for `2.11.0.post1+cpu`."""
+    numbers = re.match(r"[0-9.]*", version)
+    parts = (numbers[0] if numbers else "").strip(".").split(".")
+    return tuple(int(part) for part in parts if part)
+
+
+def ranged(name: str, version: str | None, span: str) -> str:
+    """What to do about a version that is not supported."""
+    return f"{name} {version} is not supported: `pip install '{name}{span}'`."
 
 
 def minor(version: str) -> tuple[str, ...]:

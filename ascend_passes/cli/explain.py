@@ -68,6 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
     """0; errors as in `cli.run.run`, and UsageError for a file that cannot be written."""
     options = read_options(arguments.option)
     command_options(options)
+    check_together(arguments)
     for path in filter(None, (arguments.html, arguments.write_expect)):
         check_writable(path)
     found = explain_directory(arguments, options)
@@ -80,6 +81,16 @@ def run(arguments: argparse.Namespace) -> int:
     for line in save_files(found, arguments):
         print(line, file=sys.stderr if arguments.json else sys.stdout)
     return 0
+
+
+def check_together(arguments: argparse.Namespace) -> None:
+    """Raise UsageError for arguments of which one would be lost."""
+    if arguments.html and arguments.html == arguments.write_expect:
+        raise UsageError("--html and --write-expect name one file; name two.")
+    if arguments.json and (arguments.diff or arguments.kernels or arguments.layer is not None):
+        raise UsageError(
+            "--json prints all kernels; leave --diff, --kernels and --layer away, or --json."
+        )
 
 
 def print_explained(

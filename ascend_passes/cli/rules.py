@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ascend_passes.cli.limit import limited
+from ascend_passes.compile.option_values import family_hint
 from ascend_passes.engine.registry import find, pattern_folders, rules
 from ascend_passes.engine.rule import Rule, RuleError
 from ascend_passes.meaning.family import Recognition, Recognizer
@@ -57,7 +58,7 @@ def the_named(name: str, options: Options) -> Named:
     known = {one.name: one for one in every_named(options)}
     if name in known:
         return known[name]
-    hint = nearest(name, known)
+    hint = family_hint(name) or nearest(name, known)
     raise RuleError(f"there is no rule {shown(name)}.{hint} `ascend-passes list` names all.")
 
 

@@ -1,5 +1,8 @@
 """Measures this machine for the cost model and writes a profile, which option `profile` takes.
 
+Each figure stands beside that of a shipped profile: the device's own where there is one, else the
+default of option `profile`.
+
 Collectives are measured between processes of this machine: over NCCL or HCCL where it has several
 devices, else over gloo. `--plot` draws the estimated step time of Qwen3-32B-W8A8 against tokens.
 """
@@ -7,7 +10,7 @@ devices, else over gloo. `--plot` draws the estimated step time of Qwen3-32B-W8A
 from __future__ import annotations
 
 import argparse
-import importlib
+import math
 import os
 import socket
 from pathlib import Path
@@ -16,9 +19,11 @@ from typing import TYPE_CHECKING
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
+from rich.table import Table
 
 from ascend_passes.cli.arguments import (
     UsageError,
+    check_plot,
     check_writable,
     device_count,
     device_kind,
@@ -28,7 +33,7 @@ from ascend_passes.cli.arguments import (
 from ascend_passes.cli.bench_comm import tensor_parallel
 from ascend_passes.cli.dense_layers import GROUP, Sizes, after_passes, layers_graph
 from ascend_passes.cli.measure import measured_profile
-from ascend_passes.cli.output import console
+from ascend_passes.cli.output import console, print_table, progress
 from ascend_passes.cost import model as cost
 from ascend_passes.cost import profiles
 from ascend_passes.distributed.groups import Group, assuming
@@ -39,6 +44,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     "ascend-passes tune --out profile.json",
+    "ascend-passes tune --against h100",
     "ascend-passes tune --profile atlas-800-a3 --plot steps.png",
 )
 BACKENDS = {"cuda": "nccl", "npu": "hccl", "cpu": "gloo"}
@@ -56,6 +62,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=2,
         help="processes to measure collectives with",
     )
+    parser.add_argument(
+        "--against",
+        metavar="PROFILE",
+        help="name or file to say the changes from (default: shipped)",
+    )
     parser.add_argument("--plot", type=path_name, help="PNG of step time against tokens")
     parser.add_argument("--profile", help="plot with this profile and measure nothing")
     parser.add_argument(
@@ -70,34 +81,69 @@ def run(arguments: argparse.Namespace) -> int:
         UsageError, OptionError: what would fail only after measuring.
     """
     check_arguments(arguments)
-    screen = console()
     if arguments.profile is None:
         device = arguments.device or accelerator()
-        screen.print(f"measuring {device} with {processes(device, arguments.ranks)} processes")
-        measure_device(device, processes(device, arguments.ranks), arguments.out)
-        screen.print(arguments.out.read_text())
+        ranks = processes(device, arguments.ranks)
+        with progress("tune") as stage:
+            stage(f"measure {device} with {ranks} process{'es' * (ranks > 1)}", 0, 1)
+            measure_device(device, ranks, arguments.out)
+        screen = console()
+        measured = profiles.read_profile(str(arguments.out))
+        print_table(screen, changes_table(shipped(arguments.against), measured))
         screen.print(f'written to {arguments.out}: options={{"profile": "{arguments.out}"}}')
     if arguments.plot is not None:
-        figure = step_times(arguments.profile or str(arguments.out), arguments.model_ranks)
-        figure.savefig(arguments.plot, dpi=120)
-        screen.print(f"drawn in {arguments.plot}")
+        with progress("tune") as stage:
+            stage("estimate steps", 0, 1)
+            figure = step_times(arguments.profile or str(arguments.out), arguments.model_ranks)
+            figure.savefig(arguments.plot, dpi=120)
+        console().print(f"drawn in {arguments.plot}")
     return 0
 
 
 def check_arguments(arguments: argparse.Namespace) -> None:
     """Raise for what is wrong before anything is measured; errors as in `run`."""
+    if arguments.against is not None:
+        profiles.read_profile(arguments.against)
     if arguments.profile is None:
         check_writable(arguments.out)
     elif arguments.plot is None:
         raise UsageError("--profile measures nothing; say with --plot FILE where to draw it.")
     else:
         profiles.read_profile(arguments.profile)
-    if arguments.plot is None:
-        return
-    if arguments.plot.suffix != ".png":
-        raise UsageError("--plot draws a PNG; end its name in .png.")
-    check_writable(arguments.plot)
-    importlib.import_module("matplotlib")
+    if arguments.plot is not None:
+        check_plot(arguments.plot)
+
+
+def shipped(name: str | None) -> profiles.Profile:
+    """The profile to compare with: the named one, that of the GPU here, or the default."""
+    if name is not None:
+        return profiles.read_profile(name)
+    gpu = torch.cuda.get_device_name().lower() if torch.cuda.is_available() else ""
+    own = next((one for one in profiles.PROFILES if one in gpu), Options().profile)
+    return profiles.read_profile(own)
+
+
+def changes_table(old: profiles.Profile, new: profiles.Profile) -> Table:
+    """A row for each figure: as it was, as measured, and how many times as much."""
+    table = Table(box=None)
+    table.add_column("figure", no_wrap=True)
+    for title in (old.name, f"here, {new.name}", "times"):
+        table.add_column(title, justify="right", no_wrap=True)
+    was, now = old.figures(), new.figures()
+    for name in dict.fromkeys((*was, *now)):
+        a, b = was.get(name), now.get(name)
+        table.add_row(name, figure_text(a), figure_text(b), ratio_text(a, b))
+    return table
+
+
+def figure_text(figure: float | None) -> str:
+    """`9e+11`, or `none`."""
+    return "none" if figure is None else f"{figure:.3g}"
+
+
+def ratio_text(old: float | None, new: float | None) -> str:
+    """`0.04`; nothing where there is no ratio."""
+    return f"{new / old:.2g}" if old and new is not None and new / old < math.inf else ""
 
 
 def accelerator() -> str:

@@ -7,9 +7,11 @@ stays among the misses; what a user could gain by is left.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 
 from ascend_passes.engine.registry import rules
+from ascend_passes.meaning.finding import OF_WIDENED_ROWS
+from ascend_passes.meaning.recognize import recognitions
 from ascend_passes.options.value import Options
 from ascend_passes.report.fixes import fix_for
 from ascend_passes.report.value import Left, Miss, Report
@@ -35,6 +37,13 @@ def left_of(report: Report, options: Options) -> tuple[Left, ...]:
     found = open_misses(report.misses, kinds, written)
     made = (Left(one.rule, one.place, one.reason, fix_for(one.reason)) for one in found)
     return tuple(dict.fromkeys(one for one in made if one.family not in told))
+
+
+def families_in(fired: Iterable[str]) -> dict[str, str]:
+    """Recognition that fired -> its family, by whose name misses are told."""
+    known = recognitions()
+    bases = {name: name.removesuffix(OF_WIDENED_ROWS) for name in fired}
+    return {name: known[base][0].name for name, base in bases.items() if base in known}
 
 
 def open_misses(

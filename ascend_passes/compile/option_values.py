@@ -75,10 +75,16 @@ def check_switches(option: str, switches: str, known: Callable[[], Iterable[str]
     valid = tuple(known()) if names else ()
     for name in names:
         if name not in valid:
-            hint = nearest(name, valid) or all_names(option)
+            hint = family_hint(name) or nearest(name, valid) or all_names(option)
             raise OptionError(
                 f"option {option!r} switches {shown(name)}, which does not exist.{hint}"
             )
+
+
+def family_hint(name: str) -> str:
+    """What a family's name stands for, by which reports tell what is left; "" for another name."""
+    members = [one for one, (family, _) in recognitions().items() if family.name == name]
+    return f" It is the family of {', '.join(members)}; name one of these." if members else ""
 
 
 def all_names(option: str) -> str:
@@ -93,7 +99,7 @@ def check_expected_names(expected: Iterable[str], known: Iterable[str]) -> None:
     valid = tuple(known)
     for name in expected:
         if name not in valid:
-            hint = nearest(name, valid) or all_names("rules")
+            hint = family_hint(name) or nearest(name, valid) or all_names("rules")
             raise OptionError(
                 f"option 'expect' counts {shown(name)}, which is no rule and no pass.{hint}"
             )

@@ -16,7 +16,7 @@ from torch import Tensor, fx
 from ascend_passes.agreement.exchange import shared_groups
 from ascend_passes.agreement.require import digest, require_agreement
 from ascend_passes.capture import Fault, Runner, prepare, wrap
-from ascend_passes.compile.left import left_of
+from ascend_passes.compile.left import families_in, left_of
 from ascend_passes.compile.pipeline import check_expectations, guarded, run_stages
 from ascend_passes.compile.stages import NORMALIZE, STAGES
 from ascend_passes.cost.profiles import read_profile
@@ -130,6 +130,7 @@ def optimized(gm: fx.GraphModule, context: Context) -> Report:
     report += Report(errors=tuple(one for one in (traced, rewritten) if isinstance(one, str)))
     return replace(
         report,
+        families=families_in(report.fired),
         left=(*report.left, *left_of(report, context.options)),
         graph_before=before,
         graph_after=gm.code,

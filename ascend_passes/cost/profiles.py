@@ -52,6 +52,16 @@ class Profile:
         """Operations per second for an element type; an unknown one counts as the slowest."""
         return self.matmul_rates.get(dtype, min(self.matmul_rates.values()))
 
+    def figures(self) -> dict[str, float]:
+        """Every number by its name, with its unit."""
+        rates = {f"{dtype} products, operations/s": n for dtype, n in self.matmul_rates.items()}
+        bandwidths = ("memory_bandwidth", "link_bandwidth")
+        return {
+            **rates,
+            **{f"{name}, bytes/s": getattr(self, name) for name in bandwidths},
+            **{f"{name}, s": getattr(self, name) for name in LATENCIES},
+        }
+
     def to_json(self) -> str:
         """The profile as the text of a file that `read_profile` takes."""
         figures = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}

@@ -112,6 +112,8 @@ def logits_of(
     parts = [forward(**step_inputs(model, prompt, 0, cache)).logits.clone()]
     for index in range(following.shape[1]):
         token = following[:, index : index + 1]
+        # With the strides that a chosen token has, or its step would be compiled again.
+        token = token.clone(memory_format=torch.contiguous_format)
         parts.append(forward(**step_inputs(model, token, length + index, cache)).logits.clone())
         progress(index + 1)
     return torch.cat(parts, dim=1)

@@ -7,7 +7,7 @@ one `ModelError`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,8 @@ def load_original(directory: Path, dtype: str | None = None) -> PreTrainedModel:
     check_attention(directory / "config.json", config)
     check_quantization(config.get("quantization_config"))
     if dtype is not None and dtype not in DTYPES:
-        raise ModelError(f"unknown dtype {dtype!r}; valid values: {', '.join(DTYPES)}.")
+        valid = f"valid values: {', '.join(DTYPES)}.{nearest(dtype, DTYPES)}"
+        raise ModelError(f"unknown dtype {dtype!r}; {valid}")
     if not any(directory.glob("*.safetensors")):
         raise ModelError(
             f"{directory} holds no *.safetensors file; download the weights beside config.json."
@@ -78,6 +79,7 @@ def load_original(directory: Path, dtype: str | None = None) -> PreTrainedModel:
         raise ModelError(
             f"{directory} lacks weights, such as {names}; download all its *.safetensors files."
         )
+    check_shapes(directory, found["mismatched_keys"])
     check_layer_types(model.config)
     check_layers(model, found["unexpected_keys"])
     check_zero_points(directory, found["unexpected_keys"])
@@ -98,6 +100,7 @@ def from_folder(
             config=config,
             dtype=dtype,
             use_safetensors=True,
+            ignore_mismatched_sizes=True,  # they are told, and are refused in one line
             output_loading_info=True,
             **given,
         )
@@ -118,9 +121,9 @@ def quiet() -> Iterator[None]:
 def read_config(directory: Path) -> dict[str, Any]:
     """`config.json` as it is; errors as in `load_model`."""
     if not directory.is_dir():
-        near = nearest(directory.name, neighbours(directory.parent))
         raise ModelError(
-            f"{directory} is no directory; give a local Hugging Face model's folder.{near}"
+            f"{directory} is no directory; give a local Hugging Face model's folder."
+            f"{folder_hint(directory)}"
         )
     file = directory / "config.json"
     if not file.is_file():
@@ -134,6 +137,21 @@ def read_config(directory: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ModelError(f"{file} must hold a JSON object. Download it again.")
     return config
+
+
+def folder_hint(path: Path) -> str:
+    """What may have been meant: a folder beside it, its own folder, or a repository's name."""
+    near = nearest(path.name, neighbours(path.parent))
+    if near:
+        return near
+    if path.is_file():
+        return f" Its own is {str(path.parent)!r}."
+    words = path.parts
+    if len(words) == 2 and path.parent != Path("/") and not path.parent.exists():
+        return (
+            f" Nothing is downloaded here; `hf download {path} --local-dir {path.name}` makes one."
+        )
+    return ""
 
 
 def neighbours(folder: Path) -> list[str]:
@@ -195,6 +213,20 @@ def check_layer_types(config: PreTrainedConfig) -> None:
         raise ModelError(
             "layer_types has 'sliding_attention' but there is no sliding_window; compare "
             "config.json with the model's original."
+        )
+
+
+def check_shapes(directory: Path, mismatched: Iterable[tuple[str, Any, Any]]) -> None:
+    """Raise ModelError where weights have not the shape that the configuration gives them.
+
+    Args:
+        directory: of the model.
+        mismatched: name, stored shape and configured shape of each.
+    """
+    for name, stored, wanted in sorted(mismatched):
+        raise ModelError(
+            f"{name} in {directory} is {list(stored)}, but config.json makes it {list(wanted)}; "
+            "compare config.json with the model's original."
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field
 from types import MappingProxyType
 from typing import Any
@@ -28,10 +28,16 @@ def unknown(name: Any, known: Mapping[str, Any]) -> str:
     return f"unknown option {shown(name)}.{hint} Valid options: {', '.join(sorted(known))}."
 
 
-def nearest(name: Any, known: Iterable[str]) -> str:
-    """` Did you mean 'swiglu'?` for a name that is almost one of the known; else nothing."""
+def nearest(name: Any, known: Iterable[str], written: Callable[[str], Any] = str) -> str:
+    """` Did you mean 'swiglu'?` for a name that is almost one of the known; else nothing.
+
+    Args:
+        name: what was given.
+        known: what it may be.
+        written: how one of these is written where it is given.
+    """
     near = difflib.get_close_matches(name, known, n=1) if isinstance(name, str) else ()
-    return f" Did you mean {near[0]!r}?" if near else ""
+    return f" Did you mean {written(near[0])!r}?" if near else ""
 
 
 def split_words(text: str) -> list[str]:

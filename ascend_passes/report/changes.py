@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from ascend_passes.report.families import families_of, left_in
+from ascend_passes.report.families import families_of, fusions, left_in
 from ascend_passes.report.layers import seconds
 from ascend_passes.report.value import Report
 
@@ -75,13 +75,22 @@ def estimated(old: Report, new: Report) -> Iterator[tuple[str, str]]:
 
 
 def fused(old: Report, new: Report) -> Iterator[tuple[str, str]]:
-    """Families that fire more or less often, with what was possible."""
-    was, now = ({one.name: one for one in families_of(report)} for report in (old, new))
+    """What fires more or less often, with what was possible."""
+    was, now = fusions(old), fusions(new)
     for name in sorted({*was, *now}):
-        a, b = (side[name].fused if name in side else 0 for side in (was, now))
+        a, b = was.get(name, 0), now.get(name, 0)
         if a != b:
-            possible = f" of {now[name].possible} possible" if name in now else ""
-            yield (GAINED if b > a else LOST), f"{name} fired {b} times{possible}, it was {a}"
+            text = f"{name} fired {b} times{possible_text(name, old, new)}, it was {a}"
+            yield (GAINED if b > a else LOST), text
+
+
+def possible_text(name: str, old: Report, new: Report) -> str:
+    """` of 3 possible`, or ` of 3 gated possible` where its family is counted together."""
+    family = {**old.families, **new.families}.get(name, "")
+    found = {one.name: one.possible for one in families_of(new)}
+    if name in found:
+        return f" of {found[name]} possible"
+    return f" of {found[family]} {family} possible" if family in found else ""
 
 
 def left_over(old: Report, new: Report) -> Iterator[tuple[str, str]]:

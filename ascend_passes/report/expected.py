@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from ascend_passes.report.families import families_of
+from ascend_passes.report.families import fusions
 from ascend_passes.report.value import Report
 
 
 def expected_counts(reports: Collection[Report]) -> dict[str, int]:
-    """Family -> how often it fires in each of the graphs; `expect` is held against every graph.
+    """Rule, recognition or pass -> how often it fires in each of the graphs; `expect` is held
+    against every graph.
 
     One that does not fire in all graphs cannot be asked for.
     """
-    counts = [{one.name: one.fused for one in families_of(report)} for report in reports]
+    counts = [fusions(report) for report in reports]
     names = sorted({name for count in counts for name in count})
     least = {name: min(count.get(name, 0) for count in counts) for name in names}
     return {name: count for name, count in least.items() if count}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ascend_passes.report.layers import modules
@@ -17,12 +18,20 @@ TIDYING = (
 
 @dataclass(frozen=True)
 class FamilyCount:
-    """One rule, pass or operator."""
+    """One rule, pass or recognition; a family of recognitions where one of it is left."""
 
     name: str
     fused: int
     possible: int
     """What was fused and what was left."""
+    became: tuple[tuple[str, int], ...] = ()
+    """Of a family: each recognition that fired, and how often."""
+
+    @property
+    def title(self) -> str:
+        """`swiglu`, or `gated (2 swiglu)`, which names what option `expect` counts."""
+        parts = ", ".join(f"{count} {name}" for name, count in self.became)
+        return f"{self.name} ({parts})" if parts else self.name
 
 
 @dataclass(frozen=True)
@@ -46,17 +55,27 @@ def left_in(report: Report) -> tuple[Left, ...]:
     return tuple(Left(one.rule, one.place, one.reason) for one in report.misses if one.complete)
 
 
+def fusions(report: Report) -> dict[str, int]:
+    """How often each rule, recognition and pass fired that does more than tidy the graph."""
+    return {name: count for name, count in report.fired.items() if name not in TIDYING}
+
+
 def families_of(report: Report) -> list[FamilyCount]:
-    """The families of a report by name; passes that only tidy the graph are none of them."""
-    left = left_in(report)
-    names = sorted({*report.fired, *(one.family for one in left)} - {*TIDYING})
-    counts = [(name, report.fired.get(name, 0)) for name in names]
-    return [FamilyCount(name, fused, fused + of_family(left, name)) for name, fused in counts]
+    """What fired and what was left, by name. Nobody knows which recognition of a family one that is
+    left would have become, so those of such a family are counted together."""
+    left = Counter(one.family for one in left_in(report))
+    counts: dict[str, dict[str, int]] = {name: {} for name in left if name not in TIDYING}
+    for name, count in fusions(report).items():
+        family = report.families.get(name, name)
+        counts.setdefault(family if family in left else name, {})[name] = count
+    return [family_count(name, counts[name], left[name]) for name in sorted(counts)]
 
 
-def of_family(left: Iterable[Left], name: str) -> int:
-    """How many belong to a family."""
-    return sum(one.family == name for one in left)
+def family_count(name: str, fired: Mapping[str, int], left: int) -> FamilyCount:
+    """What fired under a name, and how many are left."""
+    fused = sum(fired.values())
+    became = () if set(fired) <= {name} else tuple(sorted(fired.items()))
+    return FamilyCount(name, fused, fused + left, became)
 
 
 def left_groups(left: Iterable[Left]) -> list[LeftGroup]:

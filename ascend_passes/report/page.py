@@ -71,7 +71,7 @@ def graph_data(name: str, one: Merged) -> dict[str, Any]:
         "totals": totals(report) if report.before else "kernels were not counted",
         "time": time_text(one),
         "stages": sorted(report.seconds.items(), key=lambda item: -item[1]),
-        "families": [[one.name, one.fused, one.possible] for one in families_of(report)],
+        "families": [[one.title, one.fused, one.possible] for one in families_of(report)],
         "left": [
             [one.count, one.family, one.where, one.line, one.reason, one.fix]
             for one in left_groups(left_in(report))

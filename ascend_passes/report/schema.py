@@ -26,6 +26,8 @@ from ascend_passes.report.value import (
 VALUES = (Report, Kernel, Left, Miss, Decision, Once, CaptureEvent, Place)
 """What a report is made of."""
 PLAIN = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
+LATER = frozenset({"families"})
+"""Fields that version 1 did not have from the start: older files lack them."""
 MOST_BYTES = 2**30
 """Of a file with reports; one of 64 layers has 8 MB."""
 
@@ -145,10 +147,11 @@ def object_value(kind: type, held: Any, where: str) -> Any:
     if not isinstance(held, dict):
         raise ReportError(f"{where} has {str(held)[:60]!r} where an object is needed.")
     hints = hints_of(kind)
-    missing = [name for name in hints if name not in held]
+    missing = [name for name in hints if name not in held and name not in LATER]
     if missing:
-        raise ReportError(f"{where} lacks {', '.join(missing)}.")
-    return kind(**{name: value_of(hint, held[name], where) for name, hint in hints.items()})
+        raise ReportError(f"{where} lacks {', '.join(missing)}; write it again.")
+    there = {name: hint for name, hint in hints.items() if name in held}
+    return kind(**{name: value_of(hint, held[name], where) for name, hint in there.items()})
 
 
 def hints_of(kind: type) -> dict[str, Any]:

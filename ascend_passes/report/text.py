@@ -137,7 +137,7 @@ def layer_text(group: Alike, estimated: bool) -> str:
 def fused_lines(report: Report, brief: bool = False) -> Iterator[TextLine]:
     """How much of what was possible each family took; in brief without what nothing is left of."""
     found = [
-        f"{one.name} {one.fused}" + f" of {one.possible}" * (not brief or one.possible > one.fused)
+        f"{one.title} {one.fused}" + f" of {one.possible}" * (not brief or one.possible > one.fused)
         for one in families_of(report)
     ]
     if found or report.before:

@@ -32,7 +32,7 @@ class Miss:
     """A refusal: a rule or pass had a candidate and left it, with the reason."""
 
     rule: str
-    """The rule or pass."""
+    """The rule or pass, or the family of recognitions, one of which it could have become."""
     node: str
     """Of the graph at that time."""
     place: Place
@@ -69,7 +69,8 @@ class Left:
     """What stays spelled out though an operator exists for it, or stays slower than it could be."""
 
     family: str
-    """The rule, pass or operator that would have taken it, as `Report.fired` names it."""
+    """The rule or pass that would have taken it, as `Report.fired` names it, or the family of
+    recognitions, as `Report.families` does."""
     place: Place
     """Where the model wrote it."""
     reason: str
@@ -160,6 +161,8 @@ class Report:
     """The graph that is run, as Python."""
     spellings: Mapping[str, int] = field(default_factory=dict)
     """`rule.spelling` or `rule[choices]` -> how often it fired, for rules that have several."""
+    families: Mapping[str, str] = field(default_factory=dict)
+    """Recognition in `fired` -> its family, whose name stands in `left` and in `misses`."""
     left: tuple[Left, ...] = ()
     """What stays spelled out, with the reason and the fix."""
     before: tuple[Kernel, ...] = ()
@@ -186,6 +189,7 @@ class Report:
             graph_before=self.graph_before or other.graph_before,
             graph_after=other.graph_after or self.graph_after,
             spellings=dict(Counter(self.spellings) + Counter(other.spellings)),
+            families={**self.families, **other.families},
             left=self.left + other.left,
             before=self.before + other.before,
             after=self.after + other.after,

@@ -123,6 +123,21 @@ WEIGHTS = {
 }
 
 
+FUNCTIONS = """
+import torch
+def build(): return torch.nn.Linear(2, 2), (torch.ones(3, 2),)
+def raises(): raise ValueError("mine")
+def one(): return torch.nn.Linear(2, 2)
+def number(): return 3, ()
+def unfit(): return torch.nn.Linear(2, 2), (torch.ones(3, 3),)
+"""
+"""A file for `bisect`, of which one function alone is right."""
+REPORTS = {
+    "version_99.json": {"schema": "ascend_passes.report", "version": 99},
+    "half_a_report.json": {"schema": "ascend_passes.report", "version": 1, "fired": {}},
+}
+
+
 def make(root: Path) -> None:
     """Write all of them below a folder."""
     for name, text in RULES.items():
@@ -146,6 +161,9 @@ def make(root: Path) -> None:
     (root / "models" / "config_folder" / "config.json").mkdir(parents=True)
     (root / "models" / "nothing").mkdir()
     write(root / "a_file", b"")
+    write(root / "functions.py", FUNCTIONS.encode())
+    for name, held in REPORTS.items():
+        write(root / name, json.dumps(held).encode())
     (root / "dangling").symlink_to(root / "nowhere")
     (root / "loop").symlink_to(root / "loop")
     # What stands in the current folder under the name of a rule, and must not be run.

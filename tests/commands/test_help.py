@@ -58,6 +58,7 @@ def test_every_help_has_examples_that_are_understood(capsys, words):
         (("explain", "x", "--shapes", "dynamical"), "Did you mean 'dynamic'?"),
         (("completion", "bsh"), "Did you mean 'bash'?"),
         (("list", "--nothing-like-it"), "unrecognized arguments: --nothing-like-it (see"),
+        (("run", "x", "--model=y"), "unrecognized arguments: --model=y (see"),
     ],
 )
 def test_a_wrong_word_is_one_line_with_what_is_near(capsys, words, hint):
@@ -117,7 +118,9 @@ def test_a_shell_completes(scripts, tmp_path, shell):
     assert proposed("explain", "--option", "flashcomm_") == ["flashcomm_tokens="]
     assert proposed("explain", "x", "--shapes", "") == ["auto", "static", "dynamic"]
     assert proposed("show", "add_rms_norm_q") == ["add_rms_norm_quant"]
+    assert proposed("show", "swiglu_p") == [] and "swiglu" in proposed("show", "swig")
     assert proposed("bench", "co") == ["compile", "comm"]
+    assert proposed("bench", "pe") == ["peers"]
     assert proposed("bench", "compile", "--lay") == ["--layers"]
     assert proposed("completion", "z") == ["zsh"]
     assert proposed("explain", "--nothing") == []

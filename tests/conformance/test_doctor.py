@@ -7,6 +7,7 @@ import json
 
 import pytest
 import torch
+from packaging.specifiers import SpecifierSet
 
 from ascend_passes import __main__ as command_line
 from ascend_passes import npu
@@ -69,6 +70,7 @@ def perfect(**changes: object) -> doctor.Environment:
         operators=every,
         entry_points={"torch_dynamo_backends: ascend_dense": True},
         mismatch=None,
+        unsupported={},
         systems=doctor.systems("npu", (), collectives=True, graphs=True),
         advice=(),
     )
@@ -81,6 +83,7 @@ def perfect(**changes: object) -> doctor.Environment:
         ({}, [], 0),
         ({"mismatch": "torch is 2.13.0 and torch_npu is 2.11.0"}, [], 1),
         ({"torch_npu_problem": "libascendcl.so is missing"}, [], 1),
+        ({"unsupported": {"vllm": "<0.33,>=0.32"}}, [], 1),
         ({"entry_points": {"torch_dynamo_backends: ascend_dense": False}}, [], 1),
         ({"systems": doctor.systems("npu", ("npu_prefetch",), True, True)}, [], 1),
         ({"systems": doctor.systems("npu", (), True, graphs=False)}, [], 1),
@@ -94,6 +97,46 @@ def perfect(**changes: object) -> doctor.Environment:
 def test_the_exit_status(capsys, monkeypatch, changes, words, status):
     monkeypatch.setattr(doctor_command, "examine", lambda: perfect(**changes))
     assert command_line.main(["doctor", *words]) == status
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "`ascend-passes tune` measures"),
+        ({"mismatch": "torch is 2.13.0 and torch_npu is 2.11.0"}, "from the top, then"),
+        ({"systems": doctor.systems("npu", (), True, graphs=False)}, "stays as the model wrote it"),
+        ({"device": "cpu", "systems": doctor.systems("cpu", (), True, True)}, "ascend-passes demo"),
+    ],
+)
+def test_it_ends_in_what_to_do_next(capsys, monkeypatch, changes, said):
+    monkeypatch.setattr(doctor_command, "examine", lambda: perfect(**changes))
+    command_line.main(["doctor"])
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("next: ") and said in last
+
+
+@pytest.mark.parametrize("version", ["2.10.0", "2.11.0", "2.13.1.post4", "2.13.0+cpu", "2.14.0"])
+@pytest.mark.parametrize("span", [">=2.11,<2.14", "<2.14,>=2.11", ">=2.13", "<2.11"])
+def test_a_range_means_what_pip_says(version, span):
+    assert doctor.is_within(version, span) == SpecifierSet(span).contains(version)
+
+
+def test_versions_outside_of_the_range_are_told_with_the_fix(monkeypatch):
+    metadata = ["torch<2.14,>=2.11", "numpy", "rich>=13", 'vllm<0.33,>=0.32; extra == "vllm"']
+    monkeypatch.setattr(doctor.importlib.metadata, "requires", lambda name: metadata)
+    installed = {"ascend-passes": "0.1.0", "torch": "2.10.0", "vllm": "0.32.1", "triton": None}
+    found = dict(doctor.outside(installed))
+    assert found == {"torch": "<2.14,>=2.11"}
+    assert doctor.ranged("torch", "2.10.0", found["torch"]) == (
+        "torch 2.10.0 is not supported: `pip install 'torch<2.14,>=2.11'`."
+    )
+    assert not dict(doctor.outside({**installed, "ascend-passes": None}))
+
+
+def test_the_ranges_are_the_projects():
+    """What is installed here is read with the names that `doctor` knows."""
+    versions = {**doctor.distributions(), "vllm": "0.1.0", "torch-npu": "1.11.0"}
+    assert set(dict(doctor.outside(versions))) == {"vllm", "torch-npu"}
 
 
 def test_without_npu_graphs_captured_steps_are_impossible():

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from ascend_passes import Report
+from ascend_passes.report.expected import expected_counts
 from ascend_passes.report.families import FamilyCount, families_of, left_groups
 from ascend_passes.report.fixes import fix_for
 from ascend_passes.report.layers import modules, ranges
@@ -41,8 +42,28 @@ def test_what_a_user_could_gain_is_left_with_place_and_fix():
     assert group.where == "layers.{0-2}" and group.line.startswith("stack.py:")
     assert group.fix and "silu has 2 users" in group.reason
     assert FamilyCount("gated", 0, LAYERS) in families_of(found)
+    assert f"gated 0 of {LAYERS}" in str(found)
     (line,) = (line for line in str(found).splitlines() if line.startswith("left"))
     assert "3 gated at layers.{0-2} (stack.py:" in line and "(fix: keep" in line
+
+
+def test_a_family_is_counted_as_one_where_one_of_it_is_left():
+    found = replace(
+        report(), left=(Left("gated", Place("layers.1"), "it is shared"), *report().left)
+    )
+    assert found.families["swiglu_unpacked"] == "gated" and "add_rms_norm" not in found.families
+    parts = (("swiglu_unpacked", LAYERS),)
+    assert FamilyCount("gated", LAYERS, LAYERS + 1, parts) in families_of(found)
+    assert f"gated ({LAYERS} swiglu_unpacked) {LAYERS} of {LAYERS + 1}" in str(found)
+    assert "swiglu_unpacked 3 of" not in str(found)
+    assert expected_counts([found])["swiglu_unpacked"] == LAYERS
+    assert "gated" not in expected_counts([found])
+
+
+def test_a_recognition_of_its_familys_name_is_counted_under_it():
+    found = replace(report(), left=(Left("rms_norm", Place(), "small rows show no epsilon"),))
+    norms = 2 * LAYERS + 1
+    assert FamilyCount("rms_norm", norms, norms + 1) in families_of(found)
 
 
 def test_equal_graphs_are_one():
