@@ -115,7 +115,9 @@ def test_it_ends_in_what_to_do_next(capsys, monkeypatch, changes, said):
     assert last.startswith("next: ") and said in last
 
 
-@pytest.mark.parametrize("version", ["2.10.0", "2.11.0", "2.13.1.post4", "2.13.0+cpu", "2.14.0"])
+@pytest.mark.parametrize(
+    "version", ["2.10.0", "2.11.0", "2.13.1.post4", "2.13.0+cpu", "2.14.0", "2.14"]
+)
 @pytest.mark.parametrize("span", [">=2.11,<2.14", "<2.14,>=2.11", ">=2.13", "<2.11"])
 def test_a_range_means_what_pip_says(version, span):
     assert doctor.is_within(version, span) == SpecifierSet(span).contains(version)

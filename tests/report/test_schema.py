@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from ascend_passes import Report
-from ascend_passes.report.schema import VALUES, ReportError, json_schema, read_reports
+from ascend_passes.report.schema import LATER, VALUES, ReportError, json_schema, read_reports
 from ascend_passes.report.value import SCHEMA, VERSION, CaptureEvent, Decision
 from tests.report.stack import report
 
@@ -101,3 +101,12 @@ def test_a_file_that_is_not_there_is_said(tmp_path):
 def test_every_value_is_a_frozen_dataclass():
     for kind in VALUES:
         assert dataclasses.fields(kind) and kind.__dataclass_params__.frozen
+
+
+def test_a_file_from_before_a_field_came_is_read(tmp_path):
+    held = FULL.to_dict()
+    assert LATER and all(held.pop(name) is not None for name in LATER)
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps(held))
+    (found,) = read_reports(path).values()
+    assert found == dataclasses.replace(FULL, families={})
