@@ -39,7 +39,9 @@ def test_parts_come_in_their_order_and_know_their_owner():
 def test_without_as_many_parts_nothing_is_known_of_them():
     flat = FlatInputs.of([torch.ones(2)], ["traced", "otherwise"])
     assert flat.values == ("traced", "otherwise")
-    assert flat.owners == () and flat.state(torch.fx.GraphModule({}, torch.fx.Graph()), [], [0]) == ()
+    assert (
+        flat.owners == () and flat.state(torch.fx.GraphModule({}, torch.fx.Graph()), [], [0]) == ()
+    )
 
 
 @pytest.fixture

@@ -158,9 +158,7 @@ def measured(kind: str, dtype: torch.dtype) -> dict[str, Any]:
     ids = torch.randint(3, 200, (1, TOKENS))
     with torch.no_grad():
         plain = model(ids, use_cache=False).logits
-        run = functools.partial(
-            torch.compile(model, backend="ascend_dense"), ids, use_cache=False
-        )
+        run = functools.partial(torch.compile(model, backend="ascend_dense"), ids, use_cache=False)
         compiled = run().logits
         calls = executed(run)
         counts: collections.Counter[str] = collections.Counter()
@@ -177,7 +175,8 @@ def measured(kind: str, dtype: torch.dtype) -> dict[str, Any]:
     return {
         "family": kind,
         "graphs": len(ascend_passes.reports()),
-        "norms": sum(number for name, number in calls.items() if "norm" in name) - sum(wide.values()),
+        "norms": sum(number for name, number in calls.items() if "norm" in name)
+        - sum(wide.values()),
         "of norms": counts["norms"],
         "rotations": calls["npu_rotary_mul"] + 2 * calls["npu_apply_rotary_pos_emb"],
         "of rotations": counts["rotations"],
