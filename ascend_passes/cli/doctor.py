@@ -48,6 +48,7 @@ def show(out: Console, findings: Environment) -> None:
         versions.add_row(name, version or "not found")
     out.print(versions)
     out.print(f"\ndevice: {findings.device}" + (f", {findings.soc}" if findings.soc else ""))
+    out.print(f"pair of versions that the tests run with: {findings.pair or 'none'}")
     possible = Table("optimization", "on an NPU here", "why", box=None)
     for system in findings.systems:
         possible.add_row(system.name, "yes" if system.possible else "no", system.reason)

@@ -17,6 +17,7 @@ import torch
 
 from ascend_passes import npu
 from ascend_passes.executors.execute import ExecutorError, has_torch_npu, require_torch_npu
+from ascend_passes.support import PAIRS, minor, pair_of
 
 CANN_FOLDERS = ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")
 """Variables that CANN's `set_env.sh` sets to the folder of the toolkit."""
@@ -61,6 +62,8 @@ class Environment:
     """What torch and vLLM find us by, and whether the installed package declares it."""
     mismatch: str | None
     """How the versions of torch and torch_npu do not belong together."""
+    pair: str | None
+    """Name of the row of `support.PAIRS` that torch here is in; None where it is in none."""
     systems: tuple[System, ...]
     advice: tuple[str, ...]
     """What to install or change, one sentence each; empty where nothing is missing for an NPU."""
@@ -97,6 +100,7 @@ def examine() -> Environment:
     versions = {**distributions(), "CANN": cann_version(), "HCCL": hccl_version()}
     mismatch = version_mismatch(versions["torch-npu"])
     declared = entry_points()
+    pair = pair_of(torch.__version__)
     return Environment(
         versions=versions,
         device=device,
@@ -105,6 +109,7 @@ def examine() -> Environment:
         operators=operators,
         entry_points=declared,
         mismatch=mismatch,
+        pair=None if pair is None else pair.name,
         systems=systems(device, missing, versions["HCCL"] is not None, has_graphs(usable)),
         advice=advice(versions, device, problem, missing, mismatch, declared),
     )
@@ -115,11 +120,6 @@ def version_mismatch(torch_npu: str | None) -> str | None:
     if torch_npu is None or minor(torch_npu) == minor(torch.__version__):
         return None
     return f"torch is {torch.__version__} and torch_npu is {torch_npu}"
-
-
-def minor(version: str) -> tuple[str, ...]:
-    """Major and minor number of a version."""
-    return tuple(re.split("[.+]", version)[:2])
 
 
 def entry_points() -> dict[str, bool]:
@@ -273,14 +273,20 @@ def advice(
     declared: Mapping[str, bool],
 ) -> tuple[str, ...]:
     """What to install for an NPU, in the order to do it in."""
-    torch_version = ".".join(minor(torch.__version__))
+    pair = pair_of(torch.__version__)
+    wanted = ".".join(map(str, minor(torch.__version__))) + ".*" if pair is None else pair.torch_npu
     found = []
+    if pair is None:
+        tested = ", ".join(pair.torch for pair in PAIRS)
+        found.append(
+            f"Install a torch that the tests run with, {tested}; {torch.__version__} is none."
+        )
     if versions["CANN"] is None:
         found.append("Install CANN and its driver, and run its `set_env.sh` in this shell.")
     if versions["torch-npu"] is None:
-        found.append(f"Install torch_npu: `pip install torch-npu=={torch_version}.*`.")
+        found.append(f"Install torch_npu: `pip install torch-npu=={wanted}`.")
     if mismatch is not None:
-        found.append(f"{mismatch}: `pip install torch-npu=={torch_version}.*`.")
+        found.append(f"{mismatch}: `pip install torch-npu=={wanted}`.")
     if problem is not None:
         found.append(f"Mend torch_npu, which does not import: {problem}")
     if device == "npu" and missing:
@@ -290,4 +296,16 @@ def advice(
         found.append(f"Install this package, which declares {absent}: `pip install -e .` here.")
     if versions["vllm"] is not None and versions["vllm-ascend"] is None and device == "npu":
         found.append("Install vllm-ascend, vLLM's platform for NPUs: `pip install vllm-ascend`.")
-    return tuple(found)
+    return (*found, *vllm_ascend_advice(versions))
+
+
+def vllm_ascend_advice(versions: Mapping[str, str | None]) -> tuple[str, ...]:
+    """What vllm-ascend wants beside it: it imports names that one minor release of vLLM has."""
+    ascend, vllm = versions["vllm-ascend"], versions["vllm"]
+    if ascend is None:
+        return ()
+    rows = [pair for pair in PAIRS if pair.vllm_ascend and minor(pair.vllm_ascend) == minor(ascend)]
+    if not rows or (vllm is not None and minor(vllm) == minor(rows[0].vllm)):
+        return ()
+    beside = f"vllm-ascend {ascend} runs beside vLLM {rows[0].vllm}"
+    return (f"{beside}, not {vllm}: `pip install vllm=={rows[0].vllm}`.",)

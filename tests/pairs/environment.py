@@ -1,0 +1,81 @@
+"""A virtual environment for a pair of the table of support, in `.venv-pairs`.
+
+The registry's builds of torch for Linux want CUDA's libraries, several gigabytes that a machine
+without a GPU has no use for. Where they are not here, libraries stand in for them whose functions
+all answer that there is no device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from ascend_passes.support import Pair
+from tests.shared_objects import command, forward, linked_libraries, on_loader_path, symbols
+
+ROOT = Path(__file__).parent.parent.parent
+FOLDER = ROOT / ".venv-pairs"
+ALONE = ("accelerate==1.15.0", "compressed-tensors==0.17.0")
+"""Installed, as torch is, without what they require: torch requires CUDA's libraries."""
+REQUIREMENTS = (
+    *("filelock", "typing-extensions", "sympy", "networkx", "jinja2", "fsspec", "setuptools"),
+    *("numpy", "rich", "pytest", "hypothesis", "expecttest", "packaging", "psutil", "loguru"),
+    "pydantic",
+)
+"""What torch, the package, its tests and those two import; transformers brings its own."""
+CUDA = ("cu", "__cu", "nccl", "nvrtc", "nvshmem", "nvtx")
+"""What the names in CUDA's libraries begin with."""
+NO_DEVICE = 100
+"""cudaErrorNoDevice, and an error to every other of the libraries."""
+STANDIN = "libcuda_standin.so"
+
+
+def make(pair: Pair) -> Path:
+    """The interpreter of the pair's environment, made anew where what it is made of changed."""
+    recipe = repr(pair).encode() + Path(__file__).read_bytes()
+    venv = FOLDER / f"{pair.name}-{hashlib.sha256(recipe).hexdigest()[:12]}"
+    interpreter = venv / "bin" / "python"
+    if not (venv / "complete").exists():
+        for old in FOLDER.glob(f"{pair.name}-*"):
+            shutil.rmtree(old)
+        install(pair, venv, interpreter)
+        (venv / "complete").touch()
+    return interpreter
+
+
+def install(pair: Pair, venv: Path, interpreter: Path) -> None:
+    """Make the environment: a minute or two, a gigabyte of downloads and two on the disk."""
+    subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
+    pip = [str(interpreter), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    for words in (
+        ["--no-deps", f"torch=={pair.torch}", *ALONE],
+        [f"transformers=={pair.transformers}", *REQUIREMENTS],
+        ["--no-deps", "-e", str(ROOT)],
+    ):
+        subprocess.run([*pip, *words], check=True)
+    (site,) = venv.glob("lib/python*/site-packages")
+    stand_in_for_cuda(site / "torch")
+
+
+def stand_in_for_cuda(torch: Path) -> None:
+    """Put beside torch's libraries those of CUDA that it links against and that are not here."""
+    libraries = sorted([*torch.glob("lib/*.so*"), *torch.glob("_C*.so")])
+    needed = set().union(*map(linked_libraries, libraries)) - {path.name for path in libraries}
+    missing = [name for name in sorted(needed) if not on_loader_path(name)]
+    if not missing:
+        return
+    wanted = symbols("--undefined-only", *libraries) - symbols("--defined-only", *libraries)
+    lines = [
+        f"int {name}(void) {{ return {NO_DEVICE}; }}"
+        for name in sorted(wanted)
+        if name.startswith(CUDA)
+    ]
+    source = torch / "lib" / "cuda_standin.c"
+    source.write_text("\n".join(lines) + "\n")
+    standin = source.with_name(STANDIN)
+    command("cc", "-shared", "-fPIC", "-w", f"-Wl,-soname,{STANDIN}", "-o", standin, source)
+    for name in missing:
+        forward(source.with_name(name), standin)
