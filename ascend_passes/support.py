@@ -82,7 +82,7 @@ def range_over(versions: Iterable[str]) -> str:
     return f">={low}.{first},<{high}.{last + 1}"
 
 
-def ranges() -> dict[str, str]:
+def version_ranges() -> dict[str, str]:
     """Distribution -> the range of versions that the package takes."""
     return {
         "torch": range_over(pair.torch for pair in PAIRS),

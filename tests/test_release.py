@@ -168,7 +168,7 @@ def test_the_metadata_and_the_page_have_the_ranges_of_the_table():
     needs = {one.name: one for one in map(Requirement, (*PROJECT["dependencies"], *extras))}
     page = {name.lower().replace("_", "-"): span for name, span in ranges().items()}
     assert page.pop("python") == PROJECT["requires-python"]
-    for name, span in support.ranges().items():
+    for name, span in support.version_ranges().items():
         assert needs[name].specifier == SpecifierSet(span), name
     for name, span in page.items():
         assert needs[name].specifier == SpecifierSet(span), name
