@@ -45,7 +45,7 @@ PAIRS = (
     ),
     Pair(
         name="newest",
-        torch="2.14.1",
+        torch="2.14.0",
         torch_npu="2.14.0",
         vllm="",
         vllm_ascend="",

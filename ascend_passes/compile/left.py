@@ -7,7 +7,7 @@ stays among the misses; what a user could gain by is left.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 
 from ascend_passes.engine.registry import rules
 from ascend_passes.options.value import Options
@@ -18,6 +18,9 @@ OTHER_OPERATOR = ("stands where", "does not follow", "was not found", "is None, 
 """What a reason says that means: here is something else than the rule is about."""
 BY_DESIGN = ("only one token shares its mask",)
 """Parts of reasons that say: it is right as it is. Prompts keep their repeated heads, paid once."""
+NOBODYS = ("an input depends on an output", "which is used outside the pattern as well")
+"""Parts of reasons that say: no operator can take this graph's nodes together, whatever its
+limits."""
 OF_THE_MODEL = ("eliminate_zeros",)
 """Passes that a user gains by alone where the model itself wrote what they look at."""
 
@@ -35,6 +38,13 @@ def left_of(report: Report, options: Options) -> tuple[Left, ...]:
     found = open_misses(report.misses, kinds, written)
     made = (Left(one.rule, one.place, one.reason, fix_for(one.reason)) for one in found)
     return tuple(dict.fromkeys(one for one in made if one.family not in told))
+
+
+def refusals(misses: Iterable[Miss]) -> Iterator[Miss]:
+    """The whole matches that were refused and that an operator could have taken."""
+    for miss in misses:
+        if miss.complete and not any(text in miss.reason for text in NOBODYS):
+            yield miss
 
 
 def open_misses(

@@ -31,6 +31,10 @@ CUDA = ("cu", "__cu", "nccl", "nvrtc", "nvshmem", "nvtx")
 NO_DEVICE = 100
 """cudaErrorNoDevice, and an error to every other of the libraries."""
 STANDIN = "libcuda_standin.so"
+SHARED_KEYS = (b"pinned_reserve_s", b"per_process_memo")
+"""How settings begin that CUDA's allocator and that of torch_npu 2.14 both register, as far as a
+compiler keeps them in one piece: torch takes each once, and torch_npu, which is built for a torch
+without CUDA, would not load."""
 
 
 def make(pair: Pair) -> Path:
@@ -79,3 +83,12 @@ def stand_in_for_cuda(torch: Path) -> None:
     command("cc", "-shared", "-fPIC", "-w", f"-Wl,-soname,{STANDIN}", "-o", standin, source)
     for name in missing:
         forward(source.with_name(name), standin)
+    free_keys(torch / "lib" / "libc10_cuda.so")
+
+
+def free_keys(library: Path) -> None:
+    """Give the settings that torch_npu registers as well other names in CUDA's allocator."""
+    content = library.read_bytes()
+    for key in SHARED_KEYS:
+        content = content.replace(key, key.replace(b"_", b"-"))
+    library.write_bytes(content)
