@@ -16,13 +16,15 @@ from pathlib import Path
 from ascend_passes.support import CURRENT, PAIRS, Pair
 from tests.pairs import environment
 
+WHEEL = ("check_doctor", "check_legality", "check_npugraph_ex", "check_operators", "check_outputs")
+"""The files of `tests/conformance/inside` that ask what differs between releases of torch_npu."""
 CHOSEN = (
     "tests/models/test_counts.py",
     "tests/test_backend.py",
     "tests/test_match.py",
     "tests/test_rewrite.py",
     "tests/passes",
-    "tests/conformance/test_wheel.py",
+    *(f"tests/conformance/test_wheel.py::test_inside[{check}]" for check in WHEEL),
 )
 """What says most about a version in a few minutes: graphs as this torch makes them fuse as often as
 elsewhere, the backend in all its modes, the passes alone, and torch_npu's operators beside ours."""

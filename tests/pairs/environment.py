@@ -42,6 +42,8 @@ CUDA = ("cu", "__cu", "nccl", "nvrtc", "nvshmem", "nvtx")
 """What the names in CUDA's libraries begin with."""
 NO_DEVICE = 100
 """cudaErrorNoDevice, and an error to every other of the libraries."""
+TEXTS = ("ErrorString", "ErrorName", "StatusString", "StatusName")
+"""What the names of functions end in that give an error's text."""
 STANDIN = "libcuda_standin.so"
 SHARED_KEYS = (b"pinned_reserve_s", b"per_process_memo")
 """How settings begin that CUDA's allocator and that of torch_npu 2.14 both register, as far as a
@@ -91,11 +93,7 @@ def stand_in_for_cuda(torch: Path) -> None:
     if not missing:
         return
     wanted = symbols("--undefined-only", *libraries) - symbols("--defined-only", *libraries)
-    lines = [
-        f"int {name}(void) {{ return {NO_DEVICE}; }}"
-        for name in sorted(wanted)
-        if name.startswith(CUDA)
-    ]
+    lines = [function(name) for name in sorted(wanted) if name.startswith(CUDA)]
     source = torch / "lib" / "cuda_standin.c"
     source.write_text("\n".join(lines) + "\n")
     standin = source.with_name(STANDIN)
@@ -103,6 +101,13 @@ def stand_in_for_cuda(torch: Path) -> None:
     for name in missing:
         forward(source.with_name(name), standin)
     free_keys(torch / "lib" / "libc10_cuda.so")
+
+
+def function(name: str) -> str:
+    """C for a function of CUDA's that only says that there is no device."""
+    if name.endswith(TEXTS):
+        return f'const char *{name}(void) {{ return "no CUDA here"; }}'
+    return f"int {name}(void) {{ return {NO_DEVICE}; }}"
 
 
 def free_keys(library: Path) -> None:
