@@ -64,6 +64,6 @@ OLDER: Mapping[str, str] = MappingProxyType(
     }
 )
 """Operator -> its schema in torch_npu 2.10, whose `output_mask` takes no None and cannot be left
-out (its default has no element, where two are wanted), and where Meta gives the second scales a whole
-shape although they are off. Our rules always say what is on, and read
+out: its default has no element, where two are wanted. Meta gives the second scales a whole shape
+there although they are off. Our rules always say what is on, and read
 nothing that is off."""
