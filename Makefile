@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo check test lint docs site bench
+.PHONY: help venv demo check test test-pairs lint docs site bench
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 venv: $(STAMP) ## make .venv with everything for development
 
@@ -29,6 +29,9 @@ check: lint ## what every edit is worth: lint, and the tests that need no proces
 
 test: venv ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --no-loadscope-reorder --durations=30
+
+test-pairs: venv ## run chosen tests with the other versions that the package takes
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.pairs
 
 lint: venv ## ruff, formatting, mypy, and whether the generated pages are up to date
 	$(BIN)/ruff check .

@@ -162,7 +162,8 @@ def explain(
             gm, flat.values, chosen, lambda report, *_: found.append(report), state=state
         )
         if not compiled.variants:
-            compiled.prepare(flat.values)
+            with trace.outside_compilation():  # numbers are read, which fake modes may refuse
+                compiled.prepare(flat.values)
         return lambda *_: [
             torch.zeros(shape, dtype=dtype, device=device) if dtype else shape
             for shape, dtype, device in shapes

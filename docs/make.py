@@ -30,12 +30,13 @@ from ascend_passes.npu.operator import Operator
 from ascend_passes.options.value import Options
 from ascend_passes.report.schema import VALUES
 from ascend_passes.report.value import SCHEMA, VERSION
+from ascend_passes.support import PAIRS
 from ascend_passes.verify.recognition import recognition_page
 from ascend_passes.verify.rule_page import RulePage, page
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
-BEGIN, END = "<!-- stages: written by `make docs` -->", "<!-- end of stages -->"
+BEGIN, END = "<!-- {}: written by `make docs` -->", "<!-- end of {} -->"
 GENERATED = "<!-- Written by `make docs`; do not edit. -->"
 
 
@@ -76,6 +77,7 @@ def pages() -> Iterator[tuple[Path, str]]:
     yield DOCS / "report-format.md", report_page()
     yield DOCS / "accuracy.md", accuracy_page()
     yield DOCS / "architecture.md", architecture_page(DOCS / "architecture.md")
+    yield DOCS / "support.md", support_page(DOCS / "support.md")
     every = every_named(Options())
     yield DOCS / "rules" / "index.md", index_page(every)
     for one in every:
@@ -83,13 +85,30 @@ def pages() -> Iterator[tuple[Path, str]]:
         yield DOCS / "rules" / f"{one.name}.md", text
 
 
+def with_table(path: Path, name: str, table: Sequence[str]) -> str:
+    """The page as it is, with a table of today between the two marks of this name."""
+    begin, end = BEGIN.format(name), END.format(name)
+    before, _, rest = path.read_text().partition(begin)
+    _, _, after = rest.partition(end)
+    return "\n".join([before + begin, "", *table, "", end + after])
+
+
 def architecture_page(path: Path) -> str:
-    """The page as it is, with today's stages between its two marks."""
-    before, _, rest = path.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
+    """The page with today's stages."""
     rows = [f"| {i} | `{one.name}` | {one.does} |" for i, one in enumerate(STAGES, 1)]
-    table = ["| | stage | what it does |", "|---|---|---|", *rows]
-    return "\n".join([before + BEGIN, "", *table, "", END + after])
+    return with_table(path, "stages", ["| | stage | what it does |", "|---|---|---|", *rows])
+
+
+def support_page(path: Path) -> str:
+    """The page with the pairs of versions."""
+    columns = ("torch", "torch_npu", "vllm", "vllm_ascend", "transformers")
+    heads = ("pair", "torch", "torch_npu", "vLLM", "vllm-ascend", "transformers", "tested by")
+    rows = [
+        (pair.name, *(getattr(pair, column) or "none" for column in columns), pair.tested)
+        for pair in PAIRS
+    ]
+    lines = [f"| {' | '.join(row)} |" for row in (heads, ("---",) * len(heads), *rows)]
+    return with_table(path, "pairs", lines)
 
 
 def options_page() -> str:

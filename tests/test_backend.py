@@ -231,6 +231,10 @@ def test_several_models_in_one_process_keep_their_own_weights_and_options():
     assert [fired(r)["add_rms_norm"] for r in ascend_passes.reports()] == [1, 0]
 
 
+@pytest.mark.skipif(
+    not hasattr(torch.compiler, "_compile_session_context"),
+    reason="torch before 2.13 cannot tell which thread compiles; see docs/how-it-works.md",
+)
 def test_two_threads_compile_and_call_one_model():
     model = Block()
     step = compiled(model, dynamic=True)

@@ -30,6 +30,7 @@ LAYERS = (
     "models",
     "backend",
     "vllm",
+    "support",
     "cli",
     "__main__",
 )

@@ -99,6 +99,39 @@ def test_a_wrong_environment_names_the_variable(monkeypatch, variable, text, rea
         checked_options()
 
 
+@pytest.mark.parametrize(
+    ("variable", "hint"),
+    [
+        ("ASCEND_PASSES_RULLES", "Did you mean 'ASCEND_PASSES_RULES'?"),
+        ("ASCEND_PASSES_QQQQQQQQQQQQQQQQQQQQQQ", "docs/options.md names all"),
+    ],
+)
+def test_a_variable_of_ours_that_no_option_reads_is_said(monkeypatch, variable, hint):
+    monkeypatch.setenv(variable, "1")
+    with pytest.warns(RuntimeWarning, match=f"reads the environment variable {variable}.*{hint}"):
+        checked_options()
+
+
+@pytest.mark.filterwarnings("error")
+def test_variables_that_are_read_are_not_said(monkeypatch):
+    for name in ("ASCEND_PASSES_RULES", "ASCEND_PASSES_TEST_SEED", "OTHER_ASCEND_PASSES_X"):
+        monkeypatch.setenv(name, "")
+    assert checked_options() == Options()
+
+
+@pytest.mark.parametrize("dump", ["/proc/none", "a\0b"])
+def test_a_dump_where_no_folder_can_be_is_an_error(dump):
+    with pytest.raises(OptionError, match=r"a folder that cannot be made: .* can be written"):
+        checked_options({"dump": dump})
+
+
+def test_a_dump_into_a_file_is_an_error(tmp_path):
+    (tmp_path / "file").touch()
+    for dump in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(OptionError, match="which is no folder; name a folder"):
+            checked_options({"dump": str(dump)})
+
+
 @pytest.mark.parametrize("soc", ["Ascend910B", "Ascend910B1", "Ascend910_9391", "Ascend950PR"])
 def test_every_chip_of_the_tables_is_known(soc):
     assert checked_options({"soc": soc}).soc == soc

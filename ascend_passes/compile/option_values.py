@@ -125,12 +125,14 @@ def check_chip(soc: str) -> None:
 
 
 def check_folder(dump: str) -> None:
-    """Raise OptionError for a dump into something that is no folder."""
+    """Make the folder of a dump; OptionError where there can be none."""
     if not dump:
         return
     try:
-        wrong = Path(dump).exists() and not Path(dump).is_dir()
+        Path(dump).mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        wrong = f"option 'dump' is {shown(dump)}, which is no folder; name a folder."
+        raise OptionError(wrong) from None
     except (OSError, ValueError) as error:
-        raise OptionError(f"option 'dump' is {shown(dump)}: {error}.") from None
-    if wrong:
-        raise OptionError(f"option 'dump' is {shown(dump)}, which is no folder; name a folder.")
+        wrong = f"option 'dump' is {shown(dump)}, a folder that cannot be made: {error}."
+        raise OptionError(f"{wrong} Name one that can be written.") from None

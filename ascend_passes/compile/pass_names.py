@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from ascend_passes.compile.stages import STAGES
 from ascend_passes.frontends import quantized_decomposed, vllm_translations
+from ascend_passes.report.expected import FORMS
 
 PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -38,7 +39,8 @@ def switchable() -> tuple[str, ...]:
 
 
 def countable_names() -> tuple[str, ...]:
-    """What `expect` may name beside rules: passes, and the operators that two of them translate."""
+    """What `expect` may name beside rules: passes, what two of them translate, families."""
     tables = (quantized_decomposed.TRANSLATIONS, vllm_translations.TRANSLATIONS)
     translated = (name.replace("::", "_").lstrip("_") for table in tables for name in table)
-    return (*(stage.name for stage in STAGES if stage.name not in WITHOUT_COUNT), *translated)
+    stages = (stage.name for stage in STAGES if stage.name not in WITHOUT_COUNT)
+    return (*stages, *translated, *FORMS)

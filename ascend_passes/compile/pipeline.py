@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from torch import fx
 
+from ascend_passes.compile.left import refusals
 from ascend_passes.compile.stages import STAGES
 from ascend_passes.distributed.mailbox import AgreementError
 from ascend_passes.distributed.rehearsal import DepartureError
@@ -20,6 +21,7 @@ from ascend_passes.ir.settle import settle_graph
 from ascend_passes.ir.sharing import keep_results_apart, plain_results
 from ascend_passes.options.errors import ExpectationError as ExpectationError
 from ascend_passes.options.value import OptionError, switched_on
+from ascend_passes.report.expected import reached
 from ascend_passes.report.value import Report
 from ascend_passes.verify.structure import Structure
 from ascend_passes.verify.validate import Baseline, notes_of
@@ -115,17 +117,14 @@ def left_out(name: str, error: Exception) -> str:
 
 
 def check_expectations(report: Report, context: Context) -> None:
-    """Raise ExpectationError where counts are below `expect`, or `strict` and a match was
-    refused."""
-    fired = {**report.spellings, **report.fired}
+    """Raise ExpectationError where counts are below `expect`, or `strict` and a match was refused
+    that an operator could have taken."""
     short = [
-        f"{name} fired {fired.get(name, 0)} times, expected {count}"
+        f"{name} fired {reached(report, name)} times, expected {count}"
         for name, count in context.options.expect.items()
-        if fired.get(name, 0) < count
+        if reached(report, name) < count
     ]
     if context.options.strict:
-        short += [
-            f"{miss.rule} at {miss.place}: {miss.reason}" for miss in report.misses if miss.complete
-        ]
+        short += [f"{miss.rule} at {miss.place}: {miss.reason}" for miss in refusals(report.misses)]
     if short:
         raise ExpectationError("; ".join(short) + f"\n{report}")

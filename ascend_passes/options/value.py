@@ -6,17 +6,30 @@ The documentation page of the options and the errors for unknown names are made 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
 
-from ascend_passes.options.types import HIGHEST, checked_value, parse, shown, split_words, unknown
+from ascend_passes.options.types import (
+    HIGHEST,
+    checked_value,
+    nearest,
+    parse,
+    shown,
+    split_words,
+    unknown,
+)
 from ascend_passes.options.types import OptionError as OptionError
 
 CUDAGRAPH_MODES = ("NONE", "FULL_DECODE_ONLY", "FULL")
 WARM_UPS = ("lazy", "eager")
 EXECUTORS = ("auto", "eager", "inductor", "npugraph_ex", "torchair")
+PREFIX = "ASCEND_PASSES_"
+"""Of environment variables that are ours."""
+OF_TESTS = ("TEST_SEED", "SEED", "SLOW", "TRAINING_STEPS", "CONFORMANCE", "VLLM_VENV")
+"""What this package's own tests read, without the prefix."""
 MEBIBYTE = 1024 * 1024
 MOST_CAPTURED = 65536
 """Tokens of the largest captured size; the default sizes up to it are 4,115 graphs."""
@@ -161,7 +174,7 @@ class Options:
     strict: bool = option(
         False,
         "ASCEND_PASSES_STRICT",
-        "A pass that fails or leaves a candidate is an error, not a report.",
+        "A pass that fails, or leaves a candidate that an operator could have taken, is an error.",
     )
     validate: bool = option(
         False,
@@ -203,8 +216,14 @@ class Options:
 
 
 def from_environment() -> dict[str, Any]:
-    """The options that environment variables set; errors as in `parse`."""
+    """The options that environment variables set, with a warning of each that none reads; errors as
+    in `parse`."""
     variables = {f.metadata["environment"]: f for f in fields(Options)}
+    for name in sorted(os.environ.keys() - {PREFIX + word for word in OF_TESTS} - {*variables}):
+        if name.startswith(PREFIX):
+            hint = nearest(name, variables) or " docs/options.md names all."
+            sentence = f"ascend_dense: no option reads the environment variable {name}.{hint}"
+            warnings.warn(sentence, RuntimeWarning, stacklevel=2)
     return {
         f.name: parse(f, os.environ[variable], variable)
         for variable, f in variables.items()

@@ -2,10 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 
 from ascend_passes.report.families import fusions
 from ascend_passes.report.value import Report
+
+
+@dataclass(frozen=True)
+class Forms:
+    """What is one fusion to a user, however a model and those before us spell it."""
+
+    counts: tuple[str, ...]
+    """Names of `Report.fired`."""
+    operators: tuple[str, ...] = ()
+    """`namespace::name`; in the traced graph somebody has fused there before us."""
+
+
+FORMS: Mapping[str, Forms] = MappingProxyType(
+    {
+        "add_rms_norm_quant": Forms(
+            ("add_rms_norm_quant", "add_rms_norm_dynamic_quant"),
+            ("npu::npu_add_rms_norm_quant", "npu::npu_add_rms_norm_dynamic_quant"),
+        ),
+        "rotary_embedding": Forms(("C_rotary_embedding", "vllm_npu_rotary_embedding")),
+    }
+)
+"""Name in `expect` -> all that it counts; every other name counts itself alone."""
+
+
+def reached(report: Report, name: str) -> int:
+    """How often a graph has what `expect` names: fused by us, or there already."""
+    fired = {**report.spellings, **report.fired}
+    forms = FORMS.get(name, Forms((name,)))
+    there = sum(kernel.operator in forms.operators for kernel in report.before)
+    return there + sum(fired.get(form, 0) for form in forms.counts)
 
 
 def expected_counts(reports: Collection[Report]) -> dict[str, int]:

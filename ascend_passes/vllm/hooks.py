@@ -13,7 +13,7 @@ from typing import Any
 from vllm.compilation.backends import VllmBackend
 from vllm.config import CompilationConfig, CompilationMode, VllmConfig
 
-from ascend_passes.vllm import ascend, scope, settings
+from ascend_passes.vllm import ascend, scope, settings, warnings
 from ascend_passes.vllm.request import (
     BACKEND,
     Request,
@@ -91,6 +91,8 @@ def compile_model(original: Callable[..., Any], backend: Any, *args: Any, **kwar
 
 def settle(original: Callable[..., Any], config: Any, *args: Any) -> None:
     """Resolve what the user asked for before vLLM sees it, and check it afterwards."""
+    for sentence in warnings.about_section(config):
+        settings.logger.warning("ascend_dense: %s", sentence)
     request = Request.read(config)
     if request is None:
         original(config, *args)

@@ -73,11 +73,13 @@ def asked(vllm_config: Any) -> bool:
 
 
 def refuse_misspelling(backend: str) -> None:
-    """Raise ValueError for a name that is ours but for a letter or two.
+    """Raise ValueError for a name that is ours but for a letter or two, or the package's.
 
-    vLLM takes a name that it does not know for a Python object, and its error is about that.
+    vLLM takes a name that it does not know for a Python object, and its error is about that; the
+    package is one.
     """
-    if backend != BACKEND and difflib.get_close_matches(backend, [BACKEND], cutoff=0.8):
+    near = backend != BACKEND and difflib.get_close_matches(backend, [BACKEND], cutoff=0.8)
+    if near or backend.replace("-", "_") == SECTION:
         raise ValueError(f"unknown backend {backend!r}. Did you mean {BACKEND!r}?")
 
 

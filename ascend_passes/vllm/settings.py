@@ -35,7 +35,7 @@ def prepare_config(config: VllmConfig, request: Request) -> None:
         os.environ.setdefault("VLLM_USE_MEGA_AOT_ARTIFACT", "0")
     if compilation.mode in (None, CompilationMode.VLLM_COMPILE):
         add_range_ends(compilation, request)
-        keep_whole(compilation, request)
+        keep_whole(config, request)
 
 
 def platform_compiler() -> str:
@@ -105,10 +105,11 @@ def add_range_ends(compilation: Any, request: Request) -> None:
         compilation.compile_ranges_endpoints = sorted({*known, *ends})
 
 
-def keep_whole(compilation: Any, request: Request) -> None:
+def keep_whole(config: VllmConfig, request: Request) -> None:
     """FlashComm carries rows of the residual through all layers, which needs the whole graph."""
-    if not request.options.flashcomm:
+    if not request.options.flashcomm or not warnings.reaches_flashcomm(config, request.options):
         return
+    compilation = config.compilation_config
     if compilation.splitting_ops is None:
         compilation.splitting_ops = []
     elif compilation.splitting_ops:

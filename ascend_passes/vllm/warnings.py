@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
+import os
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from vllm.config import CompilationMode
 from vllm.platforms import current_platform
 
 from ascend_passes.options.value import Options
-from ascend_passes.vllm.request import BACKEND, given_options
+from ascend_passes.vllm.request import BACKEND, IDENTITY, SECTION, given_options
 
+LAYERS_FLASHCOMM = "VLLM_ASCEND_ENABLE_FLASHCOMM1"
 STOCK_CPU_WORKER = "vllm.v1.worker.cpu_worker.CPUWorker"
+SHORTEST_RANGE = 2
+"""Tokens below which vLLM has no range of its own."""
+OF_CAPTURE = ("cudagraph_mode", "capture_sizes", "capture_limit", "capture_warm_up")
+"""Options that vLLM decides itself."""
 OUR_COMPILER = "ascend_passes.vllm.compiler.AscendDenseCompiler"
 OUR_GRAPH_WRAPPER = "ascend_passes.vllm.graph_wrapper.AscendGraphWrapper"
 
@@ -22,6 +31,102 @@ def found(config: Any, options: Options) -> Iterator[str]:
     yield from about_compiler(config, options)
     if options.flashcomm:
         yield from about_flashcomm(config, options)
+        yield from about_flashcomm_tokens(config, options)
+    yield from about_collectives(config, options)
+    yield from about_prefetch(config, options)
+    yield from about_layers()
+
+
+def about_section(config: Any) -> Iterator[str]:
+    """Options of ours beside their section, and a section that is ours but for a letter or two.
+
+    Said also where nothing else asks for our passes.
+    """
+    additional = config.additional_config
+    names = {field.name for field in dataclasses.fields(Options)}
+    for name in additional if isinstance(additional, dict) else ():
+        if name in names:
+            fix = f'write {{"{SECTION}": {{"{name}": ...}}}}'
+            yield f"{name!r} has no effect outside of our section of additional_config; {fix}."
+        elif name not in (SECTION, IDENTITY) and difflib.get_close_matches(
+            name, [SECTION], cutoff=0.8
+        ):
+            yield f"nobody reads the section {name!r} of additional_config; write {SECTION!r}."
+
+
+def most_tokens(config: Any) -> int:
+    """The largest number of tokens that a step can have."""
+    return int(config.scheduler_config.max_num_batched_tokens)
+
+
+def reaches_flashcomm(config: Any, options: Options) -> bool:
+    """Whether a step can have more tokens than FlashComm acts above."""
+    return options.flashcomm_tokens < most_tokens(config)
+
+
+def about_flashcomm_tokens(config: Any, options: Options) -> Iterator[str]:
+    """Thresholds that no step reaches."""
+    most = most_tokens(config)
+    if not reaches_flashcomm(config, options):
+        yield (
+            f'"flashcomm_tokens": {options.flashcomm_tokens} is never exceeded, since '
+            f"max_num_batched_tokens is {most}; write a smaller number, or raise that one."
+        )
+    elif options.matmul_reduce_scatter and options.matmul_reduce_scatter_tokens >= most:
+        yield (
+            f'"matmul_reduce_scatter_tokens": {options.matmul_reduce_scatter_tokens} is never '
+            f"exceeded, since max_num_batched_tokens is {most}; write a smaller number, or raise "
+            "that one."
+        )
+
+
+def about_collectives(config: Any, options: Options) -> Iterator[str]:
+    """Sums over ranks that no pass can get at."""
+    one = config.parallel_config.tensor_parallel_size == 1
+    if options.matmul_all_reduce and one:
+        yield (
+            "matmul_all_reduce fuses sums over ranks, and tensor_parallel_size is 1; write "
+            '"matmul_all_reduce": false.'
+        )
+    asked = options.flashcomm or options.matmul_all_reduce
+    if asked and not one and is_stock_cpu(config) and hasattr(torch.ops._C, "init_shm_manager"):
+        yield (
+            "vLLM's CPU platform sums over ranks by an operator of its own (shm_allreduce) on this "
+            "processor, so that flashcomm and matmul_all_reduce find nothing; leave them away here."
+        )
+
+
+def about_prefetch(config: Any, options: Options) -> Iterator[str]:
+    """Where weights are to be prefetched and none can be."""
+    if not options.prefetch:
+        return
+    if options.prefetch_tokens <= SHORTEST_RANGE:
+        yield (
+            f'"prefetch_tokens": {options.prefetch_tokens} leaves no step to prefetch in, since '
+            "vLLM has no range for one token alone; write a larger number."
+        )
+    elif is_stock_cpu(config):
+        yield (
+            "vLLM's layers on the CPU keep their weights inside oneDNN, so that prefetch finds "
+            "none; leave prefetch_mlp and dense_optimize away here."
+        )
+
+
+def about_layers() -> Iterator[str]:
+    """What vllm-ascend's own layers do themselves under a variable that our options read too."""
+    if not str(current_platform.get_compile_backend()).startswith("vllm_ascend."):
+        return
+    if os.environ.get(LAYERS_FLASHCOMM, "0") not in ("", "0"):
+        yield (
+            f"{LAYERS_FLASHCOMM} turns FlashComm on in vllm-ascend's own layers, whose graph has "
+            "no all_reduce for ours and no norm beside its quantization, so that both stand back; "
+            'to have ours, unset it and write "flashcomm": true into our section.'
+        )
+
+
+def is_stock_cpu(config: Any) -> bool:
+    """Whether the model runs on vLLM's own CPU platform."""
+    return bool(config.parallel_config.worker_cls == STOCK_CPU_WORKER)
 
 
 def about_flashcomm(config: Any, options: Options) -> Iterator[str]:
@@ -50,11 +155,14 @@ def about_flashcomm(config: Any, options: Options) -> Iterator[str]:
 def about_capture(config: Any) -> Iterator[str]:
     """Who captures, and what stays uncaptured."""
     given = given_options(config)
-    if given.cudagraph_mode != "NONE":
-        yield (
-            f"its option cudagraph_mode {given.cudagraph_mode!r} has no effect, since vLLM decides "
-            'what is captured; write "cudagraph_mode" into the compilation configuration.'
-        )
+    defaults = Options()
+    for name in OF_CAPTURE:
+        if getattr(given, name) != getattr(defaults, name):
+            yield (
+                f"its option {name} {getattr(given, name)!r} has no effect, since vLLM decides "
+                'what is captured; write "cudagraph_mode" and "cudagraph_capture_sizes" into the '
+                "compilation configuration."
+            )
     mode = config.compilation_config.cudagraph_mode
     if mode is None or current_platform.get_static_graph_wrapper_cls() != OUR_GRAPH_WRAPPER:
         return
@@ -69,7 +177,7 @@ def about_compiler(config: Any, options: Options) -> Iterator[str]:
     """What the compiler in use does not do."""
     compilation, backend = config.compilation_config, config.compilation_config.backend
     stock = compilation.mode == CompilationMode.STOCK_TORCH_COMPILE
-    if stock and config.parallel_config.worker_cls == STOCK_CPU_WORKER:
+    if stock and is_stock_cpu(config):
         yield (
             "vLLM's CPU runner ignores mode STOCK_TORCH_COMPILE and runs the model eagerly, so "
             'that no pass acts; write "mode": "DYNAMO_TRACE_ONCE" instead.'

@@ -7,17 +7,28 @@ the rest is generated here. Nothing of this enters the main environment or the r
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
+
+from ascend_passes.support import CURRENT, pair_named, pair_of
+from tests import shared_objects
+from tests.shared_objects import (
+    BuildError,
+    command,
+    forward,
+    linked_libraries,
+    on_loader_path,
+    symbols,
+)
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-VERSION = "2.13.0"
+VERSION = (pair_of(version("torch")) or pair_named(CURRENT)).torch_npu
 REQUIREMENTS = (
     f"torch-npu=={VERSION}",
     # What torch_npu and torchair import and the wheel's metadata leaves to CANN's own installer.
@@ -52,10 +63,6 @@ OPERATOR_HELPERS = [
 ]
 
 
-class BuildError(RuntimeError):
-    """The wheel could not be installed or the stand-in not built; the text has the output."""
-
-
 class RegistryError(BuildError):
     """The package registry cannot be reached."""
 
@@ -68,18 +75,6 @@ def folder() -> Path:
 def site() -> Path:
     """The folder with torch_npu, for PYTHONPATH."""
     return folder() / f"torch-npu-{VERSION}-py{sys.version_info.major}{sys.version_info.minor}"
-
-
-def command(*words: str | Path) -> str:
-    """Standard output of a command.
-
-    Raises:
-        BuildError: it failed.
-    """
-    done = subprocess.run([str(word) for word in words], capture_output=True, text=True)
-    if done.returncode:
-        raise BuildError(f"{' '.join(map(str, words))}\n{done.stdout}{done.stderr}")
-    return done.stdout
 
 
 def install() -> Path:
@@ -105,18 +100,6 @@ def wheel_libraries() -> list[Path]:
     return sorted(path for pattern in patterns for path in package.glob(pattern))
 
 
-def symbols(kind: str, *libraries: Path) -> set[str]:
-    """Unversioned names that `libraries` define (`--defined-only`) or want (`--undefined-only`)."""
-    lines = command("nm", "--dynamic", kind, "--format=posix", *libraries).splitlines()
-    words = [line.split() for line in lines if not line.endswith(":")]
-    return {word[0].split("@")[0] for word in words if len(word) > 1 and word[1] not in "wv"}
-
-
-def linked_libraries(library: Path) -> set[str]:
-    """The libraries that `library` names as needed."""
-    return set(re.findall(r"NEEDED.*\[(.+?)\]", command("readelf", "--dynamic", library)))
-
-
 def present_libraries() -> list[Path]:
     """The shared libraries that a Python process with torch has loaded."""
     script = "import torch, pathlib; print(pathlib.Path('/proc/self/maps').read_text())"
@@ -140,17 +123,6 @@ def wanted_libraries() -> set[str]:
     present = {path.name for path in [*libraries, *present_libraries()]}
     needed = set().union(*map(linked_libraries, libraries))
     return {name for name in needed - present if not on_loader_path(name)}
-
-
-def on_loader_path(name: str) -> bool:
-    """Whether the system's loader would find a library by this name."""
-    return f"\t{name} " in loader_cache()
-
-
-@functools.cache
-def loader_cache() -> str:
-    """The system loader's list of libraries."""
-    return command("/sbin/ldconfig", "-p")
 
 
 def kernel_symbols() -> set[str]:
@@ -180,7 +152,8 @@ def source(missing: set[str], kernels: set[str], helpers: set[str]) -> str:
 def build() -> Path:
     """The folder with the stand-in's libraries, built anew when their sources changed."""
     install()
-    recipe = (HERE / "standin.c").read_bytes() + Path(__file__).read_bytes() + VERSION.encode()
+    sources = (HERE / "standin.c", Path(__file__), Path(shared_objects.__file__))
+    recipe = b"".join(path.read_bytes() for path in sources) + VERSION.encode()
     target = folder() / f"standin-{hashlib.sha256(recipe).hexdigest()[:12]}"
     if target.is_dir():
         return target
@@ -216,12 +189,6 @@ def symbols_of_object(path: Path) -> set[str]:
         line.split()[0]
         for line in command("nm", "--defined-only", "--format=posix", path).splitlines()
     }
-
-
-def forward(library: Path, standin: Path) -> None:
-    """An empty library that needs the stand-in: look-ups by name find every symbol in it."""
-    link = ("-shared", "-Wl,--no-as-needed", f"-Wl,-soname,{library.name}", "-Wl,-rpath,$ORIGIN")
-    command("cc", *link, "-o", library, "-x", "c", "/dev/null", "-x", "none", standin)
 
 
 def environment(**extra: str) -> dict[str, str]:

@@ -71,6 +71,7 @@ def perfect(**changes: object) -> doctor.Environment:
         entry_points={"torch_dynamo_backends: ascend_dense": True},
         mismatch=None,
         unsupported={},
+        pair="current",
         systems=doctor.systems("npu", (), collectives=True, graphs=True),
         advice=(),
     )
@@ -144,6 +145,43 @@ def test_the_ranges_are_the_projects():
 def test_without_npu_graphs_captured_steps_are_impossible():
     found = {s.name for s in doctor.systems("npu", (), True, graphs=False) if not s.possible}
     assert found == {"full graph", "asynchronous scheduling"}
+
+
+ABSENT = dict.fromkeys(("torch-npu", "CANN", "HCCL", "vllm", "vllm-ascend"))
+
+
+@pytest.mark.parametrize(
+    ("installed", "wanted"),
+    [("2.10.0+cpu", "2.10.0.post4"), ("2.13.1", "2.13.0"), ("2.14.1+cu130", "2.14.0")],
+)
+def test_the_torch_npu_that_is_asked_for_is_that_of_the_pair(monkeypatch, installed, wanted):
+    monkeypatch.setattr(torch, "__version__", installed)
+    found = doctor.advice(ABSENT, "cpu", None, (), None, {})
+    assert f"Install torch_npu: `pip install torch-npu=={wanted}`." in found
+
+
+def test_a_torch_in_no_pair_is_told(monkeypatch):
+    monkeypatch.setattr(torch, "__version__", "2.12.1+cpu")
+    found = doctor.advice(ABSENT, "cpu", None, (), None, {})
+    assert found[0].startswith("Install a torch that the tests run with, 2.10.0, 2.13.0, 2.14.0;")
+    assert doctor.examine().pair is None
+    monkeypatch.setattr(torch, "__version__", "2.13.0+cpu")
+    assert doctor.examine().pair == "current"
+
+
+@pytest.mark.parametrize(
+    ("ascend", "vllm", "wanted"),
+    [
+        ("0.23.0.post1", "0.32.0", "`pip install vllm==0.23.0`"),
+        ("0.23.0", None, "`pip install vllm==0.23.0`"),
+        ("0.23.0", "0.23.1+cpu", None),
+        ("0.99.0", "0.32.0", None),
+        (None, "0.32.0", None),
+    ],
+)
+def test_the_vllm_beside_vllm_ascend_is_that_of_the_pair(ascend, vllm, wanted):
+    found = doctor.vllm_ascend_advice({"vllm-ascend": ascend, "vllm": vllm})
+    assert wanted in found[0] if wanted else not found
 
 
 @pytest.mark.parametrize(

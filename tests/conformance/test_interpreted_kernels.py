@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from tests.conformance.build import ROOT, UNREACHABLE, BuildError, command, folder
+from tests.conformance.build import ROOT, UNREACHABLE, folder
+from tests.shared_objects import BuildError, command
 
 WHEELS = ("triton==3.6.0", "numpy<2.4")
 """The interpreter of 3.6 takes arrays of one element for numbers, as NumPy before 2.4 did."""

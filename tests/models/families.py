@@ -94,8 +94,8 @@ def is_norm(module: torch.nn.Module) -> bool:
 
 
 def counted_norms(model: torch.nn.Module, counts: collections.Counter[str]) -> None:
-    """Count each call of a module that is named as an RMSNorm and gives rows like those that it got,
-    in the model's dtype: some give the root alone, or rows in float32."""
+    """Count each call of a module that is named as an RMSNorm and gives rows like those that it
+    got, in the model's dtype: some give the root alone, or rows in float32."""
 
     def count(_: torch.nn.Module, given: Any, result: torch.Tensor) -> None:
         alike = result.shape == given[0].shape and result.dtype == model.dtype
@@ -280,9 +280,9 @@ def page(found: list[dict[str, Any]], dtype: str) -> str:
         "<!-- Written by `python -m tests.models.families --write`; do not edit. -->",
         "",
         f"{len(made)} families of transformers, made small from their configurations, two layers",
-        f"each, in {dtype}, a prompt of {TOKENS} tokens. Norms are counted by hooks on modules, where",
-        "they give rows of the model's dtype, rotated tensors in the modeling files' own functions,",
-        "and operators in a profile of the compiled model.",
+        f"each, in {dtype}, a prompt of {TOKENS} tokens. Norms are counted by hooks on modules,",
+        "where they give rows of the model's dtype, rotated tensors in the modeling files' own",
+        "functions, and operators in a profile of the compiled model.",
         "",
         f"RMSNorm {sums['norms']} of {of_norms}, rotations {sums['rotations']} of {of_rotations},",
         f"SwiGLU {sums['gates']} of {sums['gates'] + left}.",

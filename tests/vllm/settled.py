@@ -15,6 +15,7 @@ from tests.vllm.session import ENGINE, MARK
 
 
 def main() -> None:
+    import torch
     from vllm.engine.arg_utils import EngineArgs
 
     results: dict[str, Any] = {}
@@ -28,6 +29,7 @@ def main() -> None:
                 "mode": compilation.mode.name,
                 "backend": compilation.backend,
                 "splitting_ops": compilation.splitting_ops,
+                "own_sum": hasattr(torch.ops._C, "init_shm_manager"),
                 "range_ends": compilation.compile_ranges_endpoints,
             }
         except Exception as error:  # a test may want it

@@ -18,6 +18,39 @@ def case(compilation: dict[str, Any], options: Any = None, **more: Any) -> dict[
 
 WARNINGS = {
     "capture option": (case(OURS, {"cudagraph_mode": "FULL"}), "into the compilation config"),
+    "captured sizes": (case(OURS, {"capture_sizes": "1,2"}), "its option capture_sizes '1,2'"),
+    "capture limit": (case(OURS, {"capture_limit": 64}), "its option capture_limit 64"),
+    "warm-up": (case(OURS, {"capture_warm_up": "eager"}), "its option capture_warm_up 'eager'"),
+    "misspelt section": (
+        case(OURS, engine={"additional_config": {"ascend_pases": {"flashcomm": True}}}),
+        "nobody reads the section 'ascend_pases' of additional_config; write 'ascend_passes'",
+    ),
+    "misspelt section alone": (
+        case({"mode": 2, "backend": "eager"}, engine={"additional_config": {"ascend-passes": {}}}),
+        "write 'ascend_passes'",
+    ),
+    "outside of the section": (
+        case(OURS, engine={"additional_config": {"flashcomm": True}}),
+        'write {"ascend_passes": {"flashcomm": ...}}',
+    ),
+    "unknown variable": (
+        case(OURS, environment={"ASCEND_PASSES_FLASHCOM_TOKENS": "1"}),
+        "ASCEND_PASSES_FLASHCOM_TOKENS. Did you mean 'ASCEND_PASSES_FLASHCOMM_TOKENS'?",
+    ),
+    "one rank's sum": (case(OURS, {"matmul_all_reduce": True}), '"matmul_all_reduce": false'),
+    "prefetch on the CPU": (case(OURS, {"dense_optimize": True}), "inside oneDNN"),
+    "threshold": (
+        case(OURS, {"flashcomm": True}, engine={"tensor_parallel_size": 2}),
+        '"flashcomm_tokens": 1000 is never exceeded, since max_num_batched_tokens is 128',
+    ),
+    "second threshold": (
+        case(
+            OURS,
+            {"flashcomm": True, "flashcomm_tokens": 64},
+            engine={"tensor_parallel_size": 2},
+        ),
+        '"matmul_reduce_scatter_tokens": 1000 is never exceeded',
+    ),
     "executor": (
         case({"mode": 2, "backend": "inductor"}, {"executor": "inductor"}),
         'leave "executor" away',
@@ -44,6 +77,20 @@ WARNINGS = {
 ERRORS = {
     "option": (case(OURS, {"flashcom": True}), "Did you mean 'flashcomm'?"),
     "backend": (case({"mode": 2, "backend": "ascend_dens"}), "Did you mean 'ascend_dense'?"),
+    "the package's name": (
+        case({"mode": 2, "backend": "ascend-passes"}),
+        "Did you mean 'ascend_dense'?",
+    ),
+    "part of a pass": (
+        case(OURS, {"passes": "-sequence_parallel.cots"}),
+        "Did you mean 'sequence_parallel.cost'?",
+    ),
+    "expected name": (case(OURS, {"expect": {"add_rms_nrom": 2}}), "Did you mean 'add_rms_norm'?"),
+    "expected count": (
+        case(OURS, {"expect": {"add_rms_norm": "2"}}),
+        "'add_rms_norm' must have a count, not '2'",
+    ),
+    "dump": (case(OURS, {"dump": "/proc/none"}), "a folder that cannot be made"),
     "rule": (case(OURS, {"rules": "-add_rms_nrom"}), "Did you mean 'add_rms_norm'?"),
     "pass": (case(OURS, {"passes": "-prefech"}), "Did you mean 'prefetch'?"),
     "sign": (case(OURS, {"rules": "add_rms_norm"}), "must start with + or -"),
@@ -67,7 +114,7 @@ PLATFORM_WARNINGS = {
     "split FlashComm": (
         case(
             {**OURS, "splitting_ops": ["vllm::unified_attention_with_output"]},
-            {"flashcomm": True},
+            {"flashcomm": True, "flashcomm_tokens": 64},
             engine={"tensor_parallel_size": 2},
         ),
         'write "splitting_ops": []',
@@ -77,6 +124,7 @@ PLATFORM_WARNINGS = {
 QUIET = {
     "plain": case({"mode": 0}),
     "whole": case(OURS),
+    "families": case(OURS, {"expect": {"add_rms_norm_quant": 1, "rotary_embedding": 1}}),
     "switches": case(OURS, {"rules": "-*,+add_rms_norm", "passes": "-sequence_parallel.cost"}),
 }
 
@@ -106,6 +154,7 @@ def on_platform(session: Any, checkpoints: Any) -> dict[str, Any]:
     cases = {
         **PLATFORM_WARNINGS,
         "ends": case(OURS, ends, engine={"tensor_parallel_size": 2}),
+        "out of reach": case(OURS, {"flashcomm": True}, engine={"tensor_parallel_size": 2}),
         "one token": case(OURS, {"prefetch_mlp": True, "prefetch_tokens": 2}),
         "environment": case(
             OURS,
@@ -119,7 +168,8 @@ def on_platform(session: Any, checkpoints: Any) -> dict[str, Any]:
 
 
 def warned(result: dict[str, Any]) -> str:
-    return "\n".join(line for line in result["log"] if "WARNING" in line)
+    """vLLM's warnings and Python's."""
+    return "\n".join(line for line in result["log"] if "WARNING" in line.upper())
 
 
 @pytest.mark.parametrize("name", WARNINGS)
@@ -154,6 +204,18 @@ def test_ranges_end_where_plans_end(on_platform: dict[str, Any]) -> None:
     assert on_platform["ends"]["range_ends"] == [64, 128]
     assert on_platform["ends"]["splitting_ops"] == []
     assert on_platform["one token"]["range_ends"] == [128]
+    assert "leaves no step to prefetch in" in warned(on_platform["one token"])
+
+
+def test_a_threshold_that_no_step_reaches_changes_nothing(on_platform: dict[str, Any]) -> None:
+    assert on_platform["out of reach"]["splitting_ops"] != []
+    assert on_platform["out of reach"]["range_ends"] == [128]
+    assert "is never exceeded" in warned(on_platform["out of reach"])
+
+
+def test_a_sum_that_no_pass_sees_is_said_where_it_is_so(settled: dict[str, Any]) -> None:
+    found = "shm_allreduce" in warned(settled["threshold"])
+    assert found == settled["threshold"]["own_sum"]
 
 
 def test_options_come_from_the_environment(on_platform: dict[str, Any]) -> None:

@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.conformance.build import ROOT, UNREACHABLE, BuildError, command, folder
+from tests.conformance.build import ROOT, UNREACHABLE, folder
+from tests.shared_objects import BuildError, command
 
 HERE = Path(__file__).parent
 INSIDE = HERE / "inside"

@@ -54,6 +54,10 @@ def test_faults_are_there(name):
         call = inputs.CALLS[name](inputs.Draw(data.draw))
         if "smooth_scale2" in call.kwargs:
             return  # every result is on
+        if wheel.older(name):  # a call that does not say what is on cannot be made there
+            with pytest.raises(RuntimeError, match="fixed-size array of size 2"):
+                allocated(name, call)
+            return
         ours = fakes.describe(npu.OPERATORS[name].fake(*call.args, **call.kwargs))
         theirs = allocated(name, call)
         assert theirs[0] == ours[0]

@@ -142,7 +142,7 @@ def implement(overload: Any, compute: Callable[..., Any]) -> None:
     space, _, short = schema.name.partition("::")
     name = short + (f".{schema.overload_name}" if schema.overload_name else "")
     kernel = functools.partial(call, compute, schema.name)
-    library(space).impl(name, kernel, "PrivateUse1")
+    library(space).impl(name, kernel, "PrivateUse1", allow_override=True)
 
 
 def aten_overloads() -> list[Any]:

@@ -6,6 +6,9 @@ import torch
 import torch_npu  # noqa: F401  registers the operators
 
 from ascend_passes.npu.operator import Operator
+from ascend_passes.support import minor
+from tests.conformance import wheel_faults
+from tests.conformance.build import VERSION
 
 
 def overload(operator: Operator) -> torch._ops.OpOverload:
@@ -16,6 +19,11 @@ def overload(operator: Operator) -> torch._ops.OpOverload:
 def schema(operator: Operator) -> str:
     """The wheel's schema, without the namespace."""
     return str(overload(operator)._schema).split("::", 1)[1]
+
+
+def older(name: str) -> bool:
+    """Whether the wheel's release has the operator in the form of `wheel_faults.OLDER`."""
+    return name in wheel_faults.OLDER and minor(VERSION) < minor("2.11.0")
 
 
 def has_meta(operator: Operator) -> bool:
