@@ -220,5 +220,4 @@ put_all(
     kinds=(BF16,),
     kept=3,
     of_one=OF_ONE,
-    left="the transposed result of a product is not made by permuting the operator's",
 )
