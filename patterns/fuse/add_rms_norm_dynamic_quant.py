@@ -9,15 +9,17 @@ from ascend_passes import Rule, npu
 
 from ._quantized import HALVES, WIDTHS, Gain, Rows, normed
 
+Columns = Gain | None
+
 
 def pattern(
     x: Rows,
     residual: Rows,
     gamma: Gain,
-    bias: Gain | None,
-    smooth: Gain | None,
-    smooth2: Gain | None,
-    smooth3: Gain | None,
+    bias: Columns,
+    smooth: Columns,
+    smooth2: Columns,
+    smooth3: Columns,
     *,
     eps: float,
 ):
