@@ -216,7 +216,9 @@ def descendants(
     heapq.heapify(waiting)
     while waiting:
         here = heapq.heappop(waiting)
-        if here in seen or (count is not None and reads_another(here, seen, before, count)):
+        if here in seen or (
+            count is not None and reads_another(here, seen, before, count, allowed)
+        ):
             continue
         near = min(seen[given] for given in here.all_input_nodes if given in seen) + 1
         if near > depth:
@@ -229,7 +231,11 @@ def descendants(
 
 
 def reads_another(
-    node: fx.Node, seen: Collection[fx.Node], before: Collection[fx.Node], count: Any
+    node: fx.Node,
+    seen: Collection[fx.Node],
+    before: Collection[fx.Node],
+    count: Any,
+    allowed: Collection[Any],
 ) -> bool:
     """Whether a node of `count` elements computes with a tensor of its own size that is none of
     those known; a gain is no such tensor, though it has as many elements as a single row."""
@@ -240,12 +246,30 @@ def reads_another(
         behind = given  # each reader may have casts and views of its own
         while behind not in seen and behind not in before and moves_one(behind):
             behind = behind.all_input_nodes[0]
-        fake = fake_tensor(behind)
-        if behind in seen or behind in before or fake is None or behind.op != "call_function":
-            continue
-        if fake.dim() >= own.dim() and same_size(fake.numel(), count):
+        if is_as_large(behind, own) and not is_made_of(behind, {*seen, *before}, allowed):
             return True
     return False
+
+
+def is_as_large(node: fx.Node, other: Tensor) -> bool:
+    """Whether a node computes a tensor of as many elements as another, in as many dims."""
+    fake = fake_tensor(node)
+    if fake is None or node.op != "call_function":
+        return False
+    return fake.dim() >= other.dim() and same_size(fake.numel(), other.numel())
+
+
+def is_made_of(
+    node: fx.Node, known: Collection[fx.Node], allowed: Collection[Any], depth: int = 3
+) -> bool:
+    """Whether a node is one of those known, or computed from them and smaller tensors alone."""
+    if node in known:
+        return True
+    own = fake_tensor(node)
+    if not depth or own is None or not calls_one_of(node, allowed):
+        return False
+    large = [given for given in node.all_input_nodes if is_as_large(given, own) or given in known]
+    return bool(large) and all(is_made_of(one, known, allowed, depth - 1) for one in large)
 
 
 def moves_one(node: fx.Node) -> bool:

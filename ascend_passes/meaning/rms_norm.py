@@ -26,7 +26,9 @@ from ascend_passes.meaning.cone import (
     cone_of,
     descendants,
     fake_tensor,
+    holds_tensor,
     is_widening,
+    makes_itself,
 )
 from ascend_passes.meaning.family import (
     Place,
@@ -38,12 +40,22 @@ from ascend_passes.meaning.family import (
 )
 from ascend_passes.meaning.looks import looks_like_norm
 from ascend_passes.meaning.norm_probe import solve_norm
-from ascend_passes.meaning.vocabulary import ALLOWED, LAYOUT, REDUCTIONS
+from ascend_passes.meaning.vocabulary import ALLOWED, CASTS, LAYOUT, MOVES, REDUCTIONS
 
 aten = torch.ops.aten
 MATRICES = frozenset({aten.mm.default, aten.addmm.default, aten.mv.default, aten._int_mm.default})
 ANCHORS = REDUCTIONS - MATRICES
 ALLOWED_HERE = ALLOWED - MATRICES
+DIVISIONS = frozenset({aten.div.Tensor, aten.div.Scalar})
+AFFINE = (
+    CASTS
+    | LAYOUT
+    | {
+        *(aten.add.Tensor, aten.add.Scalar, aten.sub.Tensor, aten.sub.Scalar, aten.rsub.Scalar),
+        *(aten.rsub.Tensor, aten.mul.Tensor, aten.mul.Scalar, aten.neg.default),
+    }
+)
+"""Of one tensor and a number."""
 REACH = BEFORE, BEHIND = 5, 14
 """Operators between the rows and the reduction, and between that and the result."""
 
@@ -90,9 +102,23 @@ def as_many(one: fx.Node, other: fx.Node) -> bool:
 
 
 def norm_piece(place: Place) -> Cone | None:
-    """The piece at a place, if it can be a norm."""
-    cone = cone_of(*place, ALLOWED_HERE)
+    """The piece at a place, if it can be a norm. What makes its gain of a parameter belongs to it
+    where that is affine; any other gain is computed before."""
+    cone = cone_of(*place, ALLOWED_HERE, is_affine)
     return cone if cone is not None and may_be_norm(cone) else None
+
+
+def is_affine(node: fx.Node) -> bool:
+    """Whether a node's value is affine in the one tensor that it reads, or made of numbers."""
+    read = [one for one in node.all_input_nodes if holds_tensor(one) and not is_made_of_numbers(one)]
+    uses = sum(one in read for one in (*node.args, *node.kwargs.values()))
+    divides = node.target in DIVISIONS and node.args[0] in read
+    return not read or (uses == 1 and (divides or node.target in AFFINE)) or node.target in MOVES
+
+
+def is_made_of_numbers(node: fx.Node) -> bool:
+    """Whether a node's tensor is made of numbers alone."""
+    return node.op == "call_function" and makes_itself(node)
 
 
 def may_be_norm(cone: Cone) -> bool:

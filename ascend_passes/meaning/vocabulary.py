@@ -75,7 +75,9 @@ REDUCTIONS = frozenset(
         *(aten.max.dim, aten.min.dim, aten.max.default),
     }
 )
-ROUNDINGS = frozenset({aten.round.default, aten.floor.default, aten.ceil.default})
+ROUNDINGS = frozenset(
+    {aten.round.default, aten.round.decimals, aten.floor.default, aten.ceil.default}
+)
 CHOICES = frozenset(
     {aten.where.self, aten.where.ScalarSelf, aten.where.ScalarOther, aten.eq.Scalar}
 )

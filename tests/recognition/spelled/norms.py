@@ -275,7 +275,6 @@ put_all(
         ),
     },
     *(rows_and_gain, "rms_norm"),
-    left="rows that are scaled in front of the root alone",
 )
 put_all(
     RIGHT,
@@ -285,7 +284,6 @@ put_all(
         ).to(x.dtype),
     },
     *(rows_and_gain, "rms_norm"),
-    left="a gain that comes in front of the root",
 )
 put_all(
     RIGHT,
@@ -294,5 +292,4 @@ put_all(
         "gain of an exponential": lambda x, g: unit(x.float()).to(x.dtype) * torch.exp(g),
     },
     *(rows_and_gain, "rms_norm"),
-    left="a gain that is computed from a parameter otherwise than as one plus it stays apart",
 )

@@ -202,7 +202,6 @@ put_all(
     },
     *(rows_and_scale, "quantize_static"),
     kept=1,
-    left="aten.round.decimals is no rounding of recognition's, with decimals=0 either",
 )
 put_all(
     RIGHT,
