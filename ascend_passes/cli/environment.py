@@ -2,41 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
-import os
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from ascend_passes import npu
+from ascend_passes.cli.cann import cann_version, hccl_version
+from ascend_passes.cli.supported_versions import outside, ranged
 from ascend_passes.executors.execute import ExecutorError, has_torch_npu, require_torch_npu
 from ascend_passes.support import PAIRS, minor, pair_of
 
-CANN_FOLDERS = ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")
-"""Variables that CANN's `set_env.sh` sets to the folder of the toolkit."""
-CANN_DEFAULT = "/usr/local/Ascend/ascend-toolkit/latest"
-HCCL_LIBRARY = ("libhccl.so", "*/libhccl.so", "*/*/libhccl.so", "*/*/*/libhccl.so")
-HCCL_VERSION = ("hccl/version.info", "*/hccl/version.info", "*/*/hccl/version.info")
-"""Where they may be below the toolkit; a search of any depth would not end below `/`."""
-MOST_CHARACTERS = 65536
-"""Of a version file that are read."""
-VERSION_LINE = re.compile(r"^\s*version\s*=\s*(\S+)", re.IGNORECASE | re.MULTILINE)
 FUSED_NORMS = ("npu_add_rms_norm", "npu_add_rms_norm_quant", "npu_add_rms_norm_dynamic_quant")
 ENTRY_POINTS = (
     ("torch_dynamo_backends", "ascend_dense"),
     ("vllm.general_plugins", "ascend_passes"),
 )
-OWN = "ascend-passes"
-"""The distribution of this package."""
-REQUIREMENT = re.compile(r"([A-Za-z0-9_-]+)((?:[<>]=?[0-9.]+,?)+)")
-"""A requirement of its metadata that has a range: name and range."""
 COLLECTIVE_MATMULS = ("npu_mm_reduce_scatter_base", "npu_all_gather_base_mm")
 
 
@@ -133,36 +118,6 @@ def version_mismatch(torch_npu: str | None) -> str | None:
     return f"torch is {torch.__version__} and torch_npu is {torch_npu}"
 
 
-def outside(versions: Mapping[str, str | None]) -> Iterator[tuple[str, str]]:
-    """The distributions whose version this package does not take, each with what it takes. An
-    installation without dependencies, as beside vLLM's own torch, asks nobody."""
-    for requirement in importlib.metadata.requires(OWN) or () if versions[OWN] else ():
-        found = REQUIREMENT.match(requirement)
-        installed = found and versions.get(found[1])
-        if found and installed and not is_within(installed, found[2]):
-            yield found[1], found[2]
-
-
-def is_within(version: str, span: str) -> bool:
-    """Whether a version is in a range such as `>=2.11,<2.14`; by its numbers alone."""
-    numbers = release(version)
-    below = [release(one[1:]) for one in span.split(",") if one[:1] == "<"]
-    above = [release(one[2:]) for one in span.split(",") if one[:2] == ">="]
-    return all(numbers >= one for one in above) and all(numbers < one for one in below)
-
-
-def release(version: str) -> tuple[int, ...]:
-    """The numbers that a version begins with: 2.11.0 for `2.11.0.post1+cpu`."""
-    numbers = re.match(r"[0-9.]*", version)
-    parts = (numbers[0] if numbers else "").strip(".").split(".")
-    return tuple(int(part) for part in parts if part)
-
-
-def ranged(name: str, version: str | None, span: str) -> str:
-    """What to do about a version that is not supported."""
-    return f"{name} {version} is not supported: `pip install '{name}{span}'`."
-
-
 def entry_points() -> dict[str, bool]:
     """The names by which torch and vLLM find this package, and whether they would.
 
@@ -230,50 +185,6 @@ def has_kernel(name: str) -> bool:
     """Whether torch_npu registered a kernel for an operator on its device."""
     qualified = npu.OPERATORS[name].qualified_name
     return bool(torch._C._dispatch_has_kernel_for_dispatch_key(qualified, "PrivateUse1"))
-
-
-def cann_folder() -> Path | None:
-    """The CANN toolkit: where its variables point, or its usual place."""
-    found = (os.environ.get(variable) for variable in CANN_FOLDERS)
-    folder = Path(next(filter(None, found), CANN_DEFAULT))
-    return folder if folder.is_dir() else None
-
-
-def cann_version() -> str | None:
-    """Version of the CANN toolkit, `unknown` where its version file is not there."""
-    folder = cann_folder()
-    return (
-        None
-        if folder is None
-        else file_version(files_below(folder, ("*/ascend_toolkit_install.info",)))
-    )
-
-
-def hccl_version() -> str | None:
-    """Version of HCCL, the collectives' library; it comes with CANN."""
-    folder = cann_folder()
-    if folder is None or not files_below(folder, HCCL_LIBRARY):
-        return None
-    return file_version(files_below(folder, HCCL_VERSION))
-
-
-def files_below(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
-    """The files of some patterns below a folder; none where it cannot be looked into."""
-    with contextlib.suppress(OSError):
-        return [path for pattern in patterns for path in folder.glob(pattern)]
-    return []
-
-
-def file_version(files: Any) -> str:
-    """The first `Version=` line of some files."""
-    for file in files:
-        if not file.is_file():
-            continue
-        with contextlib.suppress(OSError), file.open(errors="replace") as text:
-            match = VERSION_LINE.search(text.read(MOST_CHARACTERS))
-            if match:
-                return match[1]
-    return "unknown"
 
 
 def systems(

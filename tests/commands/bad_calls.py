@@ -406,7 +406,7 @@ def every_call() -> Iterator[Call]:
 
 def model_calls() -> Iterator[Call]:
     """Folders that hold no model; what a library says of some is not for a line of ours."""
-    for name in ("/absent", "a_file", "dangling", "loop", "models/nothing", "models/config_folder"):
+    for name in ("/absent", "dangling", "loop", "models/nothing", "models/config_folder"):
         yield from (Call((command, name)) for command in ("run", "explain"))
     for name in (*folders.CONFIGS, *folders.TEXTS, *folders.WEIGHTS):
         for command in ("run", "explain"):

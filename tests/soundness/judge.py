@@ -152,7 +152,7 @@ def comparable(
       are, to rounding, eager's gradients for a write of copies of the results.
     """
     if name not in theirs and name in eager and name in ours:
-        return not near(ours[name], eager[name])
+        return not near(ours[name], eager[name], narrowest(eager))
     stage, _, rest = name.partition(" | ")
     of_copies = eager.get(f"{stage}{COPIES} | {rest}")
     if name not in eager and of_copies is not None and near(ours.get(name), of_copies):
@@ -161,9 +161,16 @@ def comparable(
     return name in eager or same(eager, theirs, sharing) or not same(eager, ours, sharing)
 
 
-def near(ours: Any, theirs: Any) -> bool:
-    """Whether two facts are values that are the same to rounding."""
-    return isinstance(ours, Bits) and ours.near(theirs)
+def near(ours: Any, theirs: Any, kind: torch.dtype | None = None) -> bool:
+    """Whether two facts are values that are the same to rounding, of a dtype where given."""
+    return isinstance(ours, Bits) and ours.near(theirs, kind)
+
+
+def narrowest(facts: dict[str, Any]) -> torch.dtype | None:
+    """bfloat16 or float16 where a value is of that: gradients of another dtype are added up in it;
+    None where none is."""
+    halves = (torch.bfloat16, torch.float16)
+    return next((kind for kind in halves if str(kind) in map(str, facts.values())), None)
 
 
 def same(theirs: dict[str, Any], ours: dict[str, Any], name: str) -> bool:

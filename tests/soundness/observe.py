@@ -27,10 +27,12 @@ class Bits:
     shown: Any = field(compare=False, repr=False)
     """What people are shown of it."""
 
-    def near(self, other: Bits) -> bool:
-        """Whether the values are the same to rounding."""
+    def near(self, other: Bits, kind: torch.dtype | None = None) -> bool:
+        """Whether the values are the same to the rounding of torch.testing, in another dtype where
+        they were computed in that."""
+        one, two = (it.shown if kind is None else it.shown.to(kind) for it in (self, other))
         try:
-            torch.testing.assert_close(self.shown, other.shown, equal_nan=True)
+            torch.testing.assert_close(one, two, equal_nan=True)
         except AssertionError:
             return False
         return True
