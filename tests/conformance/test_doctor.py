@@ -13,6 +13,7 @@ from ascend_passes import __main__ as command_line
 from ascend_passes import npu
 from ascend_passes.cli import doctor as doctor_command
 from ascend_passes.cli import environment as doctor
+from ascend_passes.cli.supported_versions import is_within
 from ascend_passes.executors.execute import ExecutorError, chosen, execute
 from ascend_passes.ir import trace
 from ascend_passes.options.value import Options
@@ -121,7 +122,7 @@ def test_it_ends_in_what_to_do_next(capsys, monkeypatch, changes, said):
 )
 @pytest.mark.parametrize("span", [">=2.11,<2.14", "<2.14,>=2.11", ">=2.13", "<2.11"])
 def test_a_range_means_what_pip_says(version, span):
-    assert doctor.is_within(version, span) == SpecifierSet(span).contains(version)
+    assert is_within(version, span) == SpecifierSet(span).contains(version)
 
 
 def test_versions_outside_of_the_range_are_told_with_the_fix(monkeypatch):

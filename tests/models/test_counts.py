@@ -232,7 +232,7 @@ LAYERS_OF_QWEN3_32B = 64
 
 
 @pytest.mark.parametrize(
-    ("layers", "dynamic"), [(64, False), (64, True), (1, False)], ids=["64", "64-dynamic", "1"]
+    ("layers", "dynamic"), [(64, False), (16, True), (1, False)], ids=["64", "16-dynamic", "1"]
 )
 def test_merged_static_w8a8_of_qwen3_32b(layers, dynamic):
     report, calls = optimized(layers, dynamic)

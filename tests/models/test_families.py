@@ -9,6 +9,7 @@ import torch
 
 pytest.importorskip("transformers")
 
+import ascend_passes
 from tests.models.families import PAGE, measured
 from tests.soundness.today import seed_of_the_day
 
@@ -24,6 +25,8 @@ ROWS = [
 @pytest.mark.parametrize("row", random.Random(seed_of_the_day()).sample(ROWS, COUNT), ids=str)
 def test_a_row_is_true(row):
     family, graphs, norms, rotations = row
+    torch._dynamo.reset()
+    ascend_passes.reset()
     found = measured(family, torch.bfloat16)
     assert not found["errors"]
     assert [family, str(found["graphs"])] == [family, graphs]

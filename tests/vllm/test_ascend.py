@@ -51,7 +51,8 @@ def test_our_pass_in_its_pass_manager(
     variables = {**environment, "PYTHONPATH": str(package), "VLLM_PLUGINS": "none"}
     result = last_line(python, "ascend_manager.py", variables)
     assert FUSIONS.items() <= result["fired"].items()
-    assert result["apart"] <= 1, "one rounding instead of three moves a value by one LSB at most"
+    # Two roundings less of 2**-9 each move a value of 127 and its row's scale by 1/2 each.
+    assert result["apart"] <= 2, result["apart"]
 
 
 @pytest.fixture(scope="module")
