@@ -133,7 +133,7 @@ def absorbed(
 
 def makes_itself(node: fx.Node) -> bool:
     """Whether a node is made of numbers alone; for families whose other inputs are values."""
-    return not any(map(holds_tensor, node.all_input_nodes))
+    return node.op == "call_function" and not any(map(holds_tensor, node.all_input_nodes))
 
 
 def holds_tensor(node: fx.Node) -> bool:

@@ -110,16 +110,10 @@ def norm_piece(place: Place) -> Cone | None:
 
 def is_affine(node: fx.Node) -> bool:
     """Whether a node's value is affine in the one tensor that it reads, or made of numbers."""
-    tensors = [one for one in node.all_input_nodes if holds_tensor(one)]
-    read = [one for one in tensors if not is_made_of_numbers(one)]
+    read = [one for one in node.all_input_nodes if holds_tensor(one) and not makes_itself(one)]
     uses = sum(one in read for one in (*node.args, *node.kwargs.values()))
     divides = node.target in DIVISIONS and node.args[0] in read
     return not read or (uses == 1 and (divides or node.target in AFFINE)) or node.target in MOVES
-
-
-def is_made_of_numbers(node: fx.Node) -> bool:
-    """Whether a node's tensor is made of numbers alone."""
-    return node.op == "call_function" and makes_itself(node)
 
 
 def may_be_norm(cone: Cone) -> bool:

@@ -147,6 +147,20 @@ def turned_back(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([a * cos + b * sin, a * (-sin) + b * cos], 3).to(x.dtype)
 
 
+def packed_projections() -> tuple[nn.ModuleList, ...]:
+    """Of each layer: queries, keys and values in one, what joins the heads, gate and up in one,
+    down."""
+    return tuple(
+        nn.ModuleList(linear(*sizes) for _ in range(LAYERS))
+        for sizes in (
+            (WIDTH, (HEADS + 2 * GROUPS) * HEAD),
+            (HEADS * HEAD, WIDTH),
+            (WIDTH, 2 * HIDDEN),
+            (HIDDEN, WIDTH),
+        )
+    )
+
+
 class FlatModel(nn.Module):
     """vLLM's and SGLang's native layers: flat tokens, sums and norms in float32, cosines beside
     sines in one cache, packed projections."""
@@ -155,15 +169,7 @@ class FlatModel(nn.Module):
         super().__init__()
         self.words, self.head = nn.Embedding(WORDS, WIDTH), linear(WIDTH, WORDS)
         self.caches = nn.ModuleList(Cached() for _ in range(LAYERS))
-        self.qkv, self.out, self.gate_up, self.down = (
-            nn.ModuleList(linear(*sizes) for _ in range(LAYERS))
-            for sizes in (
-                (WIDTH, (HEADS + 2 * GROUPS) * HEAD),
-                (HEADS * HEAD, WIDTH),
-                (WIDTH, 2 * HIDDEN),
-                (HIDDEN, WIDTH),
-            )
-        )
+        self.qkv, self.out, self.gate_up, self.down = packed_projections()
         self.gains = nn.ParameterList(torch.ones(WIDTH) for _ in range(2 * LAYERS + 1))
         self.register_buffer("table", torch.cat((speeds().cos(), speeds().sin()), -1))
 
@@ -210,15 +216,7 @@ class TokensFirstModel(nn.Module):
         super().__init__()
         self.words, self.head = nn.Embedding(WORDS, WIDTH), linear(WIDTH, WORDS)
         self.caches = nn.ModuleList(Cached() for _ in range(LAYERS))
-        self.qkv, self.out, self.fc1, self.fc2 = (
-            nn.ModuleList(linear(*sizes) for _ in range(LAYERS))
-            for sizes in (
-                (WIDTH, (HEADS + 2 * GROUPS) * HEAD),
-                (HEADS * HEAD, WIDTH),
-                (WIDTH, 2 * HIDDEN),
-                (HIDDEN, WIDTH),
-            )
-        )
+        self.qkv, self.out, self.fc1, self.fc2 = packed_projections()
         self.gains = nn.ParameterList(torch.ones(WIDTH) for _ in range(2 * LAYERS + 1))
         self.register_buffer("angles", torch.cat((speeds(), speeds()), -1))
 
