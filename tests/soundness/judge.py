@@ -169,8 +169,9 @@ def near(ours: Any, theirs: Any, kind: torch.dtype | None = None) -> bool:
 def narrowest(facts: dict[str, Any]) -> torch.dtype | None:
     """bfloat16 or float16 where a value is of that: gradients of another dtype are added up in it;
     None where none is."""
+    seen = {fact for name, fact in facts.items() if name.endswith(" | dtype")}
     halves = (torch.bfloat16, torch.float16)
-    return next((kind for kind in halves if str(kind) in map(str, facts.values())), None)
+    return next((kind for kind in halves if str(kind) in seen), None)
 
 
 def same(theirs: dict[str, Any], ours: dict[str, Any], name: str) -> bool:
