@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ascend_passes.support import CURRENT, pair_named, pair_of
 from tests import shared_objects
+from tests.made_once import install_wheels, made_once
 from tests.shared_objects import (
     BuildError,
     command,
@@ -79,18 +80,12 @@ def site() -> Path:
 
 def install() -> Path:
     """The folder with the wheel, installed there on the first call."""
-    target = site()
-    if not (target / "torch_npu").is_dir():
-        partial = target.with_name(target.name + ".partial")
-        options = ("--quiet", "--no-deps", "--disable-pip-version-check", "--upgrade", "--target")
-        try:
-            command(sys.executable, "-m", "pip", "install", *options, partial, *REQUIREMENTS)
-        except BuildError as error:
-            if UNREACHABLE.search(str(error)):
-                raise RegistryError(str(error)) from error
-            raise
-        partial.rename(target)
-    return target
+    try:
+        return made_once(site(), lambda into: install_wheels(into, *REQUIREMENTS))
+    except BuildError as error:
+        if UNREACHABLE.search(str(error)):
+            raise RegistryError(str(error)) from error
+        raise
 
 
 def wheel_libraries() -> list[Path]:
@@ -154,19 +149,20 @@ def build() -> Path:
     install()
     sources = (HERE / "standin.c", Path(__file__), Path(shared_objects.__file__))
     recipe = b"".join(path.read_bytes() for path in sources) + VERSION.encode()
-    target = folder() / f"standin-{hashlib.sha256(recipe).hexdigest()[:12]}"
-    if target.is_dir():
-        return target
-    partial = target.with_name(target.name + ".partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    behaviour = partial / "behaviour.o"
+    return made_once(folder() / f"standin-{hashlib.sha256(recipe).hexdigest()[:12]}", link)
+
+
+def link(target: Path) -> None:
+    """Put the stand-in and the libraries that forward to it into a new folder."""
+    target.mkdir()
+    behaviour = target / "behaviour.o"
     options = ("-fPIC", "-O1", "-w")
     command("cc", *options, "-c", HERE / "standin.c", "-o", behaviour)
     written = symbols_of_object(behaviour)
     missing, kernels = wanted_symbols() - written, kernel_symbols() - written
-    generated = partial / "generated.c"
+    generated = target / "generated.c"
     generated.write_text(source(missing - kernels, kernels, set(OPERATOR_HELPERS) - written))
-    standin = partial / STANDIN
+    standin = target / STANDIN
     command(
         "cc",
         *options,
@@ -178,9 +174,7 @@ def build() -> Path:
         behaviour,
     )
     for name in {*wanted_libraries(), *LOADED_AT_RUN_TIME}:
-        forward(partial / name, standin)
-    partial.rename(target)
-    return target
+        forward(target / name, standin)
 
 
 def symbols_of_object(path: Path) -> set[str]:

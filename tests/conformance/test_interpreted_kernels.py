@@ -9,7 +9,8 @@ import sys
 import pytest
 
 from tests.conformance.build import ROOT, UNREACHABLE, folder
-from tests.shared_objects import BuildError, command
+from tests.made_once import install_wheels, made_once
+from tests.shared_objects import BuildError
 
 WHEELS = ("triton==3.6.0", "numpy<2.4")
 """The interpreter of 3.6 takes arrays of one element for numbers, as NumPy before 2.4 did."""
@@ -19,17 +20,12 @@ WHEELS = ("triton==3.6.0", "numpy<2.4")
 def site():
     version = f"py{sys.version_info.major}{sys.version_info.minor}"
     target = folder() / f"triton-3.6.0-{version}"
-    if not target.is_dir():
-        partial = target.with_name(target.name + ".partial")
-        options = ("--quiet", "--no-deps", "--disable-pip-version-check", "--upgrade", "--target")
-        try:
-            command(sys.executable, "-m", "pip", "install", *options, partial, *WHEELS)
-        except BuildError as error:
-            if not UNREACHABLE.search(str(error)):
-                raise
-            pytest.skip("the package registry, which has triton, cannot be reached")
-        partial.rename(target)
-    return target
+    try:
+        return made_once(target, lambda into: install_wheels(into, *WHEELS))
+    except BuildError as error:
+        if not UNREACHABLE.search(str(error)):
+            raise
+        pytest.skip("the package registry, which has triton, cannot be reached")
 
 
 def test_kernels_in_the_interpreter(site):

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.conformance.build import ROOT, UNREACHABLE, folder
-from tests.shared_objects import BuildError, command
+from tests.made_once import install_wheels, made_once
+from tests.shared_objects import BuildError
 
 HERE = Path(__file__).parent
 INSIDE = HERE / "inside"
@@ -33,24 +34,17 @@ def site() -> Path:
     return folder() / f"triton-ascend-{TRITON}-{version}"
 
 
-def install_wheels() -> Path:
+def install_compiler() -> Path:
     """The folder with the wheels, installed there on the first call.
 
     Raises:
         MissingError: the registry has none for this Python, or gives no answer.
     """
-    target = site()
-    if target.is_dir():
-        return target
-    partial = target.with_name(target.name + ".partial")
-    options = ("--quiet", "--no-deps", "--disable-pip-version-check", "--upgrade", "--target")
     try:
-        command(sys.executable, "-m", "pip", "install", *options, partial, *WHEELS)
+        return made_once(site(), lambda into: install_wheels(into, *WHEELS))
     except BuildError as error:
         why = "cannot be reached" if UNREACHABLE.search(str(error)) else "has none for this Python"
         raise MissingError(f"triton-ascend {TRITON}: the package registry {why}") from error
-    partial.rename(target)
-    return target
 
 
 def install_tools() -> None:
@@ -88,7 +82,7 @@ def set_up() -> None:
     Raises:
         MissingError: something of it cannot be had here.
     """
-    install_wheels()
+    install_compiler()
     install_tools()
     for program in (site() / "ascendnpuir" / "bin").iterdir():
         program.chmod(program.stat().st_mode | 0o111)
