@@ -68,6 +68,15 @@ def silu_and_mul(site: Site, given: Arguments) -> Mapping[str, fx.Node]:
     return {"out": site.npu("npu_swiglu", input=given["input"], dim=-1)}
 
 
+def unquantized_gemm(site: Site, given: Arguments) -> Mapping[str, fx.Node]:
+    """`vllm::unquantized_gemm(x, weight, bias)` of vllm-ascend: [T, K] and [N, K] give [T, N]."""
+    refuse_unless(value(given["x"]).dim() == 2, "its rows have more than one dimension")
+    turned = site.call(aten.permute.default, given["weight"], [1, 0])
+    if given.get("bias") is None:
+        return {"0": site.call(aten.mm.default, given["x"], turned)}
+    return {"0": site.call(aten.addmm.default, given["bias"], given["x"], turned)}
+
+
 def translated_quantize(site: Site, given: Arguments) -> Mapping[str, fx.Node]:
     """`vllm::quantize(in_tensor, scale, scale_reciprocal, offset)` of vllm-ascend.
 
@@ -131,6 +140,7 @@ TRANSLATIONS: Mapping[str, Translation] = MappingProxyType(
         "_C_ascend::npu_add_rms_norm_bias": add_rms_norm_bias,
         "_C::silu_and_mul": silu_and_mul,
         "vllm::quantize": translated_quantize,
+        "vllm::unquantized_gemm": unquantized_gemm,
         "_C::static_scaled_int8_quant": static_quantize,
         "_C::dynamic_scaled_int8_quant": dynamic_quantize,
         "_C::rotary_embedding": rotary_embedding,

@@ -59,6 +59,9 @@ class Traits:
     """Whether the result has the elements of the first argument, in the same row-major order."""
     matmul: Matmul | None = None
     """The factors, of an operator that multiplies matrices."""
+    hides_weight: bool = False
+    """Whether it multiplies by a weight that its module keeps, so that no graph shows it, and sums
+    over the ranks itself."""
     collective: str = ""
     """What the ranks of a group do in it: all_reduce, reduce_scatter or all_gather."""
     writes: tuple[str, ...] = ()
@@ -68,6 +71,8 @@ class Traits:
     partial_writes: str = ""
     """Why an argument that the schema has written keeps some of its content; "" where it does
     not."""
+    prefetches: str = ""
+    """The argument that the operator brings into L2."""
     effect: bool = False
     """Whether a call matters that neither writes nor returns; others may move across it."""
     asserts: bool = False
@@ -133,6 +138,12 @@ OTHERS: Mapping[str, Traits] = MappingProxyType(
         "vllm::all_reduce": Traits(collective=ALL_REDUCE),
         "vllm::reduce_scatter": Traits(collective=REDUCE_SCATTER),
         "vllm::all_gather": Traits(collective=ALL_GATHER),
+        # vllm-ascend's layers. The second gives the residual as it is where both have as many rows.
+        "vllm::unquantized_gemm": Traits(matmul=Matmul("x", "weight", "bias", transposed=True)),
+        "vllm::maybe_chunk_residual": Traits(rows=("x", "residual")),
+        "vllm::matmul_and_reduce": Traits(hides_weight=True),
+        "vllm::prefetch_preprocess": Traits(effect=True, prefetches="weight"),
+        "vllm::prefetch_postprocess": Traits(effect=True),
         # vLLM's backends write output[:num_actual_tokens]; a padded batch has more rows.
         "vllm::unified_attention_with_output": PARTIAL_WRITER,
         "vllm::unified_attention": PARTIAL_WRITER,

@@ -2,7 +2,8 @@
 
 The gate and up weights load from the end of attention's output projection on, under the norm; the
 down weight loads from the end of the gate and up matmuls on, under the activation. An MLP is found
-by its structure: a matmul with a weight, behind an activation, behind one or two such matmuls.
+by its dataflow: a product, behind an activation, behind one or two products with weights, and
+nothing between them that may multiply as well.
 """
 
 from __future__ import annotations
@@ -16,14 +17,24 @@ from torch import Tensor, fx
 
 from ascend_passes import npu  # noqa: F401  # defines the operators
 from ascend_passes.ir.edit import Editor
-from ascend_passes.ir.graph import Context, argument_of, base, module_path, place, value
+from ascend_passes.ir.graph import (
+    Context,
+    argument_of,
+    base,
+    module_path,
+    operator_name,
+    place,
+    value,
+)
 from ascend_passes.ir.proof import prove
-from ascend_passes.ir.traits import traits_of
+from ascend_passes.ir.traits import NOTHING, traits_of
 from ascend_passes.options.value import MEBIBYTE
 from ascend_passes.report.value import Miss, Report
 
 WIDEST_MLP = 2
 """Matmuls in front of an activation: gate_up, or gate and up."""
+KNOWN = ("aten", "prims", "npu", "atb", "_c10d_functional", "quantized_decomposed")
+"""Namespaces whose products have traits: their other operators multiply no matrices."""
 STREAM = "weight_prefetch"
 """Label of the side stream."""
 
@@ -61,15 +72,29 @@ def prefetch(graph: fx.Graph, context: Context) -> Report:
 
 def mlps(graph: fx.Graph) -> Iterator[Mlp]:
     """Every MLP of the graph."""
-    for node in graph.nodes:
-        if weight(node) is None:
+    for node in filter(is_product, graph.nodes):
+        between, sources = behind(rows_of(node))
+        if not 1 <= len(sources) <= WIDEST_MLP or any(map(may_multiply, between)):
             continue
-        between, sources = behind(activation(node))
-        if len(sources) > WIDEST_MLP or not any(traits_of(n.target).activation for n in between):
+        if not any(traits_of(n.target).activation for n in between):
             continue
-        if sources:
-            earlier = {m for source in sources for m in behind(activation(source))[1]}
+        if all(weight(source) is not None for source in sources):
+            earlier = {m for source in sources for m in behind(rows_of(source))[1]}
             yield Mlp(tuple(sorted(sources)), node, max(earlier, default=None))
+
+
+def is_product(node: fx.Node) -> bool:
+    """Whether a node multiplies by a weight, in the graph or in its module."""
+    return weight(node) is not None or traits_of(node.target).hides_weight
+
+
+def may_multiply(node: fx.Node) -> bool:
+    """Whether a node that is no product by a weight may be one all the same: a product by something
+    computed, or an operator that nobody declared."""
+    traits, name = traits_of(node.target), operator_name(node)
+    if traits.matmul is not None:
+        return True
+    return bool(name) and name.partition("::")[0] not in KNOWN and traits is NOTHING
 
 
 def weight(node: fx.Node) -> fx.Node | None:
@@ -82,17 +107,16 @@ def weight(node: fx.Node) -> fx.Node | None:
     return owner if owner.op in ("placeholder", "get_attr") else None
 
 
-def activation(node: fx.Node) -> fx.Node:
-    """The rows that a matmul multiplies."""
+def rows_of(node: fx.Node) -> fx.Node:
+    """The rows that a product multiplies."""
     matmul = traits_of(node.target).matmul
-    assert matmul is not None
-    source = argument_of(node, matmul.left)
+    source = node.args[0] if matmul is None else argument_of(node, matmul.left)
     assert isinstance(source, fx.Node)
     return source
 
 
 def behind(node: fx.Node) -> tuple[set[fx.Node], set[fx.Node]]:
-    """What computes `node`, back to the nearest matmuls with weights, and these matmuls."""
+    """What computes `node`, back to the nearest products by weights, and these products."""
     between: set[fx.Node] = set()
     matmuls: set[fx.Node] = set()
     stack = [node]
@@ -100,7 +124,7 @@ def behind(node: fx.Node) -> tuple[set[fx.Node], set[fx.Node]]:
         here = stack.pop()
         if here in between or here in matmuls:
             continue
-        if weight(here) is not None:
+        if is_product(here):
             matmuls.add(here)
             continue
         between.add(here)
@@ -112,12 +136,28 @@ def prefetch_refusal(mlp: Mlp, context: Context) -> str | None:
     """Why nothing is prefetched for an MLP, or None."""
     if mlp.before is None:
         return "no matmul stands in front of the MLP, so nothing would order the prefetch"
+    if traits_of(mlp.down.target).hides_weight:
+        return f"{operator_name(mlp.down)} keeps the down weight in its module"
+    loaded = next(filter(None, map(loader, (*mlp.gate_up, mlp.down))), None)
+    if loaded is not None:
+        return f"{operator_name(loaded)} loads its weights already"
     if context.plan is not None:
         return None
-    tokens = math.prod(value(activation(mlp.gate_up[0])).shape[:-1])
+    tokens = math.prod(value(rows_of(mlp.gate_up[0])).shape[:-1])
     limit = context.options.prefetch_tokens
     if not prove(tokens < limit):
         return f"weights are prefetched below {limit} tokens only, which here cannot be proved"
+    return None
+
+
+def loader(product: fx.Node) -> fx.Node | None:
+    """The call that prefetches a product's weight in the graph as it came, if there is one."""
+    parameter = weight(product)
+    assert parameter is not None
+    for node in parameter.users:
+        argument = traits_of(node.target).prefetches
+        if argument and argument_of(node, argument) is parameter:
+            return node
     return None
 
 

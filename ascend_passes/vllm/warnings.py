@@ -16,6 +16,8 @@ from ascend_passes.options.value import Options
 from ascend_passes.vllm.request import BACKEND, IDENTITY, SECTION, given_options
 
 LAYERS_FLASHCOMM = "VLLM_ASCEND_ENABLE_FLASHCOMM1"
+SECTION_FLASHCOMM = "enable_flashcomm1"
+"""The same in `additional_config`, by vllm-ascend's name."""
 STOCK_CPU_WORKER = "vllm.v1.worker.cpu_worker.CPUWorker"
 SHORTEST_RANGE = 2
 """Tokens below which vLLM has no range of its own."""
@@ -34,7 +36,7 @@ def found(config: Any, options: Options) -> Iterator[str]:
         yield from about_flashcomm_tokens(config, options)
     yield from about_collectives(config, options)
     yield from about_prefetch(config, options)
-    yield from about_layers()
+    yield from about_layers(config)
 
 
 def about_section(config: Any) -> Iterator[str]:
@@ -112,16 +114,26 @@ def about_prefetch(config: Any, options: Options) -> Iterator[str]:
         )
 
 
-def about_layers() -> Iterator[str]:
-    """What vllm-ascend's own layers do themselves under a variable that our options read too."""
+def about_layers(config: Any) -> Iterator[str]:
+    """What vllm-ascend's own layers do themselves where it is asked for the same."""
     if not str(current_platform.get_compile_backend()).startswith("vllm_ascend."):
         return
-    if os.environ.get(LAYERS_FLASHCOMM, "0") not in ("", "0"):
+    switch = layers_flashcomm(config)
+    if switch:
         yield (
-            f"{LAYERS_FLASHCOMM} turns FlashComm on in vllm-ascend's own layers, whose graph has "
+            f"{switch} turns FlashComm on in vllm-ascend's own layers, whose graph has "
             "no all_reduce for ours and no norm beside its quantization, so that both stand back; "
-            'to have ours, unset it and write "flashcomm": true into our section.'
+            'to have ours, leave it away and write "flashcomm": true into our section.'
         )
+
+
+def layers_flashcomm(config: Any) -> str:
+    """What turns FlashComm on in vllm-ascend's layers; "" where it is off. Its section wins over
+    the variable, as in its `enable_sp`."""
+    additional = config.additional_config
+    if isinstance(additional, dict) and SECTION_FLASHCOMM in additional:
+        return SECTION_FLASHCOMM if additional[SECTION_FLASHCOMM] else ""
+    return LAYERS_FLASHCOMM if os.environ.get(LAYERS_FLASHCOMM, "0") not in ("", "0") else ""
 
 
 def is_stock_cpu(config: Any) -> bool:

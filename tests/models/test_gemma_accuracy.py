@@ -27,6 +27,8 @@ FAMILIES = {
     "recurrent_gemma": {"lru_width": 256, "attention_window_size": 512},
 }
 TOKENS = (4, 112)
+RECURRENT_TOKENS = (32, 14)
+"""As many, in fewer steps: the graph of a recurrence has each step of it."""
 
 
 def gains(parameter, source, largest):
@@ -67,7 +69,8 @@ def ratio(model, token_ids):
 def test_a_bfloat16_gemma_is_no_further_from_float64_than_eager(family):
     seed = secrets.randbelow(2**31)
     model = model_of(family, seed, largest=60.0)
-    token_ids = torch.randint(3, 512, TOKENS, generator=torch.Generator().manual_seed(seed))
+    size = RECURRENT_TOKENS if family == "recurrent_gemma" else TOKENS
+    token_ids = torch.randint(3, 512, size, generator=torch.Generator().manual_seed(seed))
     measured = ratio(model, token_ids)
     assert measured <= NO_WORSE, f"{measured:.3f} for seed {seed}"
     (report,) = ascend_passes.reports()

@@ -28,9 +28,16 @@ COMPILER = "vllm_ascend.compilation.compiler_interface.AscendCompiler"
 
 
 def case(
-    name: str, options: Any, compilation: Any = SERVE, environment: Any = None, **engine: Any
+    name: str,
+    options: Any,
+    compilation: Any = SERVE,
+    environment: Any = None,
+    enable_flashcomm1: bool = False,
+    **engine: Any,
 ) -> dict[str, Any]:
-    section = {} if options is None else {"additional_config": {"ascend_passes": options}}
+    its_own = {"enable_flashcomm1": True} if enable_flashcomm1 else {}
+    ours = {} if options is None else {"ascend_passes": options}
+    section = {"additional_config": {**its_own, **ours}} if its_own or ours else {}
     more = {"max_num_batched_tokens": 2048, **section, **engine}
     return {
         "name": name,
@@ -45,6 +52,7 @@ CASES = (
     case("backend", {}, {**SERVE, "backend": "ascend_dense"}),
     case("thresholds", {"flashcomm": True, "prefetch_mlp": True}, tensor_parallel_size=4),
     case("exports", {}, environment=EXPORTS, tensor_parallel_size=4),
+    case("its own", {"flashcomm": True}, tensor_parallel_size=4, enable_flashcomm1=True),
     case("misspelt", {"flashcom": True}),
 )
 
@@ -97,8 +105,9 @@ def test_ranges_end_where_plans_end(settled: dict[str, Any], name: str) -> None:
 
 
 def test_flashcomm_of_its_own_layers_is_said_with_the_fix(settled: dict[str, Any]) -> None:
-    sentence = "VLLM_ASCEND_ENABLE_FLASHCOMM1 turns FlashComm on in vllm-ascend's own layers"
-    assert sentence in "\n".join(settled["exports"]["log"])
+    sentence = " turns FlashComm on in vllm-ascend's own layers"
+    assert f"VLLM_ASCEND_ENABLE_FLASHCOMM1{sentence}" in "\n".join(settled["exports"]["log"])
+    assert f"enable_flashcomm1{sentence}" in "\n".join(settled["its own"]["log"])
     assert sentence not in "\n".join(settled["thresholds"]["log"])
 
 

@@ -11,6 +11,7 @@ import torch
 
 import ascend_passes
 from ascend_passes.frontends.vllm_translations import TRANSLATIONS
+from tests.registered import registered
 
 EPSILON = 1e-5  # no default of any schema
 TOKENS, WIDTH, HEAD, HEADS = 5, 64, 16, 4
@@ -38,6 +39,7 @@ SCHEMAS = {
         " Tensor input_offset) -> Tensor",
         "npu_rotary_embedding(Tensor positions, Tensor query, Tensor key, Tensor cos_sin_cache,"
         " int head_size, int rotary_dim, bool is_neox_style=True) -> (Tensor, Tensor)",
+        "unquantized_gemm(Tensor x, Tensor weight, Tensor? bias=None) -> Tensor",
     ),
 }
 """Namespace -> what vLLM 0.32 and vllm-ascend register there."""
@@ -119,6 +121,10 @@ def ascend_rotary(positions, query, key, cos_sin_cache, head_size, rotary_dim, i
     )
 
 
+def unquantized_gemm(x, weight, bias=None):
+    return torch.nn.functional.linear(x, weight, bias)
+
+
 KERNELS = {
     "vllm_ir": (ir_rms_norm, ir_fused_add_rms_norm),
     "_C": (
@@ -130,27 +136,15 @@ KERNELS = {
         own_rotary,
     ),
     "_C_ascend": (add_rms_norm_bias,),
-    "vllm": (quantize, ascend_rotary),
+    "vllm": (quantize, ascend_rotary, unquantized_gemm),
 }
 
 
 @pytest.fixture(scope="module", autouse=True)
 def operators():
     """The operators, for this file alone."""
-    libraries = []
-    for namespace, schemas in SCHEMAS.items():
-        library = torch.library.Library(namespace, "FRAGMENT")
-        libraries.append(library)
-        for schema, kernel in zip(schemas, KERNELS[namespace], strict=True):
-            name = schema.split("(")[0]
-            library.define(schema)
-            library.impl(name, kernel, "CPU")
-            fake = (lambda *_, **__: None) if schema.endswith("()") else kernel
-            torch.library.register_fake(f"{namespace}::{name}", fake, lib=library)
-    yield
-    torch._dynamo.reset()
-    for library in libraries:
-        library._destroy()
+    with registered(SCHEMAS, KERNELS):
+        yield
 
 
 def made(*shape, scale=1.0):
@@ -232,6 +226,10 @@ def of_ascend_rotary_pairs(query, key, table):
     return torch.ops.vllm.npu_rotary_embedding(positions(), query, key, table, HEAD, HEAD, False)
 
 
+def of_unquantized_gemm(x, weight, bias=None):
+    return torch.ops.vllm.unquantized_gemm(x, weight, bias)
+
+
 ROWS, GAIN, SCALE = (TOKENS, WIDTH), made(WIDTH), torch.full((1,), 2.0**-5)
 QUERY_KEY = (made(TOKENS, HEADS * HEAD), made(TOKENS, 2 * HEAD))
 CASES = {
@@ -259,6 +257,10 @@ CASES = {
     "vllm::npu_rotary_embedding": [
         (of_ascend_rotary, (*QUERY_KEY, cache())),
         (of_ascend_rotary_pairs, (*QUERY_KEY, cache())),
+    ],
+    "vllm::unquantized_gemm": [
+        (of_unquantized_gemm, (made(*ROWS), made(WIDTH, WIDTH))),
+        (of_unquantized_gemm, (made(*ROWS), made(2 * WIDTH, WIDTH), made(2 * WIDTH))),
     ],
 }
 BOUND = {torch.bfloat16: 2.0**-7, torch.int8: 1.0, torch.float32: 2.0**-22}

@@ -33,6 +33,7 @@ from ascend_passes.distributed.groups import (
 )
 from ascend_passes.engine.normalize import remove_dead
 from ascend_passes.ir.graph import Context, operator_name, place, same_size, value
+from ascend_passes.ir.traits import traits_of
 from ascend_passes.options.value import switched_on
 from ascend_passes.passes.flashcomm.build import Build
 from ascend_passes.passes.flashcomm.decision import (
@@ -60,6 +61,11 @@ from ascend_passes.passes.flashcomm.sources import is_source, unfit_source
 from ascend_passes.report.value import Miss, Report
 
 NAME = "sequence_parallel"
+STANDS_BACK = (
+    "FlashComm stands back: the model's layers deal rows out to the ranks themselves "
+    "(vllm-ascend's, under VLLM_ASCEND_ENABLE_FLASHCOMM1; leave it away and write "
+    '"flashcomm": true to have ours)'
+)
 OTHER_RANKS = "other ranks sum more often, and what this sum meets may differ between its ranks"
 
 
@@ -82,6 +88,8 @@ def sequence_parallel(graph: fx.Graph, context: Context) -> Report:
     """Compute additions, norms and quantizations on T / tp rows where that should be faster."""
     if context.plan is None or not context.plan.flashcomm:
         return Report()
+    if any(traits_of(node.target).hides_weight for node in graph.nodes):
+        return Report(notes=(STANDS_BACK,))
     found = sinkable(graph, context)
     if not found.shards:
         return Report(misses=tuple(found.misses))
