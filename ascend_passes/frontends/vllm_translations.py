@@ -125,8 +125,8 @@ def ascend_rotary_embedding(site: Site, given: Arguments) -> Mapping[str, fx.Nod
 
     vllm-ascend's functional form of `_C::rotary_embedding`.
     """
-    part = given["rotary_dim"] != given["head_size"]
-    refuse_unless(not part, "the rotation covers a part of each head only")
+    width = value(given["cos_sin_cache"]).shape[1]
+    refuse_unless(width == given["rotary_dim"], f"its cache is for {width} columns of each head")
     rotated = rotary_embedding(site, {**given, "is_neox": given.get("is_neox_style", True)})
     return {"0": rotated["query"], "1": rotated["key"]}
 

@@ -55,14 +55,16 @@ def rounded(values):
     return values.round().clamp(-128, 127).to(torch.int8)
 
 
-def rotated(x, positions, cache, head, halves):
-    """Rows of [T, heads * D] by the angles of their positions."""
+def rotated(x, positions, cache, head, halves, start=0):
+    """Rows of [T, heads * D] by the angles of their positions, columns `start` on of each head."""
     cos, sin = cache[positions].float()[:, None].chunk(2, -1)
-    heads = x.float().view(x.shape[0], -1, head)
-    one, two = heads.chunk(2, -1) if halves else (heads[..., ::2], heads[..., 1::2])
+    heads = x.float().view(x.shape[0], -1, head).clone()
+    turned = heads[..., start : start + cache.shape[1]]
+    one, two = turned.chunk(2, -1) if halves else (turned[..., ::2], turned[..., 1::2])
     parts = (one * cos - two * sin, two * cos + one * sin)
-    whole = torch.cat(parts, -1) if halves else torch.stack(parts, -1)
-    return whole.reshape(x.shape).to(x.dtype)
+    whole = torch.cat(parts, -1) if halves else torch.stack(parts, -1).flatten(-2)
+    heads[..., start : start + cache.shape[1]] = whole
+    return heads.reshape(x.shape).to(x.dtype)
 
 
 def ir_rms_norm(x, weight, epsilon, variance_size=None):
@@ -101,7 +103,7 @@ def own_rotary(
     positions, query, key, head_size, cos_sin_cache, is_neox, rope_dim_offset=0, inverse=False
 ):
     for x in (query, key):
-        x.copy_(rotated(x, positions, cos_sin_cache, head_size, is_neox))
+        x.copy_(rotated(x, positions, cos_sin_cache, head_size, is_neox, rope_dim_offset))
 
 
 def add_rms_norm_bias(x1, x2, gamma, beta=None, epsilon=1e-6):
@@ -152,8 +154,8 @@ def made(*shape, scale=1.0):
     return (scale * (torch.randn(*shape, generator=source) + 0.5)).to(torch.bfloat16)
 
 
-def cache():
-    angles = torch.arange(32)[:, None] * torch.rand(HEAD // 2, generator=torch.Generator())
+def cache(width=HEAD):
+    angles = torch.arange(32)[:, None] * torch.rand(width // 2, generator=torch.Generator())
     return torch.cat([angles.cos(), angles.sin()], -1).to(torch.bfloat16)
 
 
@@ -206,6 +208,24 @@ def of_rotary(query, key, table):
     return query, key
 
 
+def of_rotary_pairs_of_a_part(query, key, table):
+    query, key = query * 1.5, key * 1.5
+    torch.ops._C.rotary_embedding(positions(), query, key, HEAD, table, False)
+    return query, key
+
+
+def of_rotary_behind_an_offset(query, key, table):
+    query, key = query * 1.5, key * 1.5
+    torch.ops._C.rotary_embedding(positions(), query, key, HEAD, table, True, HEAD // 4)
+    return query, key
+
+
+def of_ascend_rotary_of_a_part(query, key, table):
+    return torch.ops.vllm.npu_rotary_embedding(
+        positions(), query, key, table, HEAD, table.shape[1], True
+    )
+
+
 def of_add_rms_norm_bias(x, residual, weight, bias=None):
     return torch.ops._C_ascend.npu_add_rms_norm_bias(x, residual, weight, bias, EPSILON)
 
@@ -242,7 +262,12 @@ CASES = {
     "_C::silu_and_mul": [(of_silu_and_mul, (made(*ROWS),))],
     "_C::static_scaled_int8_quant": [(of_static, (made(*ROWS), SCALE))],
     "_C::dynamic_scaled_int8_quant": [(of_dynamic, (made(*ROWS),))],
-    "_C::rotary_embedding": [(of_rotary, (*QUERY_KEY, cache()))],
+    "_C::rotary_embedding": [
+        (of_rotary, (*QUERY_KEY, cache())),
+        (of_rotary, (*QUERY_KEY, cache(HEAD // 2))),
+        (of_rotary_pairs_of_a_part, (*QUERY_KEY, cache(HEAD // 2))),
+        (of_rotary_behind_an_offset, (*QUERY_KEY, cache(HEAD // 2))),
+    ],
     "_C_ascend::npu_add_rms_norm_bias": [
         (of_add_rms_norm_bias, (made(*ROWS), made(*ROWS).flip(0), GAIN)),
         (of_add_rms_norm_bias, (made(*ROWS), made(*ROWS).flip(0), GAIN, GAIN.flip(0))),
@@ -257,6 +282,7 @@ CASES = {
     "vllm::npu_rotary_embedding": [
         (of_ascend_rotary, (*QUERY_KEY, cache())),
         (of_ascend_rotary_pairs, (*QUERY_KEY, cache())),
+        (of_ascend_rotary_of_a_part, (*QUERY_KEY, cache(HEAD // 2))),
     ],
     "vllm::unquantized_gemm": [
         (of_unquantized_gemm, (made(*ROWS), made(WIDTH, WIDTH))),
@@ -294,7 +320,7 @@ def test_a_translation_gives_the_same(name, function, given):
         assert ((one.double() - other.double()).abs() <= BOUND[one.dtype] * largest).all()
 
 
-def part_of_a_head(query, key, table):
+def another_width(query, key, table):
     return torch.ops.vllm.npu_rotary_embedding(
         positions(), query, key, table, HEAD, HEAD // 2, True
     )
@@ -308,7 +334,7 @@ def asymmetric(x, scale):
 @pytest.mark.parametrize(
     ("function", "given", "reason"),
     [
-        (part_of_a_head, (*QUERY_KEY, cache()), "covers a part of each head only"),
+        (another_width, (*QUERY_KEY, cache()), "its cache is for 16 columns of each head"),
         (asymmetric, (made(*ROWS), SCALE), "asymmetric"),
     ],
 )

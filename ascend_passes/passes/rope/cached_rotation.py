@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import fx
@@ -15,25 +16,35 @@ from ascend_passes.ir.trace import fake_mode_of, faking
 aten = torch.ops.aten
 
 
+@dataclass(frozen=True)
+class Heads:
+    """Which columns of a head are turned."""
+
+    size: int
+    start: int
+    width: int
+
+
 def rotary_embedding(site: Site, given: Arguments) -> Mapping[str, fx.Node]:
     """`_C::rotary_embedding(positions, query!, key!, head_size, cos_sin_cache, is_neox, ...)`.
 
     `npu_mrope` without sections means the same. Each row of the cache is cosines, then sines, of
-    half a head. Positions are as many as tokens by the operator's contract, though a graph may have
-    two symbols for the number.
+    half of what is turned in each head, from column `rope_dim_offset` on. Positions are as many as
+    tokens by the operator's contract, though a graph may have two symbols for the number.
     """
     cache, head, query = given["cos_sin_cache"], given["head_size"], given["query"]
     refuse_unless(value(given["positions"]).dim() == 1, "positions have more than one row")
-    refuse_unless(value(cache).shape[1] == head, "the rotation covers a part of each head only")
     refuse_unless(not given.get("inverse"), "the rotation is an inverse one")
     refuse_unless(value(cache).dtype == value(query).dtype, "cache and query have different dtypes")
+    heads = Heads(head, start=given.get("rope_dim_offset", 0), width=value(cache).shape[1])
     rows = site.call(aten.index_select.default, cache, 0, given["positions"])
     angles = [
-        whole_head(site, rows, query, start, head, given["is_neox"]) for start in (0, head // 2)
+        whole_head(site, rows, query, start, heads.width, given["is_neox"])
+        for start in (0, heads.width // 2)
     ]
     mode = "half" if given["is_neox"] else "interleave"
     return {
-        name: rotated_heads(site, given[name], angles, head, mode)
+        name: rotated_heads(site, given[name], angles, heads, mode)
         for name in ("query", "key")
         if given.get(name) is not None
     }
@@ -54,16 +65,32 @@ def whole_head(
     return shaped
 
 
-def rotated_heads(site: Site, x: fx.Node, angles: list[fx.Node], head: int, mode: str) -> fx.Node:
+def rotated_heads(
+    site: Site, x: fx.Node, angles: list[fx.Node], heads: Heads, mode: str
+) -> fx.Node:
     """[T, heads * D] or [T, heads, D] rotated, in its own shape."""
     tokens = token_count(site, x)
     width = math.prod(value(x).shape[1:])
     refuse_unless(isinstance(width, int), "the number of heads is not known while compiling")
-    heads = width // head
-    by_head = site.call(aten.view.default, x, [1, tokens, heads, head])
-    cos, sin = angles
-    result = site.npu("npu_rotary_mul", input=by_head, r1=cos, r2=sin, rotary_mode=mode)
+    by_head = site.call(aten.view.default, x, [1, tokens, width // heads.size, heads.size])
+    (cos, sin), (before, turned, behind) = angles, columns(site, by_head, heads)
+    result = site.npu("npu_rotary_mul", input=turned, r1=cos, r2=sin, rotary_mode=mode)
+    if before or behind:
+        result = site.call(aten.cat.default, [*before, result, *behind], -1)
     return site.call(aten.view.default, result, [tokens, *value(x).shape[1:]])
+
+
+def columns(
+    site: Site, by_head: fx.Node, heads: Heads
+) -> tuple[list[fx.Node], fx.Node, list[fx.Node]]:
+    """What lies in front of the columns that are turned, these, and what lies behind them."""
+    stop = heads.start + heads.width
+    if heads.width == heads.size:
+        return [], by_head, []
+    part = lambda start, end: site.call(aten.slice.Tensor, by_head, 3, start, end, 1)  # noqa: E731
+    before = [part(0, heads.start)] if heads.start else []
+    behind = [part(stop, heads.size)] if stop < heads.size else []
+    return before, part(heads.start, stop), behind
 
 
 def token_count(site: Site, x: fx.Node) -> int | fx.Node:
