@@ -37,8 +37,26 @@ def normed(site: Site, x: fx.Node, given: Arguments) -> fx.Node:
     """`npu_rms_norm` of x under vLLM's other arguments."""
     refuse_unless(given.get("weight") is not None, "the norm has no weight, npu_rms_norm needs one")
     refuse_unless(given.get("variance_size") is None, "the variance is of a part of each row only")
+    if value(given["weight"]).dtype != value(x).dtype:
+        return spelled_out(site, x, given["weight"], given["epsilon"])
     norm = site.npu("npu_rms_norm", input=x, gamma=given["weight"], epsilon=given["epsilon"])
     return site.item(norm, 0)
+
+
+def spelled_out(site: Site, x: fx.Node, weight: fx.Node, epsilon: float) -> fx.Node:
+    """The definition of `vllm_ir::rms_norm`, for a weight of another dtype than the rows, such as
+    Gemma's float32 sum of one and a weight: `recognize` knows whose norm that is."""
+    wide = site.call(aten._to_copy.default, x, dtype=torch.float32)
+    square = site.call(aten.pow.Tensor_Scalar, wide, 2)
+    mean = site.call(aten.mean.dim, square, [-1], True)
+    root = site.call(aten.rsqrt.default, site.call(aten.add.Tensor, mean, epsilon))
+    unit = site.call(aten.mul.Tensor, wide, root)
+    if value(weight).dtype != torch.float32:
+        unit = site.call(aten._to_copy.default, unit, dtype=value(weight).dtype)
+    result = site.call(aten.mul.Tensor, unit, weight)
+    if value(result).dtype == value(x).dtype:
+        return result
+    return site.call(aten._to_copy.default, result, dtype=value(x).dtype)
 
 
 def own_rms_norm(site: Site, given: Arguments) -> Mapping[str, fx.Node]:

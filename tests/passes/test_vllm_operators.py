@@ -48,7 +48,7 @@ SCHEMAS = {
 def normed(x, weight, epsilon):
     wide = x.float()
     wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon)
-    return wide.to(x.dtype) * weight
+    return (wide.to(weight.dtype) * weight).to(x.dtype)
 
 
 def rounded(values):
@@ -178,6 +178,14 @@ def of_ir_fused_add_rms_norm(x, residual, weight):
     return torch.ops.vllm_ir.fused_add_rms_norm(x, residual, weight, EPSILON)
 
 
+def of_gemmas_norm(x, weight):
+    return torch.ops.vllm_ir.rms_norm(x, weight.float() + 1.0, EPSILON)
+
+
+def of_gemmas_sum(x, residual, weight):
+    return torch.ops.vllm_ir.fused_add_rms_norm(x, residual, weight.float() + 1.0, EPSILON)
+
+
 def of_rms_norm(x, weight):
     return into_empty(torch.ops._C.rms_norm, x, weight, EPSILON)
 
@@ -253,9 +261,14 @@ def of_unquantized_gemm(x, weight, bias=None):
 ROWS, GAIN, SCALE = (TOKENS, WIDTH), made(WIDTH), torch.full((1,), 2.0**-5)
 QUERY_KEY = (made(TOKENS, HEADS * HEAD), made(TOKENS, 2 * HEAD))
 CASES = {
-    "vllm_ir::rms_norm": [(of_ir_rms_norm, (made(*ROWS), GAIN))],
+    "vllm_ir::rms_norm": [
+        (of_ir_rms_norm, (made(*ROWS), GAIN)),
+        (of_gemmas_norm, (made(*ROWS), GAIN)),
+        (of_ir_rms_norm, (made(*ROWS).float(), GAIN)),
+    ],
     "vllm_ir::fused_add_rms_norm": [
-        (of_ir_fused_add_rms_norm, (made(*ROWS), made(*ROWS).flip(0), GAIN))
+        (of_ir_fused_add_rms_norm, (made(*ROWS), made(*ROWS).flip(0), GAIN)),
+        (of_gemmas_sum, (made(*ROWS), made(*ROWS).flip(0), GAIN)),
     ],
     "_C::rms_norm": [(of_rms_norm, (made(*ROWS), GAIN))],
     "_C::fused_add_rms_norm": [(of_fused_add_rms_norm, (made(*ROWS), made(*ROWS).flip(0), GAIN))],
@@ -317,7 +330,34 @@ def test_a_translation_gives_the_same(name, function, given):
         assert (one.dtype, one.shape) == (other.dtype, other.shape)
         whole = one.dtype == torch.int8
         largest = 1.0 if whole else one.abs().amax(-1, keepdim=True).double()
-        assert ((one.double() - other.double()).abs() <= BOUND[one.dtype] * largest).all()
+        # A weight narrower than the rows rounds the rows as well.
+        rows = one.dtype == given[0].dtype
+        bound = max(BOUND[t.dtype] for t in given) if rows else BOUND[one.dtype]
+        assert ((one.double() - other.double()).abs() <= bound * largest).all()
+
+
+def test_gemmas_norm_behind_a_sum_becomes_its_operator():
+    function, given = CASES["vllm_ir::fused_add_rms_norm"][1]
+    torch._dynamo.reset()
+    ascend_passes.reset()
+    with torch.no_grad():
+        torch.compile(function, backend="ascend_dense")(*given)
+    (report,) = ascend_passes.reports()
+    assert "torch.ops.npu.npu_gemma_rms_norm" in report.graph_after, report.graph_after
+
+
+def test_gemmas_norm_in_front_of_a_quantize_is_one_kernel():
+    def layer(x, residual, weight, scale, reciprocal, offset):
+        y, total = of_gemmas_sum(x, residual, weight)
+        return torch.ops.vllm.quantize(y, scale, reciprocal, offset), total
+
+    torch._dynamo.reset()
+    ascend_passes.reset()
+    given = (made(*ROWS), made(*ROWS).flip(0), GAIN, *CASES["vllm::quantize"][0][1][1:])
+    with torch.no_grad():
+        torch.compile(layer, backend="ascend_dense")(*given)
+    (report,) = ascend_passes.reports()
+    assert report.fired["add_rms_norm_quant"] == 1, str(report)
 
 
 def another_width(query, key, table):
