@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, fx
+from torch.utils._pytree import tree_leaves
 
 from ascend_passes.ir.graph import value
 from ascend_passes.ir.settle import settle_call
@@ -54,7 +55,7 @@ class Editor:
         assert self.origin is not None
         (given, named), own = fx.map_arg((arguments, keywords), value), value(self.origin)
         # The origin's own value where the call takes no tensor.
-        known = torch.utils._pytree.tree_leaves((given, named, own))
+        known = tree_leaves((given, named, own))
         with faking(fake_mode_of([v for v in known if isinstance(v, Tensor)])):
             fake = target(*given, **named)
         new = self.known(fake, target, *arguments, **keywords)
@@ -63,7 +64,13 @@ class Editor:
 
     def known(self, fake: Any, target: Any, *arguments: Any, **keywords: Any) -> fx.Node:
         """A call whose value is known, by contract or by the algebra of sizes: no guard is
-        needed."""
+        needed.
+
+        Raises:
+            ValueError: a size is a symbol of the trace where a node has to compute it.
+        """
+        if any(isinstance(one, torch.SymInt) for one in tree_leaves((arguments, keywords))):
+            raise ValueError(f"{target} is given a symbol as a size: {arguments}")
         return self.noted(self.graph.call_function(target, arguments, keywords), fake)
 
     def same(self, target: Any, *arguments: Any, **keywords: Any) -> fx.Node:

@@ -66,7 +66,7 @@ def move_behind(site: Site, view: fx.Node) -> int:
         return 0
     shape: list[Any] = list(view.args[1])  # type: ignore[arg-type]
     if not isinstance(value(node), (tuple, list)):
-        whole = [*shape[:-1], value(node).shape[-1]]  # a gated row is half as wide
+        whole = [*shape[:-1], width(site, made)]
         node.replace_all_uses_with(site.call(aten.view.default, made, whole))
         return 1
     for part in list(node.users):
@@ -74,6 +74,12 @@ def move_behind(site: Site, view: fx.Node) -> int:
         result = site.item(made, index)
         kept = shape[: value(part).dim()]
         if len(kept) == len(shape):
-            kept[-1] = value(part).shape[-1]
+            kept[-1] = width(site, result)
         part.replace_all_uses_with(site.call(aten.view.default, result, kept))
     return 1
+
+
+def width(site: Site, rows: fx.Node) -> int | fx.Node:
+    """The last size of what an operator gives, whose rows may be half as wide as what it took."""
+    size = value(rows).shape[-1]
+    return size if isinstance(size, int) else site.call(aten.sym_size.int, rows, -1)
