@@ -73,24 +73,23 @@ def rotated_heads(
     width = math.prod(value(x).shape[1:])
     refuse_unless(isinstance(width, int), "the number of heads is not known while compiling")
     by_head = site.call(aten.view.default, x, [1, tokens, width // heads.size, heads.size])
-    (cos, sin), (before, turned, behind) = angles, columns(site, by_head, heads)
-    result = site.npu("npu_rotary_mul", input=turned, r1=cos, r2=sin, rotary_mode=mode)
+    stop = heads.start + heads.width
+    cos, sin = angles
+    before, turned, behind = (
+        columns(site, by_head, start, end)
+        for start, end in ((0, heads.start), (heads.start, stop), (stop, heads.size))
+    )
+    result = site.npu("npu_rotary_mul", input=turned[0], r1=cos, r2=sin, rotary_mode=mode)
     if before or behind:
         result = site.call(aten.cat.default, [*before, result, *behind], -1)
     return site.call(aten.view.default, result, [tokens, *value(x).shape[1:]])
 
 
-def columns(
-    site: Site, by_head: fx.Node, heads: Heads
-) -> tuple[list[fx.Node], fx.Node, list[fx.Node]]:
-    """What lies in front of the columns that are turned, these, and what lies behind them."""
-    stop = heads.start + heads.width
-    if heads.width == heads.size:
-        return [], by_head, []
-    part = lambda start, end: site.call(aten.slice.Tensor, by_head, 3, start, end, 1)  # noqa: E731
-    before = [part(0, heads.start)] if heads.start else []
-    behind = [part(stop, heads.size)] if stop < heads.size else []
-    return before, part(heads.start, stop), behind
+def columns(site: Site, by_head: fx.Node, start: int, end: int) -> list[fx.Node]:
+    """Some columns of each head, if there are any: none is cut where all of them are asked for."""
+    if end - start == value(by_head).shape[-1]:
+        return [by_head]
+    return [site.call(aten.slice.Tensor, by_head, 3, start, end, 1)] if start < end else []
 
 
 def token_count(site: Site, x: fx.Node) -> int | fx.Node:
