@@ -1,5 +1,5 @@
-"""Sums of two values by meaning: computed in a wider dtype and rounded, stacked and reduced, or
-broadcast; they become the one addition that norms fuse with.
+"""Sums of two values by meaning: computed in a wider dtype and rounded, stacked and reduced,
+broadcast, or minus a negative; they become the one addition that norms fuse with.
 
 A piece of two values is asked for its result on random numbers, in float64. A sum of two numbers of
 half precision in float32, rounded once, is the addition in half precision bit for bit.
@@ -8,6 +8,7 @@ half precision in float32, rounded once, is the addition in half precision bit f
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
@@ -29,8 +30,11 @@ from ascend_passes.meaning.lift import WidePiece
 from ascend_passes.meaning.vocabulary import CASTS, LAYOUT
 
 aten = torch.ops.aten
-ANCHORS = frozenset({aten.add.Tensor, aten.sum.dim_IntList})
-ALLOWED_HERE = ANCHORS | CASTS | LAYOUT | {aten.stack.default, aten.cat.default}
+LISTS = aten._foreach_add.List
+ANCHORS = frozenset({aten.add.Tensor, aten.sub.Tensor, aten.sum.dim_IntList, LISTS})
+ALLOWED_HERE = ANCHORS | CASTS | LAYOUT | {aten.stack.default, aten.cat.default, aten.neg.default}
+VIEWS = LAYOUT - {operator.getitem}
+"""No sum ends in one; a list's does in the item that is taken."""
 REACH = BEFORE, BEHIND = 4, 2
 
 
@@ -38,7 +42,7 @@ def sum_places(anchor: fx.Node) -> Iterator[Place]:
     """A sum, or what it is rounded to, of two values of its own size and dtype."""
     for out in (*descendants(anchor, BEHIND, ALLOWED_HERE), anchor):
         fake = fake_tensor(out)
-        if fake is None or not fake.dtype.is_floating_point or out.target in LAYOUT:
+        if fake is None or not fake.dtype.is_floating_point or out.target in VIEWS:
             continue
         terms = [node for node in ancestors(anchor, BEFORE, ALLOWED_HERE) if is_alike(node, fake)]
         yield from ((out, pair) for pair in itertools.combinations(terms, 2))
@@ -53,9 +57,14 @@ def is_alike(node: fx.Node, result: Tensor) -> bool:
 def sum_piece(place: Place) -> Cone | None:
     """The piece between two values and their sum; None for one that is an addition already."""
     cone = cone_of(*place, ALLOWED_HERE)
-    if cone is None or cone.leaves or cone.own == {cone.out}:
+    if cone is None or cone.leaves or (cone.own == {cone.out} and not is_scaled(cone.out)):
         return None
     return cone
+
+
+def is_scaled(node: fx.Node) -> bool:
+    """Whether a node adds or subtracts a multiple of its second value."""
+    return len(node.args) > 2 or "alpha" in node.kwargs
 
 
 def solve_sum(lifted: WidePiece) -> Answer | NotThat:

@@ -136,7 +136,6 @@ put_all(
     },
     *(rows, "rms_norm", "add_rms_norm"),
     kept=1,
-    left="a sum in another operator than add of two tensors is not brought to it",
 )
 put_all(
     RIGHT,
