@@ -69,7 +69,7 @@ class Editor:
         Raises:
             ValueError: a size is a symbol of the trace where a node has to compute it.
         """
-        if any(isinstance(one, torch.SymInt) for one in tree_leaves((arguments, keywords))):
+        if any(map(is_symbol, arguments)):
             raise ValueError(f"{target} is given a symbol as a size: {arguments}")
         return self.noted(self.graph.call_function(target, arguments, keywords), fake)
 
@@ -111,3 +111,10 @@ class Editor:
         for node in reversed(self.made):
             self.graph.erase_node(node)
         self.made.clear()
+
+
+def is_symbol(argument: Any) -> bool:
+    """Whether an argument is a symbol of the trace, or a list with one."""
+    if isinstance(argument, (list, tuple)):
+        return any(isinstance(one, torch.SymInt) for one in argument)
+    return isinstance(argument, torch.SymInt)
