@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import sympy
 import torch
@@ -18,13 +18,19 @@ from torch import Tensor, fx
 
 from ascend_passes.cost.profiles import Profile
 from ascend_passes.distributed.groups import FUNCTIONAL, group_name, resolve
-from ascend_passes.ir.graph import argument_of, is_view, operator_name, value
-from ascend_passes.ir.traits import ALL_GATHER, ALL_REDUCE, REDUCE_SCATTER, Matmul, traits_of
+from ascend_passes.ir.graph import argument_of, is_view_target, operator_name, value
+from ascend_passes.ir.traits import (
+    ALL_GATHER,
+    ALL_REDUCE,
+    REDUCE_SCATTER,
+    Matmul,
+    rests_on_traits,
+    traits_of,
+)
 
 
-@dataclass(frozen=True)
-class OperatorCost:
-    """One operator's share of an estimate."""
+class OperatorCost(NamedTuple):
+    """One operator's share of an estimate; a graph has thousands, see `ir/blueprint.py`."""
 
     node: str
     operator: str
@@ -86,9 +92,9 @@ def estimate_nodes(nodes: Iterable[fx.Node], profile: Profile, numeric: Numbers)
 
 def operator_cost(node: fx.Node, profile: Profile, numeric: Numbers) -> OperatorCost | None:
     """The cost of one node; None for what costs nothing."""
-    name, traits = operator_name(node), traits_of(node.target)
-    if not name or traits.free or is_view(node):
+    if node.op != "call_function" or takes_no_time(node.target):
         return None
+    name, traits = operator_name(node), traits_of(node.target)
     parts = [*tensors(value(node)), *(t for n in node.all_input_nodes for t in tensors(value(n)))]
     memory = math.fsum(tensor_bytes(t, numeric) for t in parts)
     seconds = memory / profile.memory_bandwidth
@@ -106,6 +112,14 @@ def operator_cost(node: fx.Node, profile: Profile, numeric: Numbers) -> Operator
     # A fused operator overlaps its arithmetic with its bytes, but not with the latency.
     total = launch + latency + max(seconds, wire) if traits.matmul else latency + wire
     return OperatorCost(node.name, name, total, memory, sent, kind)
+
+
+@rests_on_traits
+def takes_no_time(target: Any) -> bool:
+    """Whether calls of what a node calls cost nothing: views, and what is no operator."""
+    if not isinstance(target, torch._ops.OpOverload):
+        return True
+    return traits_of(target).free or is_view_target(target)
 
 
 def arithmetic_seconds(node: fx.Node, matmul: Matmul, profile: Profile, numeric: Numbers) -> float:
@@ -162,7 +176,10 @@ def tensors(given: Any) -> Iterator[Tensor]:
 
 def tensor_bytes(tensor: Tensor, numeric: Numbers) -> float:
     """Bytes of a tensor's elements."""
-    return math.prod(numeric(size) for size in tensor.shape) * tensor.element_size()
+    count = tensor.numel()
+    if not isinstance(count, int):
+        count = math.prod(numeric(size) for size in tensor.shape)
+    return float(count * tensor.element_size())
 
 
 def numbers(graph: fx.Graph, tokens: int | None) -> Numbers:

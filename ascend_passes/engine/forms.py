@@ -32,7 +32,11 @@ Form = Callable[[fx.Node], fx.Node | None]
 
 
 def same_call(node: fx.Node, target: Any, arguments: tuple[Any, ...], **keywords: Any) -> fx.Node:
-    """A call with the value and origin of `node`, placed in front of it."""
+    """A call with the value and origin of `node`: the node itself with other arguments where the
+    operator stays, else a new one in front of it."""
+    if target is node.target:
+        node.args, node.kwargs = arguments, keywords
+        return node
     with Editor(node.graph).at(node) as edit:
         return edit.same(target, *arguments, **keywords)
 

@@ -37,11 +37,13 @@ def bring_to_form(node: fx.Node) -> None:
     """Replace a node by its form, and that by its own, until one is normal."""
     form = form_of(node)
     while form is not None:
+        given = node.args
         other = form(node)
-        if other is None or other is node:
+        if other is None or (other is node and node.args is given):
             return
-        node.replace_all_uses_with(other)
-        node.graph.erase_node(node)
+        if other is not node:
+            node.replace_all_uses_with(other)
+            node.graph.erase_node(node)
         node, form = other, form_of(other)
 
 
@@ -50,9 +52,8 @@ def form_of(node: fx.Node) -> Form | None:
     tensors without strides."""
     form = FORMS.get(node.target) if node.op == "call_function" else None
     source = node.args[0] if form is not None and node.args else None
-    if not isinstance(source, fx.Node) or value(source) is None:
-        return None
-    return form if strided(value(source)) and strided(value(node)) else None
+    taken = value(source) if isinstance(source, fx.Node) else None
+    return form if taken is not None and strided(taken) and strided(value(node)) else None
 
 
 def strided(fake: Any) -> bool:

@@ -16,7 +16,7 @@ from ascend_passes.engine.emission import Emission, emit, kind_of
 from ascend_passes.engine.found import Found
 from ascend_passes.engine.hazards import refuse, refuse_sharing, refuse_writes
 from ascend_passes.engine.match import Match, Stop, match, stops_at_once
-from ascend_passes.engine.misses import miss, told_from, worth_telling
+from ascend_passes.engine.misses import Refusal, refusal_at, told_from, worth_telling
 from ascend_passes.engine.normalize import normalize
 from ascend_passes.engine.rule import Rule, RuleError
 from ascend_passes.engine.template import for_rank, outlines, rank_of
@@ -49,6 +49,8 @@ class Work:
     """Rule and kinds of inputs -> what to emit, or why not."""
     read: dict[fx.Node, tuple[Any, ...]] = field(default_factory=dict)
     effects: list[fx.Node] = field(default_factory=list)
+    tells: bool = False
+    """Whether a sweep is one whose refusals are told; the others need not know why a match stops."""
     failed: dict[str, str] = field(default_factory=dict)
     """Rule that raised, or node that has no normal form -> what the report says of it."""
 
@@ -77,23 +79,32 @@ def rewrite(
         RuleError: a rule that cannot be read.
         Exception: what a rule raised, under `strict`.
     """
+    if not rules:
+        return Report()
     work = Work(graph, context, accept)
     early = [rule for rule in rules if not rule.after]
     report = to_fixpoint(work, early)
     if len(early) != len(rules):
-        before = Report(fired=report.fired, spellings=report.spellings)
-        report = before + to_fixpoint(work, rules)
-    return replace(report, errors=tuple(work.failed.values()))
+        report += to_fixpoint(work, rules)
+    misses = refused_in(work, rules)
+    return replace(report, misses=misses, errors=tuple(work.failed.values()))
+
+
+def refused_in(work: Work, rules: Sequence[Rule]) -> tuple[Miss, ...]:
+    """What is refused in a graph in which nothing fires any more."""
+    work.tells = True
+    _, refusals = sweep(work, rules)
+    return tuple(one.told() for one in refusals)
 
 
 def to_fixpoint(work: Work, rules: Sequence[Rule]) -> Report:
-    """Sweep until nothing changes; the misses are those of the last sweep."""
+    """Sweep until nothing changes."""
     fired: Counter[Template] = Counter()
     for _ in range(SWEEPS):
-        count, misses = sweep(work, rules)
+        count, _ = sweep(work, rules)
         fired.update(count)
         if not count:
-            return replace(counted(fired), misses=tuple(misses))
+            return counted(fired)
         for error in normalize(work.graph, work.context.options.strict).errors:
             work.failed[error] = error
     chasing = ", ".join(sorted(counted(count).fired))
@@ -113,27 +124,27 @@ def counted(fired: Counter[Template]) -> Report:
     return Report(fired=dict(families), spellings=dict(spellings))
 
 
-def sweep(work: Work, rules: Sequence[Rule]) -> tuple[Counter[Template], list[Miss]]:
+def sweep(work: Work, rules: Sequence[Rule]) -> tuple[Counter[Template], list[Refusal]]:
     """Try every rule at every node once; what fired, and what was refused."""
     work.read.clear()
     work.effects = [node for node in work.graph.nodes if is_boundary(node)]
     index = by_anchor(work, rules)
     fired: Counter[Template] = Counter()
-    misses: list[Miss] = []
+    misses: list[Refusal] = []
     for node in reversed(list(work.graph.nodes)):
         if node.op != "call_function" or node.target not in index or node._erased:
             continue
-        refused: list[Miss] = []
+        refused: list[Refusal] = []
         dtypes = dtypes_at(node)
         for candidate in (item for item in index[node.target] if item.dtype in dtypes):
             outcome = attempt_softly(work, candidate, node)
-            if isinstance(outcome, tuple):
+            if isinstance(outcome, Refusal):
+                refused.append(outcome)
+            elif outcome is not None:
                 for changed in apply(work.graph, *outcome):
                     work.read.pop(changed, None)
                 fired[candidate] += 1
                 break
-            if outcome is not None:
-                refused.append(outcome)
         else:
             misses += worth_telling(refused)
     return fired, misses
@@ -151,7 +162,8 @@ def dtypes_at(node: fx.Node) -> set[torch.dtype]:
 def by_anchor(work: Work, rules: Sequence[Rule]) -> dict[Any, list[Template]]:
     """Anchor operator -> templates, those with more steps first, then by name."""
     present = frozenset(node.target for node in work.graph.nodes if node.op == "call_function")
-    found = {value(node).dtype for node in work.graph.nodes if isinstance(value(node), Tensor)}
+    fakes = map(value, work.graph.nodes)
+    found = {fake.dtype for fake in fakes if isinstance(fake, Tensor)}
     dtypes = sorted((dtype for dtype in found if dtype.is_floating_point), key=str)
     index: dict[Any, list[Template]] = {}
     for rule in rules:
@@ -164,7 +176,7 @@ def by_anchor(work: Work, rules: Sequence[Rule]) -> dict[Any, list[Template]]:
 
 def attempt_softly(
     work: Work, candidate: Template, node: fx.Node
-) -> tuple[Match, Emission] | Miss | None:
+) -> tuple[Match, Emission] | Refusal | None:
     """`attempt` of a rule that has not raised; one that raises has nothing to say from there on."""
     rule = candidate.rule.name
     if rule in work.failed:
@@ -180,25 +192,28 @@ def attempt_softly(
         return None
 
 
-def attempt(work: Work, candidate: Template, node: fx.Node) -> tuple[Match, Emission] | Miss | None:
+def attempt(
+    work: Work, candidate: Template, node: fx.Node
+) -> tuple[Match, Emission] | Refusal | None:
     """Match an outline, then its template, at a node; None where neither comes near."""
-    if told_from(candidate) > 1 and stops_at_once(candidate, node, work.arguments):
+    quiet = not work.tells or told_from(candidate) > 1
+    if quiet and stops_at_once(candidate, node, work.arguments):
         return None
     loose = match(candidate, node, work.arguments, loose=True)
     if isinstance(loose, Stop):
-        return miss(candidate, loose.node, loose.reason, loose.depth)
+        return refusal_at(candidate, loose.node, loose.reason, loose.depth)
     fitting = for_rank(candidate, rank_of(value(node)), work.context.device)
     if fitting is None:
         return None
     found = match(fitting, node, work.arguments)
     if isinstance(found, Stop):
-        return miss(fitting, found.node, found.reason, found.depth)
+        return refusal_at(fitting, found.node, found.reason, found.depth)
     emission = refuse(found, work.effects) or emission_of(work, found)
     if isinstance(emission, Emission):
         reason = refuse_writes(found, emission) or refuse_sharing(found, emission)
         emission = reason or emission
     if isinstance(emission, str):
-        return miss(fitting, node, emission, len(fitting.steps), complete=True)
+        return refusal_at(fitting, node, emission, len(fitting.steps), complete=True)
     return found, emission
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import fx
 
 from ascend_passes import npu
 from ascend_passes.engine.limits import broken_limit
 from ascend_passes.ir.arguments import schema_order
 from ascend_passes.ir.edit import Editor
+from ascend_passes.ir.graph import value
 
 
 class Refused(Exception):  # noqa: N818 - an answer, not a failure
@@ -51,6 +53,11 @@ class Site:
         """`call` of an NPU operator; errors as in `legal_call`."""
         with Editor(self.node.graph, self.rule).at(self.node) as edit:
             return legal_call(edit, name, self.soc, arguments)
+
+    def view_as(self, source: fx.Node, shape: Sequence[Any], like: fx.Node) -> fx.Node:
+        """A view of `source` that gives what another node gives."""
+        with Editor(self.node.graph, self.rule).at(self.node) as edit:
+            return edit.known(value(like), torch.ops.aten.view.default, source, list(shape))
 
     def item(self, source: fx.Node, index: int) -> fx.Node:
         """One of several results."""

@@ -6,7 +6,7 @@ Taking one costs a fraction of a copy, so that any stage may fail and the graph 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import fx
 
@@ -14,9 +14,9 @@ Nodes = dict[fx.Node, fx.Node]
 """Node of a graph -> its copy."""
 
 
-@dataclass(frozen=True)
-class Part:
-    """What a node said; its arguments name the nodes of the graph that it was in."""
+class Part(NamedTuple):
+    """What a node said; its arguments name the nodes of the graph that it was in. There is one for
+    each node of a model, and a tuple is made in a tenth of the time of a frozen dataclass."""
 
     node: fx.Node
     """Which one it was; it may have changed since, or be gone."""

@@ -71,7 +71,13 @@ class Editor:
         """
         if any(map(is_symbol, arguments)):
             raise ValueError(f"{target} is given a symbol as a size: {arguments}")
-        return self.noted(self.graph.call_function(target, arguments, keywords), fake)
+        new = self.graph.call_function(target)
+        # Given afterwards: torch walks through what a call is made with, which takes as long as the
+        # call itself, to find the symbols that were looked for above.
+        new.args = arguments
+        if keywords:
+            new.kwargs = keywords
+        return self.noted(new, fake)
 
     def same(self, target: Any, *arguments: Any, **keywords: Any) -> fx.Node:
         """A call that gives what `origin` gives: all that was noted of it holds."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from ascend_passes.ir.proof import prove
-from ascend_passes.ir.traits import traits_of
+from ascend_passes.ir.traits import rests_on_traits, traits_of
 from ascend_passes.options.plans import Plan
 from ascend_passes.options.value import Options
 from ascend_passes.report.value import Place
@@ -72,10 +72,13 @@ def place(node: fx.Node) -> Place:
 
 def module_path(node: fx.Node) -> str:
     """`model.layers.0.input_layernorm` from the innermost entry of the node's module stack."""
-    stack = node.meta.get("nn_module_stack") or {}
-    if not stack:
-        return ""
-    path = str(list(stack.values())[-1][0])
+    stack = node.meta.get("nn_module_stack")
+    return spoken_path(str(next(reversed(stack.values()))[0])) if stack else ""
+
+
+@functools.lru_cache(maxsize=4096)
+def spoken_path(path: str) -> str:
+    """What a user calls a module, of the path that the trace has for it."""
     path = MODULE_STEP.sub(r".\1", path)
     path = path.replace("._modules.", ".").replace("L.self", "").replace("L.model", "")
     return path.lstrip("L").strip(".")
@@ -116,6 +119,7 @@ def written(node: fx.Node) -> tuple[fx.Node, ...]:
     return tuple(_written(node)) if writes_possible(node.target) else ()
 
 
+@rests_on_traits
 def writes_possible(target: Any) -> bool:
     """Whether calls of this operator can write an argument at all."""
     return declares_write(target) or bool(traits_of(target).writes)
@@ -145,6 +149,7 @@ def has_effect(node: fx.Node) -> bool:
     return node.op in ("call_module", "call_method") or target_has_effect(node.target)
 
 
+@rests_on_traits
 def target_has_effect(target: Any) -> bool:
     """`has_effect` for what is called: by its traits, its schema, and what torch knows of it."""
     traits = traits_of(target)
@@ -256,7 +261,7 @@ def agree(shape: Sequence[Any], left: Sequence[Any], right: Sequence[Any]) -> bo
 def unproven(fake: Any) -> str | None:
     """The operator because of which a value's strides may be others than it says; None where they
     are right."""
-    return getattr(fake, UNPROVEN, None)
+    return fake.__dict__.get(UNPROVEN) if isinstance(fake, Tensor) else None
 
 
 def mark_unproven(fake: Any, doubt: str) -> None:

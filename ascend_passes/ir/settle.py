@@ -11,7 +11,6 @@ from torch import Tensor, fx
 from ascend_passes.ir.eager_strides import eager_strides, has_iterator
 from ascend_passes.ir.graph import (
     agree,
-    arguments_by_name,
     mark_unproven,
     operator_name,
     same_sizes,
@@ -37,7 +36,7 @@ def settle_graph(graph: fx.Graph) -> None:
     for node in graph.nodes:
         if node.op != "call_function":
             continue
-        anew = any(given in changed for given in node.all_input_nodes) and computed_anew(node)
+        anew = changed and not changed.isdisjoint(node.all_input_nodes) and computed_anew(node)
         if settle_call(node) or anew:
             changed.add(node)
 
@@ -48,14 +47,14 @@ def settle_call(node: fx.Node) -> bool:
     Where these depend on sizes that are not known, or rest on a value of which that is so, the
     value is marked.
     """
-    fake = value(node)
-    doubt = doubt_of(node)
+    fake, given = value(node), parts_of(node)
+    doubt = next(filter(None, map(unproven, given)), None)
     if doubt is not None and node.target not in FORGETS:
         mark_unproven(fake, doubt)
         return False
-    if len(node.all_input_nodes) < 2 or not has_iterator(node.target):
+    if len(given) < 2 or not has_iterator(node.target):
         return False
-    tensors = tensors_of(node)
+    tensors = [part for part in given if isinstance(part, Tensor)]
     if len(tensors) < 2 or not isinstance(fake, Tensor):
         return False
     strides = eager_strides(node.target, fake, tensors)
@@ -68,24 +67,16 @@ def settle_call(node: fx.Node) -> bool:
     return True
 
 
-def doubt_of(node: fx.Node) -> str | None:
-    """Why the strides of something that a call takes are not certain; None where they are."""
-    for fake in map(value, node.all_input_nodes):
-        for part in fake if isinstance(fake, (list, tuple)) else (fake,):
-            doubt = unproven(part)
-            if doubt is not None:
-                return doubt
-    return None
-
-
-def tensors_of(node: fx.Node) -> list[Tensor]:
-    """The values of the tensors that a call takes, in the order of its schema."""
-    given: list[Any] = [argument for _, argument, _ in arguments_by_name(node)]
-    if not isinstance(node.target, torch._ops.OpOverload):
-        given = list(node.args)
-    leaves = torch.utils._pytree.tree_leaves(given)
-    values = [value(leaf) for leaf in leaves if isinstance(leaf, fx.Node)]
-    return [leaf for leaf in torch.utils._pytree.tree_leaves(values) if isinstance(leaf, Tensor)]
+def parts_of(node: fx.Node) -> list[Any]:
+    """The values of what a call takes, in its own order; several results count each."""
+    parts: list[Any] = []
+    for given in node.all_input_nodes:
+        fake = value(given)
+        if isinstance(fake, (list, tuple)):
+            parts += fake
+        else:
+            parts.append(fake)
+    return parts
 
 
 def with_strides(fake: Tensor, strides: tuple[Any, ...]) -> Tensor:
@@ -105,7 +96,7 @@ def computed_anew(node: fx.Node) -> bool:
     old = value(node)
     target: Any = node.target
     try:
-        with faking(fake_mode_of(tensors_of(node))):
+        with faking(fake_mode_of([part for part in parts_of(node) if isinstance(part, Tensor)])):
             new = target(*args, **kwargs)
     except Exception:  # a view that eager would refuse as well, when it runs
         return False

@@ -20,6 +20,7 @@ from torch._functorch.aot_autograd import make_boxed_func
 from torch._guards import TracingContext, tracing
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch._subclasses.functional_tensor import FunctionalTensorMode, dispatch_functionalize
+from torch.fx._lazy_graph_module import _use_lazy_graph_module
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 from torch.utils._python_dispatch import _disable_current_modes
@@ -174,7 +175,8 @@ def trace(
     with tracing(context), mode if guards else faking(mode), torch.no_grad():
         functional = dispatch_functionalize(function, FunctionalTensorMode())
         apart = [settled_fake(value).detach() for value in values]
-        return make_fx(functional, record_module_stack=False)(*apart)
+        with _use_lazy_graph_module(True):  # most are read as graphs and never run
+            return make_fx(functional, record_module_stack=False)(*apart)
 
 
 def settled_fake(fake: Tensor) -> Tensor:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
+Answer = TypeVar("Answer")
 OURS = ("npu", "atb")
 """Namespaces whose operators `ascend_passes.npu` declares."""
 ALL_REDUCE, REDUCE_SCATTER, ALL_GATHER = "all_reduce", "reduce_scatter", "all_gather"
@@ -168,12 +169,22 @@ OTHERS: Mapping[str, Traits] = MappingProxyType(
 )
 """Operator -> its traits, of all that are not declared in `ascend_passes.npu`."""
 _declared: dict[str, Traits] = dict(OTHERS)
+_forget: list[Callable[[], None]] = []
+
+
+def rests_on_traits(question: Callable[[Any], Answer]) -> Callable[[Any], Answer]:
+    """`functools.cache` for a question about what a node calls, asked anew where traits are
+    declared. An operator's hash is computed in Python, so that each look into a cache counts."""
+    known = functools.cache(question)
+    _forget.append(known.cache_clear)
+    return known
 
 
 def declare(name: str, traits: Traits) -> None:
     """Make the traits of an operator known, by its `namespace::name`, from now on."""
     _declared[name] = traits
-    traits_of.cache_clear()
+    for forget in _forget:
+        forget()
 
 
 def declared() -> Mapping[str, Traits]:
@@ -182,7 +193,7 @@ def declared() -> Mapping[str, Traits]:
     return MappingProxyType(dict(_declared))
 
 
-@functools.cache
+@rests_on_traits
 def traits_of(target: Any) -> Traits:
     """The traits of what a node calls: an overload, a packet or a `namespace::name`.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -57,11 +58,11 @@ class Stay:
     index: int = 0
     """The place that came nearest."""
 
-    def told(self, family: Recognizer, listed: Sequence[Place]) -> Miss | None:
-        """The line of a report; None where nothing came near."""
+    def told(self, family: Recognizer, places: Iterator[Place]) -> Miss | None:
+        """The line of a report, of all places of the anchor; None where nothing came near."""
         if not self.reason:
             return None
-        node = listed[self.index][0]
+        node, _ = next(itertools.islice(places, self.index, None))
         depth = int(self.complete)
         return Miss(family.name, node.name, place(node), self.reason, depth + 1, self.complete)
 
@@ -105,9 +106,7 @@ def by_meaning(
     fired: Counter[str] = Counter()
     misses: dict[tuple[str, fx.Node], Miss] = {}
     for family in families:
-        for anchor in reversed(list(graph.nodes)):
-            if anchor.op != "call_function" or anchor.target not in family.anchors:
-                continue
+        for anchor in anchors_of(family, graph):
             if anchor._erased:
                 continue
             outcome = attempt_at(search, family, anchor)
@@ -120,6 +119,14 @@ def by_meaning(
     told = [*kept.values(), *unlike_any(graph, families, kept.keys())]
     notes = tuple(f"{text} ({count} times)" for text, count in search.notes.items())
     return Report(fired=dict(fired), misses=tuple(told_once(graph, told)), notes=notes)
+
+
+def anchors_of(family: Recognizer, graph: fx.Graph) -> list[fx.Node]:
+    """Where a family looks for its pieces, the last first."""
+    found = (
+        graph.find_nodes(op="call_function", target=target, sort=False) for target in family.anchors
+    )
+    return sorted(itertools.chain.from_iterable(found), reverse=True)
 
 
 def still_near(
@@ -145,9 +152,8 @@ def unlike_any(
 ) -> Iterator[Miss]:
     """What looks like an operator and is spelled out still, but for anchors that are spoken of."""
     for family in families:
-        for node in graph.nodes:
-            anchors = node.op == "call_function" and node.target in family.anchors
-            if anchors and (family.name, node) not in spoken and family.looks_like(node):
+        for node in reversed(anchors_of(family, graph)):
+            if (family.name, node) not in spoken and family.looks_like(node):
                 yield Miss(family.name, node.name, place(node), family.unlike)
 
 
@@ -165,9 +171,11 @@ def told_once(graph: fx.Graph, misses: Iterable[Miss]) -> Iterator[Miss]:
 def attempt_at(search: Search, family: Recognizer, anchor: fx.Node) -> str | Miss | None:
     """The rule that replaced the piece round an anchor, or why it stays; None where nothing there
     comes near."""
-    listed = list(family.places(anchor))
-    if not listed:
+    places = iter(family.places(anchor))
+    begun = next(places, None)
+    if begun is None:
         return None
+    places = itertools.chain([begun], places)
     before, behind = family.reach
     round_it = {
         anchor,
@@ -177,10 +185,10 @@ def attempt_at(search: Search, family: Recognizer, anchor: fx.Node) -> str | Mis
     key = (family.name, neighbourhood(sorted(round_it)))
     known = search.seen.get(key, 0)
     if isinstance(known, Stay):
-        return known.told(family, listed)
+        return known.told(family, places)
     nearest = Stay()
-    for index in range(known, len(listed)):
-        cone = family.piece(listed[index])
+    for index, one in enumerate(itertools.islice(places, known, None), known):
+        cone = family.piece(one)
         if cone is None:
             continue
         outcome = replace_piece(search, family, cone)
@@ -194,7 +202,7 @@ def attempt_at(search: Search, family: Recognizer, anchor: fx.Node) -> str | Mis
             nearest = replace(outcome, index=index)
     if not nearest.complete:
         search.seen[key] = nearest
-    return nearest.told(family, listed)
+    return nearest.told(family, iter(family.places(anchor)))
 
 
 def replace_piece(search: Search, family: Recognizer, cone: Cone) -> str | Stay | None:
@@ -270,6 +278,7 @@ def moves_of(finding: FoundPiece) -> tuple[Any, ...]:
     return tuple(
         (name, tuple(tuple(worded(node, {}) for node in chain) for chain in source.chains))
         for name, source in finding.sources.items()
+        if any(source.chains)
     )
 
 

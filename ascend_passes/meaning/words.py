@@ -54,7 +54,7 @@ def value_words(node: fx.Node) -> Any:
     """Sizes and dtype of a node's value, in words that can be compared."""
     fake = value(node)
     if isinstance(fake, Tensor):
-        return (fake.dtype, *[size_word(size) for size in fake.shape])
+        return (fake.dtype, *[s if isinstance(s, int) else size_word(s) for s in fake.shape])
     return len(fake) if isinstance(fake, (tuple, list)) else size_word(fake)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -20,18 +21,17 @@ def deduplicate(graph: fx.Graph, context: Context) -> Report:
     kept, and so are two that the caller gets: what is computed from them is merged all the same.
     """
     touched = {base(target) for node in graph.nodes for target in written(node)}
+    alike: dict[Any, fx.Node] = {}
     first: dict[Any, fx.Node] = {}
     merged = 0
     for node in list(graph.nodes):
-        if not is_pure(node) or base(node) in touched:
+        earlier = alike.setdefault(signs_of(node), node)
+        if earlier is node:  # the first that looks so; what it computes is asked once another does
             continue
-        if any(base(source) in touched for source in node.all_input_nodes):
-            continue
-        try:
-            key = (node.target, frozen(arguments(node)))
-            known = first.setdefault(key, node)
-        except TypeError:  # an argument that cannot be hashed, such as a SymInt in a list
-            continue
+        known = node
+        for one in (earlier, node):
+            key = computation(one, touched)
+            known = node if key is None else first.setdefault(key, one)
         if known is node:
             continue
         if not may_replace(node, known):
@@ -41,6 +41,25 @@ def deduplicate(graph: fx.Graph, context: Context) -> Report:
         graph.erase_node(node)
         merged += 1
     return Report(fired={"deduplicate": merged} if merged else {})
+
+
+def signs_of(node: fx.Node) -> Any:
+    """What two nodes share that compute the same: for most nodes of a graph it is theirs alone."""
+    return node.target, next(iter(node.all_input_nodes), None)
+
+
+def computation(node: fx.Node, touched: Collection[fx.Node]) -> Any:
+    """What a node computes, as a dictionary key; None for what may not be merged."""
+    if not is_pure(node) or base(node) in touched:
+        return None
+    if any(base(source) in touched for source in node.all_input_nodes):
+        return None
+    key = (node.target, frozen(arguments(node)))
+    try:
+        hash(key)
+    except TypeError:  # an argument that cannot be hashed, such as a SymInt in a list
+        return None
+    return key
 
 
 def is_pure(node: fx.Node) -> bool:

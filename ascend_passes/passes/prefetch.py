@@ -73,13 +73,13 @@ def prefetch(graph: fx.Graph, context: Context) -> Report:
 def mlps(graph: fx.Graph) -> Iterator[Mlp]:
     """Every MLP of the graph."""
     for node in filter(is_product, graph.nodes):
-        between, sources = behind(rows_of(node))
+        between, sources = behind(multiplied(node))
         if not 1 <= len(sources) <= WIDEST_MLP or any(map(may_multiply, between)):
             continue
         if not any(traits_of(n.target).activation for n in between):
             continue
         if all(weight(source) is not None for source in sources):
-            earlier = {m for source in sources for m in behind(rows_of(source))[1]}
+            earlier = {m for source in sources for m in behind(multiplied(source))[1]}
             yield Mlp(tuple(sorted(sources)), node, max(earlier, default=None))
 
 
@@ -107,7 +107,7 @@ def weight(node: fx.Node) -> fx.Node | None:
     return owner if owner.op in ("placeholder", "get_attr") else None
 
 
-def rows_of(node: fx.Node) -> fx.Node:
+def multiplied(node: fx.Node) -> fx.Node:
     """The rows that a product multiplies."""
     matmul = traits_of(node.target).matmul
     source = node.args[0] if matmul is None else argument_of(node, matmul.left)
@@ -143,7 +143,7 @@ def prefetch_refusal(mlp: Mlp, context: Context) -> str | None:
         return f"{operator_name(loaded)} loads its weights already"
     if context.plan is not None:
         return None
-    tokens = math.prod(value(rows_of(mlp.gate_up[0])).shape[:-1])
+    tokens = math.prod(value(multiplied(mlp.gate_up[0])).shape[:-1])
     limit = context.options.prefetch_tokens
     if not prove(tokens < limit):
         return f"weights are prefetched below {limit} tokens only, which here cannot be proved"

@@ -67,7 +67,7 @@ def move_behind(site: Site, view: fx.Node) -> int:
     shape: list[Any] = list(view.args[1])  # type: ignore[arg-type]
     if not isinstance(value(node), (tuple, list)):
         whole = [*shape[:-1], width(site, made)]
-        node.replace_all_uses_with(site.call(aten.view.default, made, whole))
+        node.replace_all_uses_with(site.view_as(made, whole, node))
         return 1
     for part in list(node.users):
         index: Any = part.args[1]
@@ -75,7 +75,7 @@ def move_behind(site: Site, view: fx.Node) -> int:
         kept = shape[: value(part).dim()]
         if len(kept) == len(shape):
             kept[-1] = width(site, result)
-        part.replace_all_uses_with(site.call(aten.view.default, result, kept))
+        part.replace_all_uses_with(site.view_as(result, kept, part))
     return 1
 
 

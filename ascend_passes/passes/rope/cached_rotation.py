@@ -76,7 +76,7 @@ def rotated_heads(
     stop = heads.start + heads.width
     cos, sin = angles
     before, turned, behind = (
-        columns(site, by_head, start, end)
+        columns_of_heads(site, by_head, start, end)
         for start, end in ((0, heads.start), (heads.start, stop), (stop, heads.size))
     )
     result = site.npu("npu_rotary_mul", input=turned[0], r1=cos, r2=sin, rotary_mode=mode)
@@ -85,7 +85,7 @@ def rotated_heads(
     return site.call(aten.view.default, result, [tokens, *value(x).shape[1:]])
 
 
-def columns(site: Site, by_head: fx.Node, start: int, end: int) -> list[fx.Node]:
+def columns_of_heads(site: Site, by_head: fx.Node, start: int, end: int) -> list[fx.Node]:
     """Some columns of each head, if there are any: none is cut where all of them are asked for."""
     if end - start == value(by_head).shape[-1]:
         return [by_head]
