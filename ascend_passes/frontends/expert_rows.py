@@ -1,0 +1,265 @@
+"""Rows in the order of experts and back: `npu_moe_init_routing_v2`, `npu_moe_finalize_routing`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from ascend_passes.engine.site import Site, refuse_unless
+from ascend_passes.frontends.expert_slots import (
+    SAME_NUMBERS,
+    chosen_experts,
+    counted_experts,
+    item_of,
+    order_of,
+)
+from ascend_passes.ir.arguments import arguments
+from ascend_passes.ir.graph import first, is_call, is_view, same_sizes, value
+
+aten = torch.ops.aten
+GATHER, SCATTER = 0, 1
+"""row_idx_type: where each slot's row is, or which slot each row is of."""
+
+
+def weighted_sums(graph: fx.Graph) -> Iterator[fx.Node]:
+    """Sums over each token's rows, which were in another order."""
+    for node in graph.find_nodes(op="call_function", target=aten.sum.dim_IntList):
+        rows = first(node)
+        index = first(rows) if is_call(rows, aten.view.default) else None
+        if over_choices(node) and order_of(position(index)) is not None:
+            yield node
+
+
+def over_choices(total: fx.Node) -> bool:
+    """Whether a sum is over the second of three dims, in the dtype of what is summed."""
+    rows, dims, keep, _ = arguments(total)
+    same = value(rows).dtype == value(total).dtype
+    return value(rows).dim() == 3 and dims in ((1,), [1]) and not keep and same
+
+
+def position(index: Any) -> Any:
+    """By what the rows of a tensor are looked up; None where a node does not do that alone."""
+    if not is_call(index, aten.index.Tensor):
+        return None
+    places = index.args[1]
+    return places[0] if len(places) == 1 else None
+
+
+def finalize_routing(site: Site) -> None:
+    """Rows times their weights, in the order of slots again and summed over each token's choices.
+
+    The spelling's product may be rounded; the operator's is not.
+    """
+    shaped = first(site.node)
+    index = first(shaped)
+    inverse = position(index)
+    rows, weights = weighted_rows(first(index), order_of(inverse))
+    tokens, choices, _ = value(shaped).shape
+    refuse_unless(
+        same_sizes(value(weights).shape, (tokens, choices)), "its weights are not one of each slot"
+    )
+    places = site.call(aten._to_copy.default, inverse, dtype=torch.int32)
+    by_choice = site.call(
+        aten.permute.default, site.call(aten.view.default, places, [-1, choices]), [1, 0]
+    )
+    dense = site.call(aten.clone.default, by_choice, memory_format=torch.contiguous_format)
+    total = site.npu(
+        "npu_moe_finalize_routing",
+        expanded_permuted_rows=rows,
+        skip1=None,
+        skip2=None,
+        bias=None,
+        scales=weights,
+        expanded_src_to_dst_row=site.call(aten.view.default, dense, [-1]),
+        export_for_source_row=None,
+    )
+    site.node.replace_all_uses_with(total)
+    site.node.graph.erase_node(site.node)
+
+
+def weighted_rows(product: fx.Node, order: Any) -> tuple[fx.Node, fx.Node]:
+    """The rows [T * K, H] and the weights [T, K] of a product of rows and weights in an order.
+
+    Raises:
+        Refused: it is no such product, or of several dtypes.
+    """
+    factors = product.args if is_call(product, aten.mul.Tensor) else ()
+    for rows, column in (factors, factors[::-1]):
+        weights = weights_in_order(column, order)
+        if weights is not None and isinstance(rows, fx.Node):
+            kinds = {value(one).dtype for one in (rows, weights, product)}
+            refuse_unless(len(kinds) == 1, "its rows and weights have different dtypes")
+            return rows, weights
+    refuse_unless(False, "its rows are not times their weights")
+    raise AssertionError
+
+
+def weights_in_order(column: Any, order: Any) -> fx.Node | None:
+    """The weights [T, K] of which a column [T * K, 1] has those of the slots in an order."""
+    while isinstance(column, fx.Node) and is_view(column):
+        column = first(column)
+    if position(column) is not order:
+        return None
+    weights = first(column)
+    while is_view(weights) and is_call(weights, *SAME_NUMBERS):
+        weights = first(weights)
+    return weights
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """Rows that a graph brings into the order of experts."""
+
+    tokens: fx.Node
+    """[T, H]"""
+    chosen: fx.Node
+    """[T, K], the experts of each token."""
+    slots: fx.Node
+    """[T * K], the same, flat; they are sorted."""
+    order: fx.Node
+    """[T * K], the indices of the sort."""
+    counts: fx.Node
+    """[E], how many slots each expert has."""
+    lookups: tuple[fx.Node, ...]
+    """Nodes that look up each slot's token in the order, [T * K, H]."""
+
+
+def sorted_slots(graph: fx.Graph) -> Iterator[fx.Node]:
+    """Sorts of experts that a histogram counts."""
+    for node in graph.find_nodes(op="call_function", target=aten.sort.default):
+        if any(is_call(reader, aten.histc.default) for reader in readers_of_sorted(node)):
+            yield node
+
+
+def readers_of_sorted(sort: fx.Node) -> list[fx.Node]:
+    """What reads the sorted numbers, behind casts."""
+    found = [user for user in sort.users if item_of(user, "aten::sort") == 0]
+    return [reader for one in found for user in one.users for reader in past_casts(user)]
+
+
+def past_casts(node: fx.Node) -> list[fx.Node]:
+    """A node, or what reads it where it is a cast."""
+    return list(node.users) if is_call(node, aten._to_copy.default) else [node]
+
+
+def expansion_of(sort: fx.Node) -> Expansion:
+    """What a sort of experts is for.
+
+    Raises:
+        Refused: it is for something else as well, or the graph does not show what it is for.
+    """
+    slots, dim, descending = arguments(sort)
+    refuse_unless(value(slots).dim() == 1 and not descending, "its experts do not ascend")
+    readers = readers_of_sorted(sort)
+    refuse_unless(len(readers) == 1, "its sorted experts are read besides")
+    order = next(user for user in sort.users if item_of(user, "aten::sort") == 1)
+    refuse_unless(counted_experts(readers[0]) is slots, "its histogram is of other experts")
+    chosen = chosen_experts(slots, value(readers[0]).shape[0])
+    lookups = tuple(lookups_of_tokens(order, value(chosen).shape[-1]))
+    refuse_unless(bool(lookups), "no rows of tokens are looked up in its order")
+    tokens = first(lookups[0])
+    alike = all(first(one) is tokens for one in lookups)
+    refuse_unless(alike, "rows of several tensors are looked up in its order")
+    return Expansion(tokens, chosen, slots, order, readers[0], lookups)
+
+
+def lookups_of_tokens(order: fx.Node, choices: Any) -> Iterator[fx.Node]:
+    """Nodes that look up the token of each slot."""
+    for token in order.users:
+        if is_call(token, aten.floor_divide.default) and same_divisor(token, order, choices):
+            yield from sorted(node for node in token.users if position(node) is token)
+
+
+def same_divisor(token: fx.Node, order: fx.Node, choices: Any) -> bool:
+    """Whether a node divides an order of slots by the number of each token's choices."""
+    return token.args[0] is order and isinstance(token.args[1], int) and token.args[1] == choices
+
+
+def init_routing(site: Site) -> None:
+    """Experts that are sorted and counted, and tokens that are looked up in their order.
+
+    A sort that is not stable may give slots of one expert in any order, and so may the operator.
+    Who reads the order gets the operator's; an inverse of it is what the operator gives as well.
+    """
+    found = expansion_of(site.node)
+    here = Site(found.lookups[0], site.soc, site.rule)
+    inverses = [user for user in found.order.users if order_of(user) is found.order]
+    replaced = {*inverses, *found.lookups}
+    readers = [user for user in found.order.users if not only_for(user, replaced)]
+    gather = bool(inverses) and not readers
+    routed = routing(here, found, GATHER if gather else SCATTER)
+    refuse_earlier([*found.counts.users, *inverses, *readers], here.node)
+    replace_counts(here, found.counts, here.item(routed, 2))
+    places = here.item(routed, 1)
+    if gather:
+        replace_places(here, inverses, places)
+    else:
+        replace_order(here, found, places)
+    rows = here.item(routed, 0)
+    for one in found.lookups:
+        one.replace_all_uses_with(rows)
+
+
+def only_for(user: fx.Node, replaced: set[fx.Node]) -> bool:
+    """Whether a node is of no use where some are replaced."""
+    return user in replaced or (bool(user.users) and replaced.issuperset(user.users))
+
+
+def refuse_earlier(readers: list[fx.Node], here: fx.Node) -> None:
+    """Refuse where a reader of what is replaced comes before what replaces it."""
+    late = all(here < reader for reader in readers if reader.op != "output")
+    refuse_unless(late, "its order is read before the rows are looked up")
+
+
+def routing(here: Site, found: Expansion, kind: int) -> fx.Node:
+    """The operator's call; the experts in int32, which the NPU's choice gives."""
+    chosen, experts = found.chosen, value(found.counts).shape[0]
+    if value(chosen).dtype != torch.int32:
+        chosen = here.call(aten._to_copy.default, chosen, dtype=torch.int32)
+    slots = value(found.slots).shape[0]
+    if not isinstance(slots, int):
+        slots = here.call(aten.sym_size.int, found.slots, 0)
+    return here.npu(
+        "npu_moe_init_routing_v2",
+        x=found.tokens,
+        expert_idx=chosen,
+        active_num=slots,
+        expert_num=experts,
+        expert_tokens_num_type=1,
+        expert_tokens_num_flag=True,
+        active_expert_range=[0, experts],
+        row_idx_type=kind,
+    )
+
+
+def replace_counts(here: Site, old: fx.Node, counts: fx.Node) -> None:
+    """Give who reads a histogram the operator's counts; a running sum with a dtype of its own needs
+    no cast."""
+    for reader in list(old.users):
+        if is_call(reader, aten.cumsum.default) and reader.kwargs.get("dtype") is not None:
+            reader.replace_input_with(old, counts)
+    if old.users:
+        cast = here.call(aten._to_copy.default, counts, dtype=value(old).dtype)
+        old.replace_all_uses_with(cast)
+
+
+def replace_places(here: Site, inverses: list[fx.Node], places: fx.Node) -> None:
+    """Give who reads where each slot's row is the operator's places, in its dtype or in int32."""
+    wide = here.call(aten._to_copy.default, places, dtype=torch.int64)
+    for inverse in inverses:
+        for reader in list(inverse.users):
+            narrow = is_call(reader, aten._to_copy.default) and value(reader).dtype == torch.int32
+            reader.replace_all_uses_with(places) if narrow else None
+        inverse.replace_all_uses_with(wide)
+
+
+def replace_order(here: Site, found: Expansion, slots: fx.Node) -> None:
+    """Give who reads the order the operator's, but for what looks up the tokens."""
+    wide = here.call(aten._to_copy.default, slots, dtype=torch.int64)
+    for reader in list(found.order.users):
+        if not only_for(reader, {*found.lookups}):
+            reader.replace_input_with(found.order, wide)
