@@ -114,7 +114,7 @@ STAGES = (
     Stage(
         "experts",
         experts,
-        "the choice of experts, rows in their order, their products and the weighted sum become NPU "
+        "the choice of experts, rows in their order, products and the weighted sum become NPU "
         "operators",
     ),
     # Before `recognize`, so that each rotation finds the shared lookup and not one of its own.

@@ -152,7 +152,7 @@ def expansion_of(sort: fx.Node) -> Expansion:
     Raises:
         Refused: it is for something else as well, or the graph does not show what it is for.
     """
-    slots, dim, descending = arguments(sort)
+    slots, _, descending = arguments(sort)
     refuse_unless(value(slots).dim() == 1 and not descending, "its experts do not ascend")
     readers = readers_of_sorted(sort)
     refuse_unless(len(readers) == 1, "its sorted experts are read besides")

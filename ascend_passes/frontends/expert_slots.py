@@ -13,7 +13,7 @@ from torch import fx
 
 from ascend_passes.engine.site import refuse_unless
 from ascend_passes.ir.arguments import arguments, named_arguments
-from ascend_passes.ir.graph import first, is_call, operator_name, value
+from ascend_passes.ir.graph import first, is_call, operator_name, same_sizes, value
 
 aten = torch.ops.aten
 SAME_NUMBERS = (
@@ -116,11 +116,10 @@ def order_of(inverse: Any) -> fx.Node | None:
         return None
     base, indices, numbers, *rest = inverse.args
     order = indices[0] if len(indices) == 1 else None
-    alike = isinstance(order, fx.Node) and value(base).shape == value(order).shape
-    if not alike or any(rest) or not is_counting(numbers):
+    if not isinstance(order, fx.Node) or item_of(order, "aten::sort") != 1:
         return None
-    whole = item_of(order, "aten::sort") == 1 and value(order).dim() == 1
-    return order if whole else None
+    whole = value(order).dim() == 1 and same_sizes(value(base).shape, value(order).shape)
+    return order if whole and not any(rest) and is_counting(numbers) else None
 
 
 def is_counting(node: Any) -> bool:
@@ -128,4 +127,4 @@ def is_counting(node: Any) -> bool:
     if not isinstance(node, fx.Node) or operator_name(node) != "aten::arange":
         return False
     given = named_arguments(node)
-    return given.get("start", 0) == 0 and given.get("step", 1) == 1
+    return (given.get("start", 0), given.get("step", 1)) == (0, 1)

@@ -43,7 +43,7 @@ def gating_top_k_softmax(
     y, experts = x.float().softmax(-1).topk(k, -1)
     rows = x.shape[:-1].numel()
     slots = torch.arange(rows * k, dtype=torch.int32, device=x.device).view(k, rows)
-    return y.to(x.dtype), experts.to(torch.int32), slots.T.reshape(y.shape)
+    return y.to(x.dtype), experts.to(torch.int32), slots.T.reshape(y.shape).contiguous()
 
 
 def fake_gating_top_k_softmax(
