@@ -16,6 +16,7 @@ from ascend_passes.frontends.expert_slots import (
     counted_experts,
     item_of,
     order_of,
+    stand_in,
 )
 from ascend_passes.ir.arguments import arguments
 from ascend_passes.ir.graph import first, is_call, is_view, same_sizes, value
@@ -30,7 +31,7 @@ def weighted_sums(graph: fx.Graph) -> Iterator[fx.Node]:
     for node in graph.find_nodes(op="call_function", target=aten.sum.dim_IntList):
         rows = first(node)
         index = first(rows) if is_call(rows, aten.view.default) else None
-        if over_choices(node) and order_of(position(index)) is not None:
+        if over_choices(node) and order_of(looked_up_by(index)) is not None:
             yield node
 
 
@@ -41,7 +42,7 @@ def over_choices(total: fx.Node) -> bool:
     return value(rows).dim() == 3 and dims in ((1,), [1]) and not keep and same
 
 
-def position(index: Any) -> Any:
+def looked_up_by(index: Any) -> Any:
     """By what the rows of a tensor are looked up; None where a node does not do that alone."""
     if not is_call(index, aten.index.Tensor):
         return None
@@ -49,14 +50,14 @@ def position(index: Any) -> Any:
     return places[0] if len(places) == 1 else None
 
 
-def finalize_routing(site: Site) -> None:
+def weighted_sum(site: Site) -> None:
     """Rows times their weights, in the order of slots again and summed over each token's choices.
 
     The spelling's product may be rounded; the operator's is not.
     """
     shaped = first(site.node)
     index = first(shaped)
-    inverse = position(index)
+    inverse = looked_up_by(index)
     rows, weights = weighted_rows(first(index), order_of(inverse))
     tokens, choices, _ = value(shaped).shape
     refuse_unless(
@@ -77,8 +78,7 @@ def finalize_routing(site: Site) -> None:
         expanded_src_to_dst_row=site.call(aten.view.default, dense, [-1]),
         export_for_source_row=None,
     )
-    site.node.replace_all_uses_with(total)
-    site.node.graph.erase_node(site.node)
+    stand_in(site.node, total)
 
 
 def weighted_rows(product: fx.Node, order: Any) -> tuple[fx.Node, fx.Node]:
@@ -102,7 +102,7 @@ def weights_in_order(column: Any, order: Any) -> fx.Node | None:
     """The weights [T, K] of which a column [T * K, 1] has those of the slots in an order."""
     while isinstance(column, fx.Node) and is_view(column):
         column = first(column)
-    if position(column) is not order:
+    if looked_up_by(column) is not order:
         return None
     weights = first(column)
     while is_view(weights) and is_call(weights, *SAME_NUMBERS):
@@ -171,7 +171,7 @@ def lookups_of_tokens(order: fx.Node, choices: Any) -> Iterator[fx.Node]:
     """Nodes that look up the token of each slot."""
     for token in order.users:
         if is_call(token, aten.floor_divide.default) and same_divisor(token, order, choices):
-            yield from sorted(node for node in token.users if position(node) is token)
+            yield from sorted(node for node in token.users if looked_up_by(node) is token)
 
 
 def same_divisor(token: fx.Node, order: fx.Node, choices: Any) -> bool:
@@ -179,7 +179,7 @@ def same_divisor(token: fx.Node, order: fx.Node, choices: Any) -> bool:
     return token.args[0] is order and isinstance(token.args[1], int) and token.args[1] == choices
 
 
-def init_routing(site: Site) -> None:
+def expansion(site: Site) -> None:
     """Experts that are sorted and counted, and tokens that are looked up in their order.
 
     A sort that is not stable may give slots of one expert in any order, and so may the operator.
@@ -191,7 +191,7 @@ def init_routing(site: Site) -> None:
     replaced = {*inverses, *found.lookups}
     readers = [user for user in found.order.users if not only_for(user, replaced)]
     gather = bool(inverses) and not readers
-    routed = routing(here, found, GATHER if gather else SCATTER)
+    routed = routed_rows(here, found, GATHER if gather else SCATTER)
     refuse_earlier([*found.counts.users, *inverses, *readers], here.node)
     replace_counts(here, found.counts, here.item(routed, 2))
     places = here.item(routed, 1)
@@ -201,7 +201,7 @@ def init_routing(site: Site) -> None:
         replace_order(here, found, places)
     rows = here.item(routed, 0)
     for one in found.lookups:
-        one.replace_all_uses_with(rows)
+        stand_in(one, rows)
 
 
 def only_for(user: fx.Node, replaced: set[fx.Node]) -> bool:
@@ -215,7 +215,7 @@ def refuse_earlier(readers: list[fx.Node], here: fx.Node) -> None:
     refuse_unless(late, "its order is read before the rows are looked up")
 
 
-def routing(here: Site, found: Expansion, kind: int) -> fx.Node:
+def routed_rows(here: Site, found: Expansion, kind: int) -> fx.Node:
     """The operator's call; the experts in int32, which the NPU's choice gives."""
     chosen, experts = found.chosen, value(found.counts).shape[0]
     if value(chosen).dtype != torch.int32:

@@ -30,6 +30,20 @@ COUNTED = 2
 """The result of the routing that counts rows."""
 
 
+def stand_in(old: fx.Node, new: fx.Node) -> None:
+    """Give the readers of a node another, of the same shape and dtype, and its value to that one.
+
+    The readers' sizes were computed from this value, and two sizes of one expression that were
+    computed apart are not one to a trace.
+    """
+    one, other = value(old), value(new)
+    alike = one.dtype == other.dtype and same_sizes(one.shape, other.shape)
+    refuse_unless(alike, f"it gives {one.dtype} of {list(one.shape)}")
+    if same_sizes(one.stride(), other.stride()):
+        new.meta["val"] = one
+    old.replace_all_uses_with(new)
+
+
 def item_of(node: Any, *names: str) -> int | None:
     """Which result of one of these operators a node is; None for other nodes."""
     if not is_call(node, operator.getitem) or operator_name(node.args[0]) not in names:

@@ -16,13 +16,13 @@ from torch import fx
 from ascend_passes.engine.normalize import remove_dead
 from ascend_passes.engine.site import Refused, Site, refuse_unless
 from ascend_passes.frontends.expert_rows import (
-    finalize_routing,
-    init_routing,
+    expansion,
     sorted_slots,
+    weighted_sum,
     weighted_sums,
 )
-from ascend_passes.frontends.expert_slots import counts_of_routing, rows_of_groups
-from ascend_passes.frontends.vllm_operators import erase_between, hand_over
+from ascend_passes.frontends.expert_slots import counts_of_routing, rows_of_groups, stand_in
+from ascend_passes.frontends.vllm_operators import erase_between
 from ascend_passes.ir.arguments import arguments, named_arguments
 from ascend_passes.ir.graph import Context, first, is_call, operator_name, place, same_size, value
 from ascend_passes.report.value import Miss, Report
@@ -66,7 +66,7 @@ def choices_of_softmax(graph: fx.Graph) -> Iterator[fx.Node]:
             yield node
 
 
-def gating(site: Site) -> None:
+def choice(site: Site) -> None:
     """A softmax and its largest values become one operator, which gives experts in int32.
 
     Of a half precision the softmax rounds what is then compared, so that other experts may win.
@@ -79,35 +79,37 @@ def gating(site: Site) -> None:
         logits = site.call(aten._to_copy.default, logits, dtype=dtype)
     chosen = site.npu("npu_moe_gating_top_k_softmax", x=logits, finished=None, k=k)
     wide = site.call(aten._to_copy.default, site.item(chosen, 1), dtype=torch.int64)
-    hand_over(site.node, {"0": site.item(chosen, 0), "1": wide})
+    results = site.item(chosen, 0), wide
+    for reader in list(site.node.users):
+        stand_in(reader, results[int(reader.args[1])])  # type: ignore[arg-type]
 
 
-def products(graph: fx.Graph) -> Iterator[fx.Node]:
+def grouped_products(graph: fx.Graph) -> Iterator[fx.Node]:
     """Calls of torch's and of transformers' grouped products, of rows and not of columns."""
     for node in graph.nodes:
         if operator_name(node) not in GROUPED:
             continue
-        rows, weights, offsets = factors(node)
+        rows, weights, offsets = grouped_factors(node)
         grouped = offsets is not None and value(rows).dim() == 2 and value(weights).dim() == 3
         if grouped:
             yield node
 
 
-def factors(node: fx.Node) -> tuple[fx.Node, ...]:
+def grouped_factors(node: fx.Node) -> tuple[fx.Node, ...]:
     """The rows, the weights and the offsets of a grouped product."""
     given = named_arguments(node)
     return tuple(given.get(name) for name in GROUPED[operator_name(node)])  # type: ignore[misc]
 
 
-def grouped_matmul(site: Site) -> None:
+def product_of_groups(site: Site) -> None:
     """A grouped product becomes the NPU's, whose groups must be all of the rows."""
     given = named_arguments(site.node)
     for name in ("bias", "out_dtype"):
         refuse_unless(given.get(name) is None, f"{name} is given")
-    rows, weights, offsets = factors(site.node)
+    rows, weights, offsets = grouped_factors(site.node)
     counted, held = rows_of_groups(offsets), value(rows).shape[0]
     refuse_unless(same_size(counted, held), f"its groups are {counted} of {held} rows")
-    groups, kind = groups_of(site, offsets)
+    groups, kind = group_list_of(site, offsets)
     results = site.npu(
         "npu_grouped_matmul",
         x=[rows],
@@ -117,10 +119,10 @@ def grouped_matmul(site: Site) -> None:
         group_type=OVER_ROWS,
         group_list_type=kind,
     )
-    hand_over(site.node, {"0": site.item(results, 0)})
+    stand_in(site.node, site.item(results, 0))
 
 
-def groups_of(site: Site, offsets: fx.Node) -> tuple[fx.Node, int]:
+def group_list_of(site: Site, offsets: fx.Node) -> tuple[fx.Node, int]:
     """What the operator takes as groups, and its kind: counts where the routing has them, of which
     one alone is not taken."""
     counts = counts_of_routing(offsets)
@@ -131,11 +133,11 @@ def groups_of(site: Site, offsets: fx.Node) -> tuple[fx.Node, int]:
 
 STEPS: Mapping[str, Step] = MappingProxyType(
     {
-        "gating_top_k_softmax": (choices_of_softmax, gating),
+        "gating_top_k_softmax": (choices_of_softmax, choice),
         # In front of `init_routing`: that gives the inverse where nothing else needs the order.
-        "finalize_routing": (weighted_sums, finalize_routing),
-        "init_routing": (sorted_slots, init_routing),
-        "grouped_matmul": (products, grouped_matmul),
+        "finalize_routing": (weighted_sums, weighted_sum),
+        "init_routing": (sorted_slots, expansion),
+        "grouped_matmul": (grouped_products, product_of_groups),
     }
 )
 """What is counted -> its candidates, and what translates one."""
