@@ -24,6 +24,7 @@ PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "sink_quantize",
             "sink_view",
         ),
+        "experts": tuple(experts.STEPS),
         "matmul_collective": ("all_gather", "all_reduce", "reduce_scatter"),
     }
 )

@@ -59,6 +59,7 @@ def weighted_sum(site: Site) -> None:
     index = first(shaped)
     inverse = looked_up_by(index)
     rows, weights = weighted_rows(first(index), order_of(inverse))
+    rows, weights = (widened(site, one, value(shaped).dtype) for one in (rows, weights))
     tokens, choices, _ = value(shaped).shape
     refuse_unless(
         same_sizes(value(weights).shape, (tokens, choices)), "its weights are not one of each slot"
@@ -81,18 +82,24 @@ def weighted_sum(site: Site) -> None:
     stand_in(site.node, total)
 
 
+def widened(site: Site, node: fx.Node, dtype: torch.dtype) -> fx.Node:
+    """A factor in the dtype of the product, which holds all numbers of both factors' dtypes: the
+    operator takes rows and weights of one."""
+    if value(node).dtype == dtype:
+        return node
+    return site.call(aten._to_copy.default, node, dtype=dtype)
+
+
 def weighted_rows(product: fx.Node, order: Any) -> tuple[fx.Node, fx.Node]:
     """The rows [T * K, H] and the weights [T, K] of a product of rows and weights in an order.
 
     Raises:
-        Refused: it is no such product, or of several dtypes.
+        Refused: it is no such product.
     """
     factors = product.args if is_call(product, aten.mul.Tensor) else ()
     for rows, column in (factors, factors[::-1]):
         weights = weights_in_order(column, order)
         if weights is not None and isinstance(rows, fx.Node):
-            kinds = {value(one).dtype for one in (rows, weights, product)}
-            refuse_unless(len(kinds) == 1, "its rows and weights have different dtypes")
             return rows, weights
     refuse_unless(False, "its rows are not times their weights")
     raise AssertionError

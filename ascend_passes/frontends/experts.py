@@ -25,6 +25,7 @@ from ascend_passes.frontends.expert_slots import counts_of_routing, rows_of_grou
 from ascend_passes.frontends.vllm_operators import erase_between
 from ascend_passes.ir.arguments import arguments, named_arguments
 from ascend_passes.ir.graph import Context, first, is_call, operator_name, place, same_size, value
+from ascend_passes.options.value import switched_on
 from ascend_passes.report.value import Miss, Report
 
 aten = torch.ops.aten
@@ -45,6 +46,8 @@ def experts(graph: fx.Graph, context: Context) -> Report:
     fired: dict[str, int] = {}
     misses: list[Miss] = []
     for name, (candidates, translate) in STEPS.items():
+        if not switched_on(f"experts.{name}", context.options.passes):
+            continue
         for node in list(candidates(graph)):
             last = node.prev
             try:
