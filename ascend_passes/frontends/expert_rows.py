@@ -193,20 +193,19 @@ def expansion(site: Site) -> None:
     Who reads the order gets the operator's; an inverse of it is what the operator gives as well.
     """
     found = expansion_of(site.node)
-    here = Site(found.lookups[0], site.soc, site.rule)
+    refuse_unless(found.tokens < site.node, "its tokens are made behind the sort")
     inverses = [user for user in found.order.users if order_of(user) is found.order]
     replaced = {*inverses, *found.lookups}
     readers = [user for user in found.order.users if not only_for(user, replaced)]
     gather = bool(inverses) and not readers
-    routed = routed_rows(here, found, GATHER if gather else SCATTER)
-    refuse_earlier([*found.counts.users, *inverses, *readers], here.node)
-    replace_counts(here, found.counts, here.item(routed, 2))
-    places = here.item(routed, 1)
+    routed = routed_rows(site, found, GATHER if gather else SCATTER)
+    replace_counts(site, found.counts, site.item(routed, 2))
+    places = site.item(routed, 1)
     if gather:
-        replace_places(here, inverses, places)
+        replace_places(site, inverses, places)
     else:
-        replace_order(here, found, places)
-    rows = here.item(routed, 0)
+        replace_order(site, found, places)
+    rows = site.item(routed, 0)
     for one in found.lookups:
         stand_in(one, rows)
 
@@ -216,21 +215,15 @@ def only_for(user: fx.Node, replaced: set[fx.Node]) -> bool:
     return user in replaced or (bool(user.users) and replaced.issuperset(user.users))
 
 
-def refuse_earlier(readers: list[fx.Node], here: fx.Node) -> None:
-    """Refuse where a reader of what is replaced comes before what replaces it."""
-    late = all(here < reader for reader in readers if reader.op != "output")
-    refuse_unless(late, "its order is read before the rows are looked up")
-
-
-def routed_rows(here: Site, found: Expansion, kind: int) -> fx.Node:
+def routed_rows(site: Site, found: Expansion, kind: int) -> fx.Node:
     """The operator's call; the experts in int32, which the NPU's choice gives."""
     chosen, experts = found.chosen, value(found.counts).shape[0]
     if value(chosen).dtype != torch.int32:
-        chosen = here.call(aten._to_copy.default, chosen, dtype=torch.int32)
+        chosen = site.call(aten._to_copy.default, chosen, dtype=torch.int32)
     slots = value(found.slots).shape[0]
     if not isinstance(slots, int):
-        slots = here.call(aten.sym_size.int, found.slots, 0)
-    return here.npu(
+        slots = site.call(aten.sym_size.int, found.slots, 0)
+    return site.npu(
         "npu_moe_init_routing_v2",
         x=found.tokens,
         expert_idx=chosen,
@@ -243,30 +236,30 @@ def routed_rows(here: Site, found: Expansion, kind: int) -> fx.Node:
     )
 
 
-def replace_counts(here: Site, old: fx.Node, counts: fx.Node) -> None:
+def replace_counts(site: Site, old: fx.Node, counts: fx.Node) -> None:
     """Give who reads a histogram the operator's counts; a running sum with a dtype of its own needs
     no cast."""
     for reader in list(old.users):
         if is_call(reader, aten.cumsum.default) and reader.kwargs.get("dtype") is not None:
             reader.replace_input_with(old, counts)
     if old.users:
-        cast = here.call(aten._to_copy.default, counts, dtype=value(old).dtype)
+        cast = site.call(aten._to_copy.default, counts, dtype=value(old).dtype)
         old.replace_all_uses_with(cast)
 
 
-def replace_places(here: Site, inverses: list[fx.Node], places: fx.Node) -> None:
+def replace_places(site: Site, inverses: list[fx.Node], places: fx.Node) -> None:
     """Give who reads where each slot's row is the operator's places, in its dtype or in int32."""
-    wide = here.call(aten._to_copy.default, places, dtype=torch.int64)
+    wide = site.call(aten._to_copy.default, places, dtype=torch.int64)
     for inverse in inverses:
         for reader in list(inverse.users):
-            narrow = is_call(reader, aten._to_copy.default) and value(reader).dtype == torch.int32
-            reader.replace_all_uses_with(places) if narrow else None
+            if is_call(reader, aten._to_copy.default) and value(reader).dtype == torch.int32:
+                reader.replace_all_uses_with(places)
         inverse.replace_all_uses_with(wide)
 
 
-def replace_order(here: Site, found: Expansion, slots: fx.Node) -> None:
+def replace_order(site: Site, found: Expansion, slots: fx.Node) -> None:
     """Give who reads the order the operator's, but for what looks up the tokens."""
-    wide = here.call(aten._to_copy.default, slots, dtype=torch.int64)
+    wide = site.call(aten._to_copy.default, slots, dtype=torch.int64)
     for reader in list(found.order.users):
         if not only_for(reader, {*found.lookups}):
             reader.replace_input_with(found.order, wide)

@@ -53,8 +53,10 @@ def grouped_matmul(
     act_type: int = 0,
     **others: Any,
 ) -> list[Tensor]:
-    """One [M, N] of x [M, K] and weight [E, K, N]: the rows of group e times `weight[e]`, summed in
-    float32 and rounded once. Rows behind the last group, which no legal call has, are zero.
+    """The rows of each group times a weight of its own: [M, K] and [E, K, N] give one [M, N].
+
+    Summed in float32 and rounded once. Rows behind the last group, which no legal call has, are
+    zero.
 
     Raises:
         NotImplementedError: several tensors, a bias, an activation or quantized factors.

@@ -32,8 +32,10 @@ exponential, whose sum and quotient are float32 too."""
 def gating_top_k_softmax(
     x: Tensor, finished: Tensor | None = None, k: int = 1
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(the k largest of the softmax in x's dtype, their experts, the slots' numbers column by
-    column), each [..., k], of logits [..., E]; float32 inside, largest first.
+    """(k largest values of the softmax, their experts, numbers of the slots), each [..., k].
+
+    Of logits [..., E], float32 inside; the largest comes first, in x's dtype. Slots are numbered
+    column by column.
 
     Raises:
         NotImplementedError: rows that are finished.

@@ -45,11 +45,12 @@ def init_routing(
     row_idx_type: int = GATHER,
     **others: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(rows of x by expert [T * K, H], where each slot's row is or which slot each row is of
-    [T * K], rows of each expert [E], nothing) of tokens [T, H] and their experts [T, K].
+    """(rows in the order of their experts, their places, rows of each expert, nothing).
 
-    A slot is `token * K + choice`. Slots of one expert keep their order. The fourth result, a scale
-    that an unquantized call leaves undefined, is zero.
+    Tokens [T, H] and their experts [T, K] give [T * K, H], [T * K] and [E]. A slot is
+    `token * K + choice`; slots of one expert keep their order. A place is where a slot's row is, or
+    the slot that a row is of. The fourth result, a scale that an unquantized call leaves undefined,
+    is zero.
     """
     slots = expert_idx.reshape(-1)
     order = slots.argsort(stable=True)
@@ -131,8 +132,10 @@ def finalize_routing(
     drop_pad_mode: int = 0,
     k: int = 1,
 ) -> Tensor:
-    """[T, H]: of each token the K rows [T * K, H] that were made for it, each times its scale
-    [T, K], summed in float32 and rounded once. Choice k of token t is row `expanded[t + k * T]`.
+    """The rows that were made for each token, each times its scale, summed: [T, H].
+
+    Of rows [T * K, H] and scales [T, K], in float32, rounded once. The row of choice k of token t
+    is at `expanded_src_to_dst_row[t + k * T]`.
 
     Raises:
         NotImplementedError: anything is added, or there are no scales.
