@@ -25,6 +25,8 @@ from ascend_passes.npu.operator import (
 FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 MOST_EXPERTS = 10240
 """Largest number of experts of the routing, where it counts their rows."""
+EVERYTHING = (-1, 0)
+"""Values of active_num that stand for all slots."""
 GATHER, SCATTER = 0, 1
 """row_idx_type: where each slot's row is, or which slot each row is of."""
 ROUTED = {
@@ -100,8 +102,15 @@ def init_routing_limits(arguments: Arguments, soc: str) -> Conditions:
     if ranks:
         rows = f"x has {x.shape[0]} rows but expert_idx has {chosen.shape[0]}"
         yield require(x.shape[0] == chosen.shape[0], rows)
-        active, slots = arguments["active_num"], chosen.shape[0] * chosen.shape[1]
-        yield require(active == slots, f"active_num is {active} but there are {slots} slots")
+        slots = chosen.shape[0] * chosen.shape[1]
+        yield from active_limits(arguments["active_num"], slots)
+
+
+def active_limits(active: Any, slots: Any) -> Conditions:
+    """All slots: torch_npu's documentation has -1 and 0 for that, aclnn's their number alone."""
+    if isinstance(active, int) and active in EVERYTHING:
+        return
+    yield require(active == slots, f"active_num is {active} but there are {slots} slots")
 
 
 def init_routing_example(
@@ -112,7 +121,6 @@ def init_routing_example(
     return {
         "x": torch.randn(rows, 2 * width, generator=source).to(dtype),
         "expert_idx": chosen,
-        "active_num": 2 * rows,
         "expert_num": 7,
         "expert_tokens_num_type": 1,
         "expert_tokens_num_flag": True,

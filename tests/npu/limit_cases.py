@@ -962,6 +962,11 @@ BROKEN = [
         ["active_expert_range is [0, 4], not all 7 experts"],
     ),
     (
+        "npu_moe_init_routing_v2",
+        {"active_num": 7},
+        ["active_num is 7 but there are 8 slots"],
+    ),
+    (
         "npu_moe_finalize_routing",
         {"skip1": t(4, 16)},
         ["skip1 is given but has no reference here"],
