@@ -59,7 +59,7 @@ def weighted_sum(site: Site) -> None:
     index = first(shaped)
     inverse = looked_up_by(index)
     rows, weights = weighted_rows(first(index), order_of(inverse))
-    rows, weights = (widened(site, one, value(shaped).dtype) for one in (rows, weights))
+    rows, weights = (of_dtype(site, one, value(shaped).dtype) for one in (rows, weights))
     tokens, choices, _ = value(shaped).shape
     refuse_unless(
         same_sizes(value(weights).shape, (tokens, choices)), "its weights are not one of each slot"
@@ -82,7 +82,7 @@ def weighted_sum(site: Site) -> None:
     stand_in(site.node, total)
 
 
-def widened(site: Site, node: fx.Node, dtype: torch.dtype) -> fx.Node:
+def of_dtype(site: Site, node: fx.Node, dtype: torch.dtype) -> fx.Node:
     """A factor in the dtype of the product, which holds all numbers of both factors' dtypes: the
     operator takes rows and weights of one."""
     if value(node).dtype == dtype:

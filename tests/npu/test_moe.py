@@ -37,6 +37,16 @@ def test_the_choice_is_the_softmax_of_the_largest_logits(seed, rows, experts, dt
         assert slots[row].tolist() == [row + column * rows for column in range(k)]
 
 
+def test_the_choice_is_of_scores_that_are_not_rounded():
+    """Logits a bfloat16 step of 2^-9 apart, whose softmax in bfloat16 is the same for several."""
+    source = generator(4)
+    order = torch.randperm(128, generator=source)
+    x = (0.25 + order / 512).bfloat16()[None]
+    assert len(x.unique()) == 128 and len(x.softmax(-1).unique()) < 100
+    _, chosen, _ = npu.npu_moe_gating_top_k_softmax(x, k=8)
+    assert order[chosen[0].long()].tolist() == list(range(127, 119, -1))
+
+
 def test_the_choice_of_three_dims_is_that_of_rows():
     x = torch.randn(2, 3, 9)
     for whole, flat in zip(
