@@ -16,9 +16,11 @@ from ascend_passes.frontends.expert_slots import (
     counted_experts,
     item_of,
     order_of,
+    refuse_written,
     stand_in,
 )
 from ascend_passes.ir.arguments import arguments
+from ascend_passes.ir.edit import AUTHOR
 from ascend_passes.ir.graph import first, is_call, is_view, same_sizes, value
 
 aten = torch.ops.aten
@@ -58,7 +60,10 @@ def weighted_sum(site: Site) -> None:
     shaped = first(site.node)
     index = first(shaped)
     inverse = looked_up_by(index)
-    rows, weights = weighted_rows(first(index), order_of(inverse))
+    order = order_of(inverse)
+    assert order is not None
+    rows, weights = weighted_rows(first(index), order)
+    refuse_written(order, site.node, rows, weights, inverse, first(index), order)
     rows, weights = (of_dtype(site, one, value(shaped).dtype) for one in (rows, weights))
     tokens, choices, _ = value(shaped).shape
     refuse_unless(
@@ -131,8 +136,8 @@ class Expansion:
     """[T * K], the indices of the sort."""
     counts: fx.Node
     """[E], how many slots each expert has."""
-    lookups: tuple[fx.Node, ...]
-    """Nodes that look up each slot's token in the order, [T * K, H]."""
+    rows: fx.Node
+    """[T * K, H], each slot's token in the order."""
 
 
 def sorted_slots(graph: fx.Graph) -> Iterator[fx.Node]:
@@ -166,12 +171,9 @@ def expansion_of(sort: fx.Node) -> Expansion:
     order = next(user for user in sort.users if item_of(user, "aten::sort") == 1)
     refuse_unless(counted_experts(readers[0]) is slots, "its histogram is of other experts")
     chosen = chosen_experts(slots, value(readers[0]).shape[0])
-    lookups = tuple(lookups_of_tokens(order, value(chosen).shape[-1]))
-    refuse_unless(bool(lookups), "no rows of tokens are looked up in its order")
-    tokens = first(lookups[0])
-    alike = all(first(one) is tokens for one in lookups)
-    refuse_unless(alike, "rows of several tensors are looked up in its order")
-    return Expansion(tokens, chosen, slots, order, readers[0], lookups)
+    lookups = list(lookups_of_tokens(order, value(chosen).shape[-1]))
+    refuse_unless(len(lookups) == 1, f"tokens are looked up in its order {len(lookups)} times")
+    return Expansion(first(lookups[0]), chosen, slots, order, readers[0], lookups[0])
 
 
 def lookups_of_tokens(order: fx.Node, choices: Any) -> Iterator[fx.Node]:
@@ -194,20 +196,19 @@ def expansion(site: Site) -> None:
     """
     found = expansion_of(site.node)
     refuse_unless(found.tokens < site.node, "its tokens are made behind the sort")
+    last = max(found.rows, found.counts)
+    refuse_written(site.node, last, found.tokens, found.slots, found.order, found.counts)
     inverses = [user for user in found.order.users if order_of(user) is found.order]
-    replaced = {*inverses, *found.lookups}
-    readers = [user for user in found.order.users if not only_for(user, replaced)]
-    gather = bool(inverses) and not readers
+    readers = [user for user in found.order.users if not only_for(user, {*inverses, found.rows})]
+    gather = len(inverses) == 1 and not readers
     routed = routed_rows(site, found, GATHER if gather else SCATTER)
     replace_counts(site, found.counts, site.item(routed, 2))
     places = site.item(routed, 1)
     if gather:
-        replace_places(site, inverses, places)
+        replace_places(site, inverses[0], places)
     else:
         replace_order(site, found, places)
-    rows = site.item(routed, 0)
-    for one in found.lookups:
-        stand_in(one, rows)
+    stand_in(found.rows, site.item(routed, 0))
 
 
 def only_for(user: fx.Node, replaced: set[fx.Node]) -> bool:
@@ -247,19 +248,19 @@ def replace_counts(site: Site, old: fx.Node, counts: fx.Node) -> None:
         old.replace_all_uses_with(cast)
 
 
-def replace_places(site: Site, inverses: list[fx.Node], places: fx.Node) -> None:
-    """Give who reads where each slot's row is the operator's places, in its dtype or in int32."""
-    wide = site.call(aten._to_copy.default, places, dtype=torch.int64)
-    for inverse in inverses:
-        for reader in list(inverse.users):
-            if is_call(reader, aten._to_copy.default) and value(reader).dtype == torch.int32:
-                reader.replace_all_uses_with(places)
-        inverse.replace_all_uses_with(wide)
+def replace_places(site: Site, inverse: fx.Node, places: fx.Node) -> None:
+    """Give who reads where each slot's row is the operator's places, in their dtype or, where the
+    weighted sum narrows them, as they are."""
+    for reader in list(inverse.users):
+        narrows = is_call(reader, aten._to_copy.default) and value(reader).dtype == torch.int32
+        if narrows and reader.meta.get(AUTHOR) == site.rule:
+            reader.replace_all_uses_with(places)
+    inverse.replace_all_uses_with(site.call(aten._to_copy.default, places, dtype=torch.int64))
 
 
 def replace_order(site: Site, found: Expansion, slots: fx.Node) -> None:
     """Give who reads the order the operator's, but for what looks up the tokens."""
     wide = site.call(aten._to_copy.default, slots, dtype=torch.int64)
     for reader in list(found.order.users):
-        if not only_for(reader, {*found.lookups}):
+        if not only_for(reader, {found.rows}):
             reader.replace_input_with(found.order, wide)

@@ -13,7 +13,7 @@ from torch import fx
 
 from ascend_passes.engine.site import refuse_unless
 from ascend_passes.ir.arguments import arguments, named_arguments
-from ascend_passes.ir.graph import first, is_call, operator_name, same_sizes, value
+from ascend_passes.ir.graph import base, first, is_call, operator_name, same_sizes, value, written
 
 aten = torch.ops.aten
 SAME_NUMBERS = (
@@ -42,6 +42,20 @@ def stand_in(old: fx.Node, new: fx.Node) -> None:
     if same_sizes(one.stride(), other.stride()):
         new.meta["val"] = one
     old.replace_all_uses_with(new)
+
+
+def refuse_written(start: fx.Node, end: fx.Node, *nodes: fx.Node) -> None:
+    """Refuse where something between two nodes writes the memory of some that are now read there.
+
+    Raises:
+        Refused: with what writes it.
+    """
+    owners = {base(node) for node in nodes}
+    node = start
+    while node is not end:
+        writes = any(base(target) in owners for target in written(node))
+        refuse_unless(not writes, f"{node.name} writes what is read earlier or later then")
+        node = node.next
 
 
 def item_of(node: Any, *names: str) -> int | None:

@@ -21,7 +21,12 @@ from ascend_passes.frontends.expert_rows import (
     weighted_sum,
     weighted_sums,
 )
-from ascend_passes.frontends.expert_slots import counts_of_routing, rows_of_groups, stand_in
+from ascend_passes.frontends.expert_slots import (
+    counts_of_routing,
+    refuse_written,
+    rows_of_groups,
+    stand_in,
+)
 from ascend_passes.frontends.vllm_operators import erase_between
 from ascend_passes.ir.arguments import arguments, named_arguments
 from ascend_passes.ir.graph import Context, first, is_call, operator_name, place, same_size, value
@@ -78,6 +83,7 @@ def choice(site: Site) -> None:
     dtype = value(scores).dtype
     refuse_unless(dtype == torch.float32, f"experts are chosen by scores that {dtype} rounds")
     logits = first(scores)
+    refuse_written(scores, site.node, scores, logits)
     if value(logits).dtype != dtype:
         logits = site.call(aten._to_copy.default, logits, dtype=dtype)
     chosen = site.npu("npu_moe_gating_top_k_softmax", x=logits, finished=None, k=k)

@@ -7,7 +7,12 @@ import torch
 from torch.nn.functional import silu
 
 import ascend_passes
-from tests.graphs import reasons
+from ascend_passes.frontends.experts import experts
+from ascend_passes.ir.blueprint import copied
+from ascend_passes.ir.graph import Context
+from tests.graphs import reasons, traced
+
+aten = torch.ops.aten
 
 TOKENS, WIDTH, EXPERTS, CHOSEN = 6, 16, 5, 2
 PARTS = ("gating_top_k_softmax", "init_routing", "grouped_matmul", "finalize_routing")
@@ -198,6 +203,93 @@ def test_what_is_spelled_otherwise_stays_or_is_right(kind):
     assert reason in told
     if not reason:
         assert not [miss for miss in report.misses if miss.rule in PARTS]
+
+
+class LookedUpTwice(Layer):
+    """Both would share the memory of one result."""
+
+    def sort(self, slots):
+        ordered, order = super().sort(slots)
+        self.order = order
+        return ordered, order
+
+    def forward(self, x):
+        return super().forward(x), x[self.order // CHOSEN]
+
+
+def test_tokens_that_are_looked_up_twice_keep_their_memory():
+    torch._dynamo.reset()
+    ascend_passes.reset()
+    x = torch.randn(TOKENS, WIDTH).bfloat16()
+    with torch.no_grad():
+        total, rows = torch.compile(LookedUpTwice(), backend="ascend_dense")(x)
+        wanted = LookedUpTwice()(x)
+    torch.testing.assert_close(total, wanted[0], rtol=0.02, atol=0.02)
+    assert sorted(map(sum, rows.tolist())) == sorted(map(sum, wanted[1].tolist()))
+
+
+WRITES = torch.library.Library("written_experts", "FRAGMENT")
+WRITES.define("double_(Tensor! x) -> ()")
+WRITES.impl("double_", lambda x: x.mul_(2) and None, "CPU")
+
+
+def written_between(graph, where):
+    """Double the tensor that a node gives in place, in front of another node."""
+    source, reader = where(graph)
+    with graph.inserting_before(reader):
+        graph.call_function(torch.ops.written_experts.double_.default, (source,))
+
+
+def logits_of(graph):
+    (softmax,) = graph.find_nodes(op="call_function", target=aten._softmax.default)
+    (topk,) = graph.find_nodes(op="call_function", target=aten.topk.default)
+    return softmax.args[0], topk
+
+
+def tokens_of(graph):
+    (sort,) = graph.find_nodes(op="call_function", target=aten.sort.default)
+    placeholder = next(iter(graph.nodes))
+    return placeholder, sort.next
+
+
+def rows_of_sum(graph):
+    *_, product = graph.find_nodes(op="call_function", target=aten.mul.Tensor)
+    (total,) = [
+        node
+        for node in graph.find_nodes(op="call_function", target=aten.sum.dim_IntList)
+        if node.meta["val"].dim() == 2 and node.meta["val"].shape[1] == WIDTH
+    ]
+    return product.args[0], total
+
+
+def traced_layer():
+    """The graph of a layer whose weights are inputs."""
+    layer = Layer()
+
+    def function(x, router, up, down):
+        layer.router, layer.up, layer.down = router, up, down
+        return layer(x)
+
+    x = torch.randn(TOKENS, WIDTH).bfloat16()
+    return traced(function, [x, layer.router, layer.up, layer.down])
+
+
+@pytest.mark.parametrize(
+    ("where", "part"),
+    [
+        (logits_of, "gating_top_k_softmax"),
+        (tokens_of, "init_routing"),
+        (rows_of_sum, "finalize_routing"),
+    ],
+)
+def test_what_is_written_in_between_is_not_read_at_another_time(where, part):
+    gm = traced_layer()
+    assert set(experts(copied(gm.graph), Context()).fired) == set(PARTS)
+    written_between(gm.graph, where)
+    report = experts(gm.graph, Context())
+    assert part not in report.fired
+    assert "writes what is read earlier or later then" in reasons(report)
+    assert set(report.fired) == set(PARTS) - {part}
 
 
 def test_the_limits_of_an_operator_are_told():
