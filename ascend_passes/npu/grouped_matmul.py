@@ -168,6 +168,7 @@ OPERATORS: tuple[Operator, ...] = (
         grouped_matmul,
         grouped_matmul_limits,
         "torch_npu.npu_grouped_matmul; aclnnGroupedMatmulV4",
+        multiplies=True,
         traceable=False,
         accuracy="half a unit of the result's dtype, and what float32 loses over a sum of K"
         " products, K * 2^-24 of their magnitudes",

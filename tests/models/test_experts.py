@@ -173,6 +173,14 @@ def test_each_part_is_right_without_the_others(part, alone):
     assert {one for one in parts if fired.get(one)} == set(parts) - set(off)
 
 
+@pytest.mark.parametrize("passes", ["", "-experts"])
+def test_no_weight_of_attention_is_taken_for_an_mlps(passes):
+    model, token_ids = model_of(6, torch.bfloat16), prompt(6, 1, 6)
+    logits_of(compiled_of(model, prefetch_mlp=True, passes=passes), token_ids)
+    (report,) = ascend_passes.reports()
+    assert not report.fired.get("prefetch")
+
+
 def test_inductor_keeps_the_grouped_product_as_one_call():
     model, token_ids = model_of(7, torch.float32), prompt(7, 1, 6)
     found = logits_of(compiled_of(model, executor="inductor"), token_ids)

@@ -188,6 +188,16 @@ def test_the_factors_are_those_of_the_shapes(name):
         assert "int" in entries[key]
 
 
+def test_lists_of_weights_are_what_is_multiplied_and_not_named():
+    """Such as those of experts, of which `matmul` names no two-dimensional one."""
+    lists = {
+        name
+        for name, operator in npu.OPERATORS.items()
+        if "Tensor[] weight" in operator.schema and operator.matmul is None
+    }
+    assert lists == {name for name, operator in npu.OPERATORS.items() if operator.multiplies}
+
+
 SCALED = ("npu_quant_matmul",)
 
 
