@@ -133,6 +133,8 @@ def factors_limits(x: Tensor, weight: Tensor) -> Conditions:
     yield ranks, f"x and weight have {x.dim()} and {weight.dim()} dims but must have 2 and 3"
     if not ranks:
         return
+    turned = x.stride(1) != 1 and x.shape[1] != 1
+    yield not turned, "x is transposed; the operator takes only a transposed weight"
     depth, width = weight.shape[1:]
     yield require(x.shape[1] == depth, f"x has K = {x.shape[1]} but weight has K = {depth}")
     for name, size in (("K", depth), ("N", width)):

@@ -909,6 +909,11 @@ BROKEN = [
         {"x": [t(1, 4, 8)]},
         ["x and weight have 3 and 3 dims but must have 2 and 3"],
     ),
+    (
+        "npu_grouped_matmul",
+        {"x": [t(8, 4).T]},
+        ["x is transposed; the operator takes only a transposed weight"],
+    ),
     ("npu_grouped_matmul", {"x": [t(4, 9)]}, ["x has K = 9 but weight has K = 8"]),
     (
         "npu_grouped_matmul",
