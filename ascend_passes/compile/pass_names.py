@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from ascend_passes.compile.stages import STAGES
-from ascend_passes.frontends import quantized_decomposed, vllm_translations
+from ascend_passes.frontends import experts, quantized_decomposed, vllm_translations
 from ascend_passes.report.expected import FORMS
 
 PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -24,11 +24,12 @@ PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "sink_quantize",
             "sink_view",
         ),
+        "experts": tuple(experts.STEPS),
         "matmul_collective": ("all_gather", "all_reduce", "reduce_scatter"),
     }
 )
 """Pass -> its parts, each of which can be switched alone: `-sequence_parallel.cost`."""
-WITHOUT_COUNT = ("recognize", "fuse")
+WITHOUT_COUNT = ("recognize", "fuse", "experts")
 """Passes that a report counts by rules and operators."""
 
 
@@ -39,8 +40,8 @@ def switchable() -> tuple[str, ...]:
 
 
 def countable_names() -> tuple[str, ...]:
-    """What `expect` may name beside rules: passes, what two of them translate, families."""
+    """What `expect` may name beside rules: passes, what three of them translate, families."""
     tables = (quantized_decomposed.TRANSLATIONS, vllm_translations.TRANSLATIONS)
     translated = (name.replace("::", "_").lstrip("_") for table in tables for name in table)
     stages = (stage.name for stage in STAGES if stage.name not in WITHOUT_COUNT)
-    return (*stages, *translated, *FORMS)
+    return (*stages, *translated, *experts.STEPS, *FORMS)

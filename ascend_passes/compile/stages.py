@@ -11,6 +11,7 @@ from ascend_passes.engine.normalize import normalize
 from ascend_passes.engine.registry import rules
 from ascend_passes.engine.rewrite import Accept, rewrite
 from ascend_passes.engine.rule import Rule
+from ascend_passes.frontends.experts import experts
 from ascend_passes.frontends.quantized_decomposed import find_zero_points, quantized_decomposed
 from ascend_passes.frontends.vllm_operators import vllm_operators
 from ascend_passes.ir.graph import Context
@@ -109,6 +110,12 @@ STAGES = (
         "quantized_decomposed",
         quantized_decomposed,
         "torch.ao's quantize operators become NPU operators and plain arithmetic",
+    ),
+    Stage(
+        "experts",
+        experts,
+        "the choice of experts, rows in their order, products and the weighted sum become NPU "
+        "operators",
     ),
     # Before `recognize`, so that each rotation finds the shared lookup and not one of its own.
     Stage("hoist_rope", hoist_rope, "a rotary lookup that every layer repeats is done once"),

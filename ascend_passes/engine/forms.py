@@ -32,8 +32,7 @@ Form = Callable[[fx.Node], fx.Node | None]
 
 
 def same_call(node: fx.Node, target: Any, arguments: tuple[Any, ...], **keywords: Any) -> fx.Node:
-    """A call with the value and origin of `node`: the node itself with other arguments where the
-    operator stays, else a new one in front of it."""
+    """The node itself with other arguments, or another operator's call in front of it."""
     if target is node.target:
         node.args, node.kwargs = arguments, keywords
         return node
@@ -122,9 +121,8 @@ def view(node: fx.Node) -> fx.Node | None:
         size if isinstance(size, int) else given
         for size, given in zip(value(node).shape, given_shape(node), strict=True)
     ]
-    if node.target is aten.view.default and source is node.args[0] and shape == node.args[1]:
-        return None
-    return same_call(node, aten.view.default, (source, shape))
+    known = node.target is aten.view.default and source is node.args[0] and shape == node.args[1]
+    return None if known else same_call(node, aten.view.default, (source, shape))
 
 
 def given_shape(node: fx.Node) -> list[Any]:

@@ -20,9 +20,6 @@ def broken_limit(name: str, arguments: Mapping[str, Any], soc: str) -> str | Non
         arguments: by their names in its schema; nodes stand for their values.
         soc: as in `npu.legality`.
     """
-    facts = {
-        key: value(given) if isinstance(given, fx.Node) else given
-        for key, given in arguments.items()
-    }
+    facts = {key: fx.map_arg(given, value) for key, given in arguments.items()}
     reasons = map(refusal, npu.legality(name, facts, soc))
     return next((f"{name}: {reason}" for reason in reasons if reason is not None), None)

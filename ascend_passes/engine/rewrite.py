@@ -50,7 +50,7 @@ class Work:
     read: dict[fx.Node, tuple[Any, ...]] = field(default_factory=dict)
     effects: list[fx.Node] = field(default_factory=list)
     tells: bool = False
-    """Whether a sweep is one whose refusals are told; the others need not know why a match stops."""
+    """Whether the sweep's refusals are told; otherwise nobody asks why a match stops."""
     failed: dict[str, str] = field(default_factory=dict)
     """Rule that raised, or node that has no normal form -> what the report says of it."""
 

@@ -60,6 +60,8 @@ class Traits:
     """Whether the result has the elements of the first argument, in the same row-major order."""
     matmul: Matmul | None = None
     """The factors, of an operator that multiplies matrices."""
+    multiplies: bool = False
+    """Whether it multiplies by weights that `matmul` does not name, such as those of experts."""
     hides_weight: bool = False
     """Whether it multiplies by a weight that its module keeps, so that no graph shows it, and sums
     over the ranks itself."""
@@ -100,6 +102,7 @@ ATEN: Mapping[str, Traits] = MappingProxyType(
         "mm": PLAIN_MATMUL,
         "bmm": PLAIN_MATMUL,
         "_int_mm": PLAIN_MATMUL,
+        "_grouped_mm": Traits(multiplies=True),
         "matmul": Traits(matmul=Matmul("self", "other")),
         "addmm": Traits(matmul=Matmul("mat1", "mat2", bias="self")),
         "linear": Traits(matmul=Matmul("input", "weight", bias="bias", transposed=True)),

@@ -69,6 +69,8 @@ class Operator(Traits):
     """The formula in float64, on the arguments as they are: a result for each of `accuracy`."""
     example: Example | None = None
     """A legal call on random numbers, from which tests of the operator are made."""
+    traceable: bool = True
+    """Whether the reference can be traced; not where it reads numbers on the host."""
     converter: str = ""
     """The node of CANN's graph IR that torchair makes of a call; "" where it has no converter."""
 

@@ -90,9 +90,9 @@ def is_product(node: fx.Node) -> bool:
 
 def may_multiply(node: fx.Node) -> bool:
     """Whether a node that is no product by a weight may be one all the same: a product by something
-    computed, or an operator that nobody declared."""
+    computed or by experts, or an operator that nobody declared."""
     traits, name = traits_of(node.target), operator_name(node)
-    if traits.matmul is not None:
+    if traits.matmul is not None or traits.multiplies:
         return True
     return bool(name) and name.partition("::")[0] not in KNOWN and traits is NOTHING
 

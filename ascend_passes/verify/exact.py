@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from ascend_passes import npu
 from ascend_passes.verify.alike_ranks import alike_ranks
 
+aten = torch.ops.aten
 NARROWING = (Tensor.float, Tensor.half, Tensor.bfloat16)
 
 
@@ -20,6 +21,15 @@ def wide(dtype: torch.dtype) -> torch.dtype:
     if dtype.is_complex:
         return torch.complex128
     return torch.float64 if dtype.is_floating_point else dtype
+
+
+def grouped_product(rows: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
+    """The rows of each group times its weight; those behind the last end are left as they are."""
+    result, start = rows.new_empty(rows.shape[0], weights.shape[-1]), 0
+    for weight, end in zip(weights, ends.tolist(), strict=True):
+        torch.mm(rows[start:end], weight, out=result[start:end])
+        start = end
+    return result
 
 
 class Widened(TorchFunctionMode):
@@ -44,6 +54,8 @@ class Exact(fx.Interpreter):
             k: wide(one) if isinstance(one, torch.dtype) else one for k, one in kwargs.items()
         }
         operator = npu.operator_of(target)
+        if target is aten._grouped_mm.default and len(args) == 3 and args[1].dim() == 3:
+            return grouped_product(*args)  # torch's own takes no float64
         if operator is None:
             return super().call_function(target, args, kwargs)
         with Widened():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-VALIDATED = ("test_counts", "test_compare", "test_gemma_accuracy")
+VALIDATED = ("test_counts", "test_compare", "test_gemma_accuracy", "test_experts")
 """Files whose models are small; the others compile nothing, or what these have."""
 LARGE = "test_merged_static_w8a8_of_qwen3_32b"
 """Its graph has too many values to be run."""

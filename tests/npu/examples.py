@@ -28,6 +28,15 @@ def named_call(name: str, seed: int, rows: int, width: int, dtype: torch.dtype) 
     return dict(zip((entry.name for entry in entries), arguments, strict=False)) | keywords
 
 
+def groups(source: torch.Generator, rows: int, experts: int, kind: int) -> dict[str, Any]:
+    """How rows fall to experts, of which some may have none: where each ends, or its count."""
+    inside = torch.randint(rows + 1, (experts - 1,), generator=source).sort().values
+    ends = torch.cat([inside, torch.tensor([rows])])
+    counts = ends.diff(prepend=torch.zeros(1, dtype=torch.int64))
+    chosen = counts if kind else ends
+    return {"group_list": chosen, "group_list_type": kind, "split_item": 3, "group_type": 0}
+
+
 def examples(seed, rows, width, dtype):
     """One call of each operator that needs no process group; sizes are [rows, 2 * width]."""
     source = generator(seed)
@@ -44,6 +53,8 @@ def examples(seed, rows, width, dtype):
     cache = torch.zeros(rows + 1, 2, 3, size, dtype=dtype)
     slots = torch.arange(rows).to(torch.int32)
     blocked = torch.zeros(rows + 1, 3 * width, 2, 2, dtype=dtype)
+    experts = normal(source, 3, 4 * width + 1, size, dtype=dtype)
+    grouped = groups(source, rows, 3, int(torch.randint(2, (), generator=source)))
     summed = integers(source, rows, size, dtype=torch.int32)
     return {
         "npu_rms_norm": [(x, gamma), {}],
@@ -61,6 +72,7 @@ def examples(seed, rows, width, dtype):
             (left, right, scale),
             {"pertoken_scale": row_scale, "output_dtype": 5},
         ],
+        "npu_grouped_matmul": [([x], [experts.mT]), grouped],
         "npu_swiglu": [(x,), {}],
         "npu_swiglu_quant": [(x,), {"quant_mode": 1}],
         "npu_dequant_swiglu_quant": [

@@ -27,6 +27,8 @@ NO_ROWS = {
     "npu_apply_rotary_pos_emb": "it writes its arguments, so others' rows would stay as they were",
 }
 """Operators that work row by row and do not say so, each with the reason."""
+CHOOSING = ("npu_moe_gating_top_k_softmax", "npu_moe_init_routing_v2")
+"""Operators of routers: their softmax is no MLP's activation, and their integers are experts."""
 SATURATING = ("npu_add_rms_norm_quant", "npu_quantize", "npu_rms_norm_quant")
 """Operators whose stored scale clamps, so that doubling says nothing of what is inside."""
 NAMES = [name for name, operator in npu.OPERATORS.items() if not operator.collective]
@@ -186,6 +188,16 @@ def test_the_factors_are_those_of_the_shapes(name):
         assert "int" in entries[key]
 
 
+def test_lists_of_weights_are_what_is_multiplied_and_not_named():
+    """Such as those of experts, of which `matmul` names no two-dimensional one."""
+    lists = {
+        name
+        for name, operator in npu.OPERATORS.items()
+        if "Tensor[] weight" in operator.schema and operator.matmul is None
+    }
+    assert lists == {name for name, operator in npu.OPERATORS.items() if operator.multiplies}
+
+
 SCALED = ("npu_quant_matmul",)
 
 
@@ -224,7 +236,9 @@ def test_collectives_take_a_group(name):
     assert ranks > 1 or operator.collective == "all_reduce"
 
 
-@pytest.mark.parametrize("name", [name for name in WITH_RESULTS if not name.startswith(SATURATING)])
+@pytest.mark.parametrize(
+    "name", [name for name in WITH_RESULTS if not name.startswith((*SATURATING, *CHOOSING))]
+)
 def test_activations_are_not_homogeneous(name):
     """Doubling what a norm, a rotation or a dynamic quantize reads doubles or keeps its result."""
     operator = npu.OPERATORS[name]

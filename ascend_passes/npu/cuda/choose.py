@@ -40,6 +40,8 @@ def has_triton() -> bool:
 
 def inlined(operator: Operator, device: str) -> Callable[..., Any] | None:
     """What Inductor traces for an operator's calls; None where they stay as they are."""
+    if not operator.traceable:
+        return None
     if device != "cuda" or operator.name not in WHOLE or not has_triton():
         return operator.reference
     in_graph: Mapping[str, Callable[..., Any]] = kernel_file(operator.name).IN_GRAPH

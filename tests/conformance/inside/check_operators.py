@@ -61,6 +61,8 @@ def with_one_other_default(schema: str) -> Iterator[str]:
             continue
         if default in ("True", "False"):
             other = str(default == "False")
+        elif default == "[]":
+            other = "[1, 2]"
         elif default[-1] in "\"'":
             other = f"{default[:-1]}x{default[-1]}"
         else:

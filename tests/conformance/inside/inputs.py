@@ -135,6 +135,17 @@ def code(dtype: torch.dtype) -> int:
     return {torch.float16: 5, torch.bfloat16: 15, torch.int32: 3, torch.int8: INT8}[dtype]
 
 
+def grouped_matmul(d: Draw) -> Call:
+    """Rows of three experts, whose weights lie as torch's linear layers have them or transposed."""
+    dtype = d.one(*FLOATS)
+    weight = d.one(
+        meta(3, d.hidden, 64, dtype=dtype), meta(3, 64, d.hidden, dtype=dtype).transpose(1, 2)
+    )
+    groups = {"group_list": meta(3, dtype=torch.int64), "group_list_type": d.one(0, 1)}
+    x = meta(d.tokens, d.hidden, dtype=dtype)
+    return Call(([x], [weight]), {**groups, "split_item": d.one(2, 3), "group_type": 0})
+
+
 def swiglu(d: Draw) -> Call:
     return Call((d.rows(d.one(*FLOATS)),), {"dim": -1})
 
@@ -244,6 +255,7 @@ CALLS: dict[str, Callable[[Draw], Call]] = {
     "npu_dynamic_quant": dynamic_quant,
     "npu_trans_quant_param": trans_quant_param,
     "npu_quant_matmul": quant_matmul,
+    "npu_grouped_matmul": grouped_matmul,
     "npu_swiglu": swiglu,
     "npu_swiglu_quant": swiglu_quant,
     "npu_dequant_swiglu_quant": dequant_swiglu_quant,

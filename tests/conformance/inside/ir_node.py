@@ -9,8 +9,9 @@ from ascend_passes.npu.operator import Operator
 from ascend_passes.options.value import Options
 from tests.conformance.inside import inputs, single, wheel
 
-BESIDE = {"Data", "NetOutput", "Const", "Unsqueeze", "TensorMove"}
-"""Nodes of a graph's ends, and those that a converter puts around an operator's own."""
+BESIDE = {"Data", "NetOutput", "Const", "Unsqueeze", "TensorMove", "Cast", "Fill"}
+"""Nodes of a graph's ends, and those that a converter puts around an operator's own; a cast and a
+fill make what stands for a list that is not given."""
 
 
 def without_cann() -> None:

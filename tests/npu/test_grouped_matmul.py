@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ascend_passes import npu
+from tests.npu.draw import floats, generator, normal, seeds, tokens
+from tests.npu.examples import groups
+
+GROUPS = {"split_item": 3, "group_type": 0}
+EXPERTS = 5
+
+
+def exact_groups(x, weight, counts):
+    """Each row in float64 times the weight of its group, and the sum of the magnitudes."""
+    of_row = [expert for expert, count in enumerate(counts) for _ in range(count)]
+    pairs = [(x[row].double(), weight[expert].double()) for row, expert in enumerate(of_row)]
+    exact = [(row[:, None] * columns).sum(0) for row, columns in pairs]
+    sizes = [(row[:, None] * columns).abs().sum(0) for row, columns in pairs]
+    return [torch.stack(one) if one else x.new_zeros(0, weight.shape[2]) for one in (exact, sizes)]
+
+
+def counts_of(given):
+    """How many rows each group has, from either kind of list."""
+    listed = given["group_list"].tolist()
+    if given["group_list_type"]:
+        return listed
+    return [end - start for start, end in zip([0, *listed], listed, strict=False)]
+
+
+@given(seeds, tokens, st.integers(1, 40), st.sampled_from((0, 1)), floats)
+def test_each_group_has_its_weight(seed, rows, depth, kind, dtype):
+    """Within half a unit of the result, and what float32 loses over a sum of `depth` products."""
+    source = generator(seed)
+    x = normal(source, rows, depth, dtype=dtype)
+    weight = normal(source, EXPERTS, depth, 7, dtype=dtype)
+    groups_given = groups(source, rows, EXPERTS, kind)
+    (found,) = npu.npu_grouped_matmul([x], [weight], **groups_given)
+    exact, sizes = exact_groups(x, weight, counts_of(groups_given))
+    assert found.dtype == dtype and found.shape == exact.shape
+    rounding = torch.finfo(dtype).eps / 2 * exact.abs()
+    bound = 1.02 * rounding + depth * 2.0**-24 * sizes + torch.finfo(dtype).smallest_normal
+    assert bool(((found.double() - exact).abs() <= bound).all())
+
+
+def test_a_group_without_rows_changes_nothing():
+    x, weight = torch.randn(4, 8), torch.randn(3, 8, 6)
+    for ends in ([0, 0, 4], [4, 4, 4], [0, 4, 4], [1, 1, 4]):
+        (found,) = npu.npu_grouped_matmul([x], [weight], group_list=torch.tensor(ends), **GROUPS)
+        exact, _ = exact_groups(
+            x, weight, counts_of({"group_list": torch.tensor(ends), "group_list_type": 0})
+        )
+        torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_not_a_number_stays_in_its_group():
+    x, weight = torch.randn(4, 8), torch.randn(2, 8, 6)
+    weight[0] = torch.nan
+    (found,) = npu.npu_grouped_matmul([x], [weight], group_list=torch.tensor([1, 4]), **GROUPS)
+    assert found[0].isnan().all() and found[1:].isfinite().all()
+
+
+def test_no_expert_is_multiplied_by_rows_of_others(monkeypatch):
+    """The work is that of the rows, not that of all experts for each of them."""
+    seen = []
+    product = torch.Tensor.__matmul__
+    monkeypatch.setattr(
+        torch.Tensor, "__matmul__", lambda a, b: (seen.append(len(a)), product(a, b))[1]
+    )
+    operator = npu.OPERATORS["npu_grouped_matmul"]
+    operator.reference(
+        [torch.randn(9, 4)],
+        [torch.randn(128, 4, 3)],
+        group_list=torch.arange(128).clamp(max=9),
+        **GROUPS,
+    )
+    assert sum(seen) == 9
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"bias": [torch.zeros(6)]},
+        {"scale": [torch.ones(6)]},
+        {"act_type": 5},
+        {"split_item": 0},
+        {"group_type": -1},
+        {"group_list": None},
+    ],
+)
+def test_what_has_no_reference_says_so(other):
+    x, weight = torch.randn(4, 8), torch.randn(3, 8, 6)
+    given_groups = {"group_list": torch.tensor([1, 2, 4]), **GROUPS}
+    with pytest.raises(NotImplementedError, match="only plain groups of rows"):
+        npu.OPERATORS["npu_grouped_matmul"].reference([x], [weight], **(given_groups | other))
