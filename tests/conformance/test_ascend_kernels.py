@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
 
 from tests.conformance.ascend import toolchain
 from tests.conformance.ascend.kernels_page import GOLDEN, PAGE, counts_of, page
+from tests.slow import slow
 from tests.soundness.today import seed_of_the_day
 
 SOURCES = toolchain.ROOT / "ascend_passes" / "npu" / "kernels"
@@ -73,9 +73,7 @@ def test_instructions_and_bytes_are_those_of_the_table(found):
     assert Path(PAGE).read_text() == page(golden)
 
 
-@pytest.mark.skipif(
-    not os.environ.get("ASCEND_PASSES_SLOW"), reason="minutes: ASCEND_PASSES_SLOW=1"
-)
+@slow
 @pytest.mark.parametrize("name", ["quantize per token", "add + RMSNorm + quantize, one scale"])
 def test_damage_to_what_is_compiled_shows(name, tmp_path):
     noticed = toolchain.prove(tmp_path, "--mutants", name, "5", str(seed_of_the_day()))

@@ -12,6 +12,8 @@ from ranks import Ranks
 from stacks import Kind
 from test_stacks import KINDS, bound
 
+from tests.slow import slow
+
 SUMS = 4
 """Two layers with two all_reduces each."""
 
@@ -44,7 +46,7 @@ def test_transformers_plan_in_other_types(two: Ranks, name: str, tmp_path: Path)
     check(two, transformers_model, "Llama", tmp_path, kind=KINDS[name])
 
 
-@pytest.mark.parametrize("name", ["float32", "static", "dynamic"])
+@pytest.mark.parametrize("name", ["float32", pytest.param("static", marks=slow), "dynamic"])
 def test_transformers_plan_on_four_ranks(four: Ranks, name: str, tmp_path: Path) -> None:
     check(four, transformers_model, "Llama", tmp_path, kind=KINDS[name])
 

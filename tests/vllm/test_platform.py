@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.slow import ASKED, slow
 from tests.vllm.reference import error
 from tests.vllm.test_models import LAYERS, PROMPTS, ROUNDING, case, counts, model_lines
 
@@ -153,10 +154,8 @@ def ranks(session: Any, checkpoints: Any) -> dict[str, Any]:
         case("plain", path, "f32", PLAIN, **two),
         case("two", path, "f32", RANGES, **two),
         case("once", path, "f32", {**OURS, "mode": 2}, **two),
-        case("stock", path, "f32", {**OURS, "mode": 1}, **two),
         case("flashcomm", path, "f32", RANGES, **two, additional_config=flashcomm),
         case("decode", path, "f32", DECODE, **two),
-        case("captured plain", path, "f32", {"mode": 0}, **two),
         case("dynamic plain", dynamic, "bf16", PLAIN, **two),
         case("dynamic", dynamic, "bf16", RANGES, **two),
         case("wide plain", checkpoints(*WIDE, **WIDER), "bf16", PLAIN, **two),
@@ -169,13 +168,18 @@ def ranks(session: Any, checkpoints: Any) -> dict[str, Any]:
             additional_config=flashcomm,
         ),
     ]
+    if ASKED:  # of one rank they are run always
+        cases += [
+            case("stock", path, "f32", {**OURS, "mode": 1}, **two),
+            case("captured plain", path, "f32", {"mode": 0}, **two),
+        ]
     return session(cases, ASCEND_TEST_PLATFORM="1", VLLM_CPU_OMP_THREADS_BIND="0|1")
 
 
-COMPILED = ["two", "once", "stock", "flashcomm", "decode"]
+COMPILED = ["two", "once", "flashcomm", "decode", pytest.param("stock", marks=slow)]
 
 
-@pytest.mark.parametrize("name", [*COMPILED, "captured plain"])
+@pytest.mark.parametrize("name", [*COMPILED, pytest.param("captured plain", marks=slow)])
 def test_two_ranks_decode_the_tokens_of_one(
     results: dict[str, Any], ranks: dict[str, Any], name: str
 ) -> None:
