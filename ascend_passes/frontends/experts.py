@@ -29,7 +29,16 @@ from ascend_passes.frontends.expert_slots import (
 )
 from ascend_passes.frontends.vllm_operators import erase_between
 from ascend_passes.ir.arguments import arguments, named_arguments
-from ascend_passes.ir.graph import Context, first, is_call, operator_name, place, same_size, value
+from ascend_passes.ir.graph import (
+    Context,
+    first,
+    is_call,
+    operator_name,
+    place,
+    plain_size,
+    same_size,
+    value,
+)
 from ascend_passes.options.value import switched_on
 from ascend_passes.report.value import Miss, Report
 
@@ -40,6 +49,8 @@ GROUPED = {
     "transformers::grouped_mm_fallback": ("input", "weight", "offs"),
 }
 """Grouped product -> the names of its rows, weights and offsets."""
+MOST_EXPERTS = 1024
+"""More than any model has; a softmax over more is a sampler's, over words."""
 ONE_RESULT, OVER_ROWS = 3, 0
 """split_item and group_type of `npu_grouped_matmul`: groups of rows of one result."""
 ENDS, COUNTS = 0, 1
@@ -70,7 +81,8 @@ def choices_of_softmax(graph: fx.Graph) -> Iterator[fx.Node]:
     for node in graph.find_nodes(op="call_function", target=aten.topk.default):
         scores, _, dim, largest, _ = arguments(node)
         over = arguments(scores)[1] if is_call(scores, aten._softmax.default) else None
-        if largest and over == dim == value(scores).dim() - 1:
+        few = value(scores).dim() and plain_size(value(scores).shape[-1]) in range(MOST_EXPERTS + 1)
+        if largest and few and over == dim == value(scores).dim() - 1:
             yield node
 
 

@@ -296,3 +296,12 @@ def test_the_limits_of_an_operator_are_told():
 def test_a_report_expects_its_parts():
     report = compiled(Layer(), expect={"grouped_matmul": 2, "finalize_routing": 1})
     assert counts(report) == (1, 1, 2, 1)
+
+
+def test_a_choice_among_words_is_none_of_experts():
+    def likeliest(logits):
+        return logits.softmax(-1).topk(5, -1)
+
+    graph = traced(likeliest, [torch.ones(3, 2000)]).graph
+    report = experts(graph, Context())
+    assert not report.fired and not report.misses
