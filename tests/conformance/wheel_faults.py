@@ -60,10 +60,17 @@ OLDER: Mapping[str, str] = MappingProxyType(
         MASKED: "npu_add_rms_norm_dynamic_quant(Tensor x1, Tensor x2, Tensor gamma, *, "
         "Tensor? smooth_scale1=None, Tensor? smooth_scale2=None, Tensor? beta=None, "
         "float epsilon=9.9999999999999995e-07, bool[2] output_mask=[], ScalarType? y_dtype=None)"
-        " -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+        " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+        "npu_moe_finalize_routing": "npu_moe_finalize_routing(Tensor expanded_permuted_rows, "
+        "Tensor? skip1, Tensor? skip2, Tensor? bias, Tensor? scales, "
+        "Tensor expanded_src_to_dst_row, Tensor? export_for_source_row, int? drop_pad_mode=0)"
+        " -> Tensor",
     }
 )
-"""Operator -> its schema in torch_npu 2.10, whose `output_mask` takes no None and cannot be left
-out: its default has no element, where two are wanted. Meta gives the second scales a whole shape
-there although they are off. Our rules always say what is on, and read
-nothing that is off."""
+"""Operator -> its schema in torch_npu 2.10.
+
+The mask of the first, `output_mask`, takes no None there and cannot be left out: its default has no
+element, where two are wanted. Meta gives the second scales a whole shape there although they are
+off. Our rules always say what is on, and read nothing that is off. The second has no `k`, which
+nothing of ours gives.
+"""

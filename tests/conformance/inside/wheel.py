@@ -26,6 +26,11 @@ def older(name: str) -> bool:
     return name in wheel_faults.OLDER and minor(VERSION) < minor("2.11.0")
 
 
+def wants_mask(name: str) -> bool:
+    """Whether a call that does not say which results are on cannot be made with this release."""
+    return name == wheel_faults.MASKED and older(name)
+
+
 def has_meta(operator: Operator) -> bool:
     """Whether the wheel can tell the result's shape without running the operator."""
     name = operator.qualified_name
