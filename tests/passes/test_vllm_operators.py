@@ -302,6 +302,8 @@ CASES = {
         (of_unquantized_gemm, (made(*ROWS), made(2 * WIDTH, WIDTH), made(2 * WIDTH))),
     ],
 }
+ROWS_AND_SCALES = (made(*ROWS), made(*ROWS).flip(0), GAIN, *CASES["vllm::quantize"][0][1][1:])
+"""Rows, their residual, a gain, and a scale with its reciprocal and offset."""
 BOUND = {torch.bfloat16: 2.0**-7, torch.int8: 1.0, torch.float32: 2.0**-22}
 """One unit in the last place of bfloat16 at the row's largest number; one LSB; float32 rounding."""
 
@@ -336,13 +338,18 @@ def test_a_translation_gives_the_same(name, function, given):
         assert ((one.double() - other.double()).abs() <= bound * largest).all()
 
 
-def test_gemmas_norm_behind_a_sum_becomes_its_operator():
-    function, given = CASES["vllm_ir::fused_add_rms_norm"][1]
+def report_of(function, given):
+    """What became of a function of tensors."""
     torch._dynamo.reset()
     ascend_passes.reset()
     with torch.no_grad():
         torch.compile(function, backend="ascend_dense")(*given)
     (report,) = ascend_passes.reports()
+    return report
+
+
+def test_gemmas_norm_behind_a_sum_becomes_its_operator():
+    report = report_of(*CASES["vllm_ir::fused_add_rms_norm"][1])
     assert "torch.ops.npu.npu_gemma_rms_norm" in report.graph_after, report.graph_after
 
 
@@ -351,12 +358,7 @@ def test_gemmas_norm_in_front_of_a_quantize_is_one_kernel():
         y, total = of_gemmas_sum(x, residual, weight)
         return torch.ops.vllm.quantize(y, scale, reciprocal, offset), total
 
-    torch._dynamo.reset()
-    ascend_passes.reset()
-    given = (made(*ROWS), made(*ROWS).flip(0), GAIN, *CASES["vllm::quantize"][0][1][1:])
-    with torch.no_grad():
-        torch.compile(layer, backend="ascend_dense")(*given)
-    (report,) = ascend_passes.reports()
+    report = report_of(layer, ROWS_AND_SCALES)
     assert report.fired["add_rms_norm_quant"] == 1, str(report)
 
 
@@ -394,11 +396,6 @@ def test_vllm_ascends_norm_and_quantize_become_one_kernel():
         y, _, total = torch.ops._C_ascend.npu_add_rms_norm_bias(x, residual, weight, None, EPSILON)
         return torch.ops.vllm.quantize(y, scale, reciprocal, offset), total
 
-    torch._dynamo.reset()
-    ascend_passes.reset()
-    given = (made(*ROWS), made(*ROWS).flip(0), GAIN, *CASES["vllm::quantize"][0][1][1:])
-    with torch.no_grad():
-        torch.compile(layer, backend="ascend_dense")(*given)
-    (report,) = ascend_passes.reports()
+    report = report_of(layer, ROWS_AND_SCALES)
     assert report.spellings["add_rms_norm_quant[zero,reciprocal]"] == 1, str(report)
     assert report.graph_after.count("torch.ops.npu.") == 1
