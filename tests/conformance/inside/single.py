@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from operator import getitem
@@ -58,14 +59,16 @@ def calls_in(code: str, operator: Operator) -> int:
     return len(re.findall(re.escape(target), code))
 
 
-def filled(tensor: Tensor) -> Tensor:
-    """CPU numbers for a meta tensor: positive floats, small or, as positions, distinct integers."""
+def filled(tensor: Tensor, experts: int | None = None) -> Tensor:
+    """CPU numbers for a meta tensor: positive floats, small or, as positions, distinct integers; or
+    numbers of experts, which are below how many there are."""
     if tensor.dtype.is_floating_point:
         found = torch.rand(tensor.shape).to(tensor.dtype) + 0.5
     elif tensor.dtype == torch.int8:
         found = torch.randint(-127, 128, tensor.shape).to(tensor.dtype)
     else:
         found = torch.arange(tensor.numel(), dtype=tensor.dtype).view(tensor.shape)
+        found = found if experts is None else found % experts
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype).copy_(found)
 
 
@@ -93,7 +96,8 @@ def problem(operator: Operator, call: inputs.Call, reference: Callable[..., Any]
     ]
     before = kernels.replay.RECORDER.replays
     for _ in range(ROUNDS):
-        numbers = pytree.tree_map_only(Tensor, filled, (call.args, call.kwargs))
+        fill = functools.partial(filled, experts=call.kwargs.get("expert_num"))
+        numbers = pytree.tree_map_only(Tensor, fill, (call.args, call.kwargs))
         for memory, values in zip(given, tensors(numbers), strict=True):
             memory.copy_(values)
         found = tensors(runner(*given))
