@@ -15,6 +15,7 @@ from ascend_passes import Report
 from ascend_passes.models.build import small_model
 from ascend_passes.models.merged import trace_merged
 from ascend_passes.models.quantize import quantize_model, quantized_layers
+from ascend_passes.support import minor
 
 LAYERS = 2
 PASSES = (
@@ -231,6 +232,10 @@ def optimized(layers, dynamic):
 LAYERS_OF_QWEN3_32B = 64
 
 
+@pytest.mark.skipif(
+    minor(torch.__version__) < minor("2.11"),
+    reason="torch 2.10 does not compile a model of fake tensors, which Qwen3-32B's size asks for",
+)
 @pytest.mark.parametrize(
     ("layers", "dynamic"), [(64, False), (16, True), (1, False)], ids=["64", "16-dynamic", "1"]
 )

@@ -33,7 +33,15 @@ BESIDE_VLLM = (
     *("prometheus_fastapi_instrumentator", "py-cpuinfo", "pybase64", "pycountry", "pyzmq>=25"),
     *("pydantic-extra-types", "python-json-logger", "requests", "scipy", "setproctitle"),
     *("uvicorn", "uvloop", "watchfiles", "decorator", "partial-json-parser", "apache-tvm-ffi"),
-    *("model_hosting_container_standards", "attrs", "pyyaml", "protobuf", "tiktoken", "pandas"),
+    *(
+        "mistral-common",
+        "model_hosting_container_standards",
+        "attrs",
+        "pyyaml",
+        "protobuf",
+        "tiktoken",
+        "pandas",
+    ),
 )
 """What vLLM and vllm-ascend import until a configuration is settled."""
 UNREQUIRED = ("xgrammar==0.2.8", "gguf", "ijson", "depyf", "astor", "blake3", "lark", "diskcache")
