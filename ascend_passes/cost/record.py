@@ -7,7 +7,6 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import fx
 
 from ascend_passes.cost.model import Numbers, group_size, numbers, operator_cost, tensors
@@ -93,12 +92,9 @@ def recorded_kernel(
 def result_text(node: fx.Node) -> str:
     """`bfloat16[1, 16, 64]`; "" for what is no tensor."""
     first = next(tensors(value(node)), None)
-    return "" if first is None else shape_text(first.dtype, tuple(first.shape))
-
-
-def shape_text(dtype: torch.dtype, shape: tuple[Any, ...]) -> str:
-    """An element type and a shape."""
-    return f"{short(dtype)}[{', '.join(map(str, shape))}]"
+    if first is None:
+        return ""
+    return f"{short(first.dtype)}[{', '.join(map(str, first.shape))}]"
 
 
 def kept_value(node: fx.Node, numeric: Numbers) -> Once:

@@ -95,8 +95,8 @@ def problem(operator: Operator, call: inputs.Call, reference: Callable[..., Any]
         torch.empty_like(fake, device=kernels.DEVICE) for fake in tensors((call.args, call.kwargs))
     ]
     before = kernels.replay.RECORDER.replays
+    fill = functools.partial(filled, experts=call.kwargs.get("expert_num"))
     for _ in range(ROUNDS):
-        fill = functools.partial(filled, experts=call.kwargs.get("expert_num"))
         numbers = pytree.tree_map_only(Tensor, fill, (call.args, call.kwargs))
         for memory, values in zip(given, tensors(numbers), strict=True):
             memory.copy_(values)
