@@ -82,6 +82,15 @@ def test_a_crossing_beyond_twice_the_prediction_breaks_the_bar_alone() -> None:
     assert found["crossing_within_ratio"] is False and found["holds"] is False
 
 
+def test_flashcomm_behind_inductor_breaks_the_bar() -> None:
+    rows = measured(pays_from(2000), pays_from(2500))
+    (found,) = bars([*rows, Row(2, "prefill", 4096, "inductor", 9.0, 9.0, 9.0)])
+    assert found["compared_with_inductor_at"] == [4096] and found["holds"] is True
+    (found,) = bars([*rows, Row(2, "prefill", 4096, "inductor", 0.1, 0.1, 0.1)])
+    assert found["behind_inductor_at"] == [4096] and found["holds"] is False
+    assert "behind it at 4096" in "\n".join(bar_lines([found]))
+
+
 def test_a_run_without_the_crossing_tells_nothing() -> None:
     (found,) = bars(measured(lambda tokens: 1.0, lambda tokens: 1.0))
     assert found["measured_crossing"] == found["predicted_crossing"] == "above 16384"

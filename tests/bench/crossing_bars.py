@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-PLAIN = "ascend_dense"
+PLAIN, INDUCTOR = "ascend_dense", "inductor"
 SHARDED = ("flashcomm", "flashcomm+mm_rs")
 LARGEST_RATIO = 2.0
 """Between the measured and the predicted crossing point."""
@@ -111,9 +111,9 @@ def within(one: Crossing | None, other: Crossing | None) -> bool | None:
 def bars(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """A record for each world size, form of FlashComm, and sizes that the ranks divide or do not.
 
-    Sizes that leave rows over are padded and have a crossing of their own. A record has both bars
-    and what they rest on: `holds` is true where both hold, false where one is broken, None where
-    the run does not tell.
+    Sizes that leave rows over are padded and have a crossing of their own. A record has the bars
+    and what they rest on: `holds` is true where all hold, false where one is broken, None where
+    the run does not tell. Inductor compiles the layers without FlashComm.
     """
     found = []
     for world in sorted({row.world for row in rows if row.world > 1}):
@@ -150,7 +150,10 @@ def bar(rows: Sequence[Row], world: int, variant: str, padded: bool) -> dict[str
     )
     close = within(seen, promised)
     on = [row.tokens for row, _ in pairs if row.turned_on]
-    verdicts = (not slower if on else None, close)
+    peer = {row.tokens: row for row in rows if row.variant == INDUCTOR}
+    compared = [row for row, _ in pairs if row.turned_on and row.tokens in peer]
+    behind = [row.tokens for row in compared if is_slower(row, peer[row.tokens])]
+    verdicts = (not slower if on else None, close, *([not behind] if compared else []))
     return {
         "world": world,
         "variant": variant,
@@ -158,6 +161,8 @@ def bar(rows: Sequence[Row], world: int, variant: str, padded: bool) -> dict[str
         "sizes": [row.tokens for row, _ in pairs],
         "turned_on_at": on,
         "slower_at": slower,
+        "compared_with_inductor_at": [row.tokens for row in compared],
+        "behind_inductor_at": behind,
         "measured_crossing": text(seen),
         "measured_crossing_by_spread": [text(early), text(late)],
         "predicted_crossing": text(promised),
@@ -236,6 +241,10 @@ def bar_lines(records: Sequence[dict[str, Any]]) -> list[str]:
         on = ", ".join(map(str, found["turned_on_at"])) or "no size"
         verdict = words[found["never_slower_where_turned_on"]]
         lines.append(f"{name}: turned on at {on}; never slower there: {verdict}")
+        if found["compared_with_inductor_at"]:
+            sizes = ", ".join(map(str, found["compared_with_inductor_at"]))
+            late = ", ".join(map(str, found["behind_inductor_at"])) or "no size"
+            lines.append(f"{name}: beside Inductor at {sizes}; behind it at {late}")
         for case in found["slower_at"]:
             lines.append(
                 f"  slower at {case['tokens']} tokens: {case['low_with']:.3f} ms at best, "

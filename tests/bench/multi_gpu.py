@@ -5,10 +5,10 @@
     python tests/bench/multi_gpu.py --tokens 1024,decode64          these sizes alone, in this order
     python tests/bench/multi_gpu.py --report DIR                    the reports of a folder's rows
 
-Every variant is first compared with the eager model. On GPUs Inductor compiles the references of
-the NPU operators (`fused_kernels.py`). Writes worldN.json after each size, and at the
-end results.json, bars.json, table.txt and plot.png. The exit status is 1 where nothing was measured
-or a bar is broken.
+Every variant is first compared with the eager model. On GPUs Inductor compiles the plain spelling
+beside them, in the same rounds. Writes worldN.json after each size, and at the end results.json,
+bars.json, table.txt and plot.png. The exit status is 1 where nothing was measured or a bar is
+broken.
 """
 
 from __future__ import annotations
@@ -39,8 +39,6 @@ ORDER = "1024,4096,256,decode64,16384,2048,512,8192,64,decode16,16,1023,4095,204
 """The most telling sizes first: a run that is cut short still finds the crossing. Odd sizes leave
 rows over, which FlashComm pads."""
 SMALL_ORDER = "16,64,3,decode16"
-INDUCTOR = ("1024", "4096", "decode64", "16", "decode16")
-"""Sizes at which Inductor runs too, after all others: its compilations take longest."""
 GRACE = 20.0
 """Seconds beyond the time limit after which processes are stopped; they end before it by
 themselves unless one hangs."""
@@ -88,18 +86,15 @@ def arguments() -> argparse.Namespace:
 
 
 def tasks(given: argparse.Namespace) -> tuple[Task, ...]:
-    """What to measure, in order: all sizes with our variants, then Inductor at a few."""
+    """What to measure, in order."""
     words = (given.tokens or (SMALL_ORDER if given.small else ORDER)).split(",")
-    ours = [task_of(word, True) for word in words]
-    if given.device == "cpu":
-        return tuple(ours)
-    return (*ours, *(task_of(word, False) for word in words if word in INDUCTOR))
+    return tuple(map(task_of, words))
 
 
-def task_of(word: str, ours: bool) -> Task:
+def task_of(word: str) -> Task:
     """`1024` is prefill of so many tokens, `decode64` one step of so many sequences."""
     kind = "decode" if word.startswith("decode") else "prefill"
-    return Task(kind, int(word.removeprefix("decode")), ours)
+    return Task(kind, int(word.removeprefix("decode")))
 
 
 def run_world(world: int, run: Run) -> None:

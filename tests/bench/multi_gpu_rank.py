@@ -16,10 +16,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from crossing_bars import PLAIN, Row
+from crossing_bars import INDUCTOR, PLAIN, Row
 from cuda_decode import runners
 from device_timing import Step, can_capture, captured, spread, timed
-from fused_kernels import compile_references
 from qwen3_stack import SMALL, VOCABULARY, Shape, Stack
 from wire import wire
 
@@ -33,7 +32,7 @@ order move int8 activations by a step here and there, noise of about 1/127 to la
 PATIENCE = timedelta(seconds=120)
 """How long a rank waits in a collective; ranks compile for different times."""
 FEWEST_SECONDS = 10.0
-"""A task is not begun with less time left than this, or than the last of its sort took."""
+"""A task is not begun with less time left than this, or than the last one took."""
 MOST_COPIED = 16384
 """Bytes that a captured decode step may copy: token ids, and no cache."""
 FLASHCOMM = {"flashcomm": True, "flashcomm_tokens": 0, "passes": "-sequence_parallel.cost"}
@@ -48,11 +47,10 @@ DECODE: Mapping[str, Mapping[str, Any]] = {PLAIN: {}, "captured": {"cudagraph_mo
 
 @dataclass(frozen=True)
 class Task:
-    """One size: `ours` is the variants of `ascend_dense` beside eager, else Inductor alone."""
+    """One size."""
 
     kind: str
     tokens: int
-    ours: bool = True
 
 
 @dataclass(frozen=True)
@@ -103,30 +101,25 @@ def measure(rank: int, world: int, run: Run) -> None:
     )
     torch._dynamo.config.recompile_limit = 1000  # many sizes of one model are compiled on purpose
     torch._dynamo.config.accumulated_recompile_limit = 1000
-    if cuda:
-        compile_references(run.device)
     replay = can_capture(run.device)
     profile = shared_profile(rank, world, run, replay)
     group = dist.group.WORLD.group_name  # type: ignore[union-attr]
     model = Stack(run.shape, run.layers, world, group, run.device, seed=100 + rank)
-    inductor = torch.compile(model, backend="inductor", dynamic=True)
     rows: list[Row] = []
-    lasted = {True: 0.0, False: 0.0}
+    lasted = FEWEST_SECONDS
     for task in run.tasks:
-        if late(run, max(FEWEST_SECONDS, lasted[task.ours])):
-            continue  # a task of the other sort may be shorter
+        if late(run, lasted):
+            break
         start = time.time()
-        made = ours(model, task, profile) if task.ours else {"inductor": inductor}
-        found = compare(model, made, task, run, world, replay)
+        found = compare(model, compiled(model, task, profile), task, run, world, replay)
         rows += found
         gc.collect()
         if cuda:
             torch.cuda.empty_cache()
-        if task.ours:
-            torch._dynamo.reset()
-        lasted[task.ours] = time.time() - start
+        torch._dynamo.reset()
+        lasted = max(FEWEST_SECONDS, time.time() - start)
         if rank == 0:
-            save(rows, found, lasted[task.ours], Path(run.out, f"world{world}.json"))
+            save(rows, found, lasted, Path(run.out, f"world{world}.json"))
 
 
 def save(rows: list[Row], found: list[Row], seconds: float, path: Path) -> None:
@@ -182,13 +175,15 @@ def together(function: Callable[[], Any], device: str) -> tuple[Any, str]:
     return None, "; ".join(filter(None, texts))
 
 
-def ours(model: Stack, task: Task, profile: str) -> dict[str, Callable[..., Any]]:
+def compiled(model: Stack, task: Task, profile: str) -> dict[str, Callable[..., Any]]:
     """Variant -> the model compiled in that way."""
     made: dict[str, Callable[..., Any]] = {}
     for name, chosen in (PREFILL if task.kind == "prefill" else DECODE).items():
         options = {"profile": profile, **chosen}
         spelled = model.spelled("npu")
         made[name] = torch.compile(spelled, backend=ascend_dense, options=options, dynamic=False)
+    if model.norm.is_cuda:
+        made[INDUCTOR] = torch.compile(model, backend="inductor", dynamic=False)
     return made
 
 
@@ -221,7 +216,7 @@ def compare(
     """
     arguments = inputs(run, world, task)
     replay = replay and task.kind == "prefill"
-    every = ({"eager": model} if "inductor" not in made else {}) | dict(made)
+    every = {"eager": model, **made}
     rows = {name: Row(world, task.kind, task.tokens, name, replayed=replay) for name in every}
     expected, failed = together(lambda: model(*arguments), run.device)
     if failed:

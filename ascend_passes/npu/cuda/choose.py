@@ -24,9 +24,10 @@ FAMILIES = {
     "swiglu": ("npu_swiglu", "npu_swiglu_quant"),
     "rotary": ("npu_rotary_mul",),
     "matmul": ("npu_quant_matmul",),
+    "collective": ("npu_quant_mm_reduce_scatter", "npu_all_gather_quant_mm"),
 }
 """File of this folder -> the operators that it has kernels for, so that none is loaded early."""
-WHOLE = ("npu_quant_matmul",)
+WHOLE = (*FAMILIES["matmul"], *FAMILIES["collective"])
 """Operators whose kernel is faster than what Inductor makes of the reference and of what stands
 around it; the others are row-wise, and Inductor fuses them further."""
 log = logging.getLogger("ascend_passes.kernels")
@@ -45,7 +46,7 @@ def inlined(operator: Operator, device: str) -> Callable[..., Any] | None:
     if device != "cuda" or operator.name not in WHOLE or not has_triton():
         return operator.reference
     in_graph: Mapping[str, Callable[..., Any]] = kernel_file(operator.name).IN_GRAPH
-    return in_graph.get(operator.name)
+    return or_reference(operator, lambda: in_graph[operator.name])
 
 
 def kernel_file(name: str) -> Any:
@@ -68,9 +69,17 @@ def on_cuda(operator: Operator) -> Callable[..., Any]:
     if not any(operator.name in names for names in FAMILIES.values()):
         return operator.reference
 
+    return or_reference(operator, lambda: kernel_of(operator.name))
+
+
+def or_reference(
+    operator: Operator, find_kernel: Callable[[], Callable[..., Any] | None]
+) -> Callable[..., Any]:
+    """Runs what `find_kernel` finds at a call; the reference where it is none or is defeated."""
+
     @functools.wraps(operator.reference)
     def run(*arguments: Any, **keywords: Any) -> Any:
-        kernel = kernel_of(operator.name)
+        kernel = find_kernel()
         if kernel is None:
             return operator.reference(*arguments, **keywords)
         from ascend_passes.npu.cuda.launch import Defeated
