@@ -1,7 +1,8 @@
 """How fast layers are under eager, Inductor and `ascend_dense`, beside what the GPU can do.
 
     python tests/bench/peers.py [--layers 8] [--decode 1 32 128 256] [--prefill 512 2048 8192]
-    python tests/bench/peers.py --layers 64 --decode 1 32 128 --prefill 4096 --captured
+    python tests/bench/peers.py --layers 64 --decode 1 --prefill --captured
+    python tests/bench/peers.py --layers 64 --decode 1 32 128 --prefill 4096 --captured --each-layer
 
 Qwen3-32B's sizes, W8A8, plain torch (`peers_stack.py`). The floor is measured in the same run:
 each product takes the bytes of its weight at the card's read bandwidth or its operations at the
@@ -89,10 +90,19 @@ def floor(shape: Shape, layers: int, tokens: int, decode: bool, rate: dict[str, 
     return layers * total
 
 
-def compiled(model: Any, backend: str) -> Any:
-    """The model under a backend, for the sizes of the next call alone."""
+def compiled(model: Any, backend: str, each_layer: bool) -> Any:
+    """The model under a backend, for the sizes of the next call alone.
+
+    With `each_layer` its layers share one compilation, as in a server: it takes the place of the
+    last one.
+    """
     torch._dynamo.reset()
-    return torch.compile(model, backend=backend, dynamic=False, fullgraph=True)
+    how: dict[str, Any] = {"backend": backend, "dynamic": False, "fullgraph": True}
+    if not each_layer:
+        return torch.compile(model, **how)
+    for layer in model.layers:
+        layer.compile(**how)
+    return model
 
 
 def use_ascend_dense() -> None:
@@ -119,7 +129,7 @@ def measure(model: Any, tokens: int, decode: bool, settings: argparse.Namespace)
     seconds, results = {}, {"eager": model(ids, positions, caches)}
     for name, backend in (("Inductor", "inductor"), ("ascend_dense", "ascend_dense")):
         begin = time.perf_counter()
-        step = compiled(model, backend)
+        step = compiled(model, backend, settings.each_layer)
         results[name] = step(ids, positions, caches)
         seconds[name] = time.perf_counter() - begin
         steps[name] = lambda step=step: step(ids, positions, caches)
@@ -187,6 +197,9 @@ def main() -> int:
     parser.add_argument("--prefill", type=int, nargs="*", default=[512, 2048, 8192])
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--captured", action="store_true", help="time the captured peers alone")
+    parser.add_argument(
+        "--each-layer", action="store_true", help="compile one layer for all; with --captured"
+    )
     parser.add_argument("--small", action="store_true", help="a model that any card runs")
     parser.add_argument("--out", default=os.environ.get("OUT", "build"))
     settings = parser.parse_args()
