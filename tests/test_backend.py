@@ -608,3 +608,14 @@ def test_a_backward_that_is_compiled_while_the_model_is_traced_ends():
         check=True,
     )
     assert ended.stdout.splitlines()[-1] == "True"
+
+
+def test_on_a_cpu_who_watches_sees_the_operators_and_who_does_not_gets_the_same() -> None:
+    compiled = torch.compile(Norm(), backend="ascend_dense")
+    x = torch.randn(3, H)
+    with torch.no_grad():
+        direct = compiled(x)
+        with torch.profiler.profile() as recorded:
+            watched = compiled(x)
+    assert "npu::npu_rms_norm" in {event.name for event in recorded.events()}
+    assert torch.equal(direct, watched)

@@ -168,10 +168,18 @@ def test_the_metadata_and_the_page_have_the_ranges_of_the_table():
     needs = {one.name: one for one in map(Requirement, (*PROJECT["dependencies"], *extras))}
     page = {name.lower().replace("_", "-"): span for name, span in ranges().items()}
     assert page.pop("python") == PROJECT["requires-python"]
+    assert page.pop("vllm") == support.version_ranges()["vllm"]
     for name, span in support.version_ranges().items():
-        assert needs[name].specifier == SpecifierSet(span), name
+        if name != "vllm":
+            assert needs[name].specifier == SpecifierSet(span), name
     for name, span in page.items():
         assert needs[name].specifier == SpecifierSet(span), name
+
+
+def test_no_extra_puts_a_build_of_vllm_over_that_of_the_device():
+    extras = [one for extra in PROJECT["optional-dependencies"].values() for one in extra]
+    assert not [one for one in extras if Requirement(one).name.startswith("vllm")]
+    assert PROJECT["optional-dependencies"]["vllm"] == []  # the name is known, as users expect
 
 
 @pytest.mark.parametrize("name", ["torch", "transformers"])

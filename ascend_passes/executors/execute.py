@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from ascend_passes.executors.inductor import SizedGraph, with_references
+from ascend_passes.executors.inductor import SizedGraph
+from ascend_passes.executors.references import on_cpu
 from ascend_passes.ir import graph as facts
 from ascend_passes.ir.trace import compiling
 from ascend_passes.ir.traits import traits_of
@@ -60,8 +61,7 @@ def execute(
                 "executor 'inductor' is for CUDA and CPU; use 'npugraph_ex' on NPU."
             )
         return SizedGraph(gm, example_inputs, device)
-    # The dispatcher's way to a reference takes as long as several of the operators in it.
-    return with_references(gm, device).forward if device == "cpu" else gm.forward
+    return on_cpu(gm) if device == "cpu" else gm.forward
 
 
 def chosen(options: Options, device: str) -> str:

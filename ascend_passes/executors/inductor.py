@@ -17,11 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ascend_passes import npu
+from ascend_passes.executors.references import with_references
 from ascend_passes.ir import trace
 from ascend_passes.ir.blueprint import copied
 from ascend_passes.ir.trace_inductor import compile_with_inductor
-from ascend_passes.npu.cuda.choose import inlined
 
 Place = tuple[int, int | None]
 """An input, and its dim unless the input is a number itself."""
@@ -72,17 +71,6 @@ class SizedGraph:
         made = Compiled(holds, run)
         self.compiled.append(made)
         return made
-
-
-def with_references(gm: fx.GraphModule, device: str) -> fx.GraphModule:
-    """A copy of the graph whose NPU operators without a kernel are calls of their references."""
-    graph = copied(gm.graph)
-    for node in graph.nodes:
-        operator = npu.operator_of(node.target)
-        function = None if operator is None else inlined(operator, device)
-        if function is not None:
-            node.target = function
-    return fx.GraphModule(gm, graph)
 
 
 def symbolic_places(values: Sequence[Any]) -> list[Place]:

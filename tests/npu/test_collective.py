@@ -139,6 +139,19 @@ def check_gathers(rank, world, group, source):
     assert rows.shape == amax.shape == (0,)
 
 
+def check_kernels(rank, world, group, source):
+    """What runs on a GPU is the reference with another product; here both take the same one."""
+    from ascend_passes.npu.cuda.collective import KERNELS
+
+    left, right, _ = operands(source, world, integer=True)
+    scale, columns = (torch.rand(n, generator=source) * 0.01 for n in (world * ROWS, WIDTH))
+    more = {"x1_scale": scale[:ROWS], "x2_scale": columns, "y_dtype": BFLOAT16}
+    for name, run_kernel in KERNELS.items():
+        given = (left[rank][:ROWS], right[rank], group, world)
+        pairs = zip(run_kernel(*given, **more), fakes.call(name, *given, **more), strict=True)
+        assert all(torch.equal(one, other) for one, other in pairs), name
+
+
 def check_world_size_limit(rank, world, group, source):
     left, right, _ = operands(source, world, integer=False)
     arguments = {"x1": left[rank], "x2": right[rank], "hcom": group}
@@ -148,7 +161,7 @@ def check_world_size_limit(rank, world, group, source):
 
 
 def check_all(rank, world, group, source):
-    for check in (check_reductions, check_quantized_reductions, check_gathers):
+    for check in (check_reductions, check_quantized_reductions, check_gathers, check_kernels):
         check(rank, world, group, source)
     check_world_size_limit(rank, world, group, source)
 

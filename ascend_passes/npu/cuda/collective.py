@@ -15,7 +15,7 @@ from ascend_passes.npu.cuda.launch import require_that
 from ascend_passes.npu.operator import empty
 
 
-def product(
+def kernel_product(
     left: Tensor,
     right: Tensor,
     row_scale: Tensor | None,
@@ -36,7 +36,7 @@ def product(
     return found
 
 
-def quant_mm_reduce_scatter(
+def matmul_kernel_scattered(
     input: Tensor,
     x2: Tensor,
     hcom: str,
@@ -50,11 +50,11 @@ def quant_mm_reduce_scatter(
     **_: Any,
 ) -> tuple[Tensor, Tensor]:
     """`npu_quant_mm_reduce_scatter`."""
-    partial = product(input, x2, x1_scale, x2_scale, bias, y_dtype)
+    partial = kernel_product(input, x2, x1_scale, x2_scale, bias, y_dtype)
     return parts.scattered(partial, reduce_op, world_size, hcom), empty(input, [0], torch.float32)
 
 
-def all_gather_quant_mm(
+def gathered_matmul_kernel(
     input: Tensor,
     x2: Tensor,
     hcom: str,
@@ -73,13 +73,13 @@ def all_gather_quant_mm(
     rows = parts.gathered(input, world_size, hcom)
     if x1_scale is not None:
         x1_scale = parts.gathered(x1_scale.reshape(-1), world_size, hcom)
-    out = product(rows, x2, x1_scale, x2_scale, bias, y_dtype)
+    out = kernel_product(rows, x2, x1_scale, x2_scale, bias, y_dtype)
     return out, rows if gather_output else empty(input, [0]), empty(input, [0], torch.float32)
 
 
 KERNELS = {
-    "npu_quant_mm_reduce_scatter": quant_mm_reduce_scatter,
-    "npu_all_gather_quant_mm": all_gather_quant_mm,
+    "npu_quant_mm_reduce_scatter": matmul_kernel_scattered,
+    "npu_all_gather_quant_mm": gathered_matmul_kernel,
 }
 IN_GRAPH = KERNELS
 """Both are calls of other operators, which a graph may hold as they are."""
