@@ -23,6 +23,7 @@ from ascend_passes.meaning.family import Place, Recognition, Recognizer
 from ascend_passes.meaning.finding import FoundPiece, laid_out
 from ascend_passes.meaning.gated import GATES
 from ascend_passes.meaning.lift import CANNOT_RUN, WidePiece
+from ascend_passes.meaning.narrowed import refuse_narrowing
 from ascend_passes.meaning.numbers import KnownNumbers, record_numbers
 from ascend_passes.meaning.quant_matmul import PRODUCTS
 from ascend_passes.meaning.quantize import QUANTIZES
@@ -214,7 +215,8 @@ def replace_piece(search: Search, family: Recognizer, cone: Cone) -> str | Stay 
     if not is_wanted(family, answer.rule, search.context.options):
         return None
     finding = FoundPiece.of(cone, answer, family.shares, family.rounds_sums)
-    emission = refuse(finding, search.effects) or emission_for(search, finding)
+    reason = refuse_narrowing(cone) or refuse(finding, search.effects)
+    emission = reason or emission_for(search, finding)
     if isinstance(emission, Emission):
         emission = refuse_sharing(finding, emission) or emission
     if isinstance(emission, str):

@@ -261,3 +261,17 @@ def part_of_a_split_written(compile: Compile) -> Any:
         for result in results:
             result.fill_(1)
     return [result + 1 for result in results]
+
+
+def rounded_in_the_middle(compile: Compile) -> Any:
+    """float32 values that are rounded to bfloat16 on purpose."""
+
+    def f(x, gain):
+        rounded = x.to(torch.bfloat16)
+        wide = rounded.float()
+        normed = nn.functional.rms_norm(wide, (64,), gain, 1e-5)
+        halves = nn.functional.silu(wide[:, :32]) * x[:, 32:]
+        return x.flip(0) + rounded, normed, halves, x + wide.neg()
+
+    x, gain = torch.randn(4, 64), torch.rand(64)
+    return compile(f)(x, gain)
