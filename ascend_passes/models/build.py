@@ -33,6 +33,7 @@ FAMILIES: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
         "llama": ("llama", {}),
         "mistral": ("mistral", {"sliding_window": None}),
         "gemma3": ("gemma3_text", {"query_pre_attn_scalar": 64, "sliding_window": 128}),
+        "glm4": ("glm4", {"attention_bias": True}),
     }
 )
 """Family -> transformers' model type and what its small configuration needs besides `SMALL`."""

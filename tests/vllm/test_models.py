@@ -20,7 +20,9 @@ MODELS = {
     "qwen2": ("qwen2", "f32"),
     "llama": ("llama", "f32"),
     "gemma3": ("gemma3", "f32"),
+    "glm4": ("glm4", "f32"),
     "bf16": ("qwen3", "bf16"),
+    "gemma3 bf16": ("gemma3", "bf16"),
     "static": ("qwen3", "bf16", "static"),
     "dynamic": ("qwen3", "bf16", "dynamic"),
 }
@@ -29,7 +31,9 @@ EXPECTED = {
     "qwen2": {"add_rms_norm": 2 * LAYERS, "swiglu": LAYERS, "C_rotary_embedding": LAYERS},
     "llama": {"add_rms_norm": 2 * LAYERS, "swiglu": LAYERS, "C_rotary_embedding": LAYERS},
     "gemma3": {"vllm_ir_rms_norm": 4 * LAYERS + 1, "C_rotary_embedding": LAYERS},
+    "glm4": {"add_rms_norm": 2 * LAYERS, "swiglu": LAYERS, "C_rotary_embedding": LAYERS},
     "bf16": {"add_rms_norm": 2 * LAYERS, "swiglu": LAYERS, "C_rotary_embedding": LAYERS},
+    "gemma3 bf16": {"add_gemma_rms_norm": 2 * LAYERS, "geglu": LAYERS},
     "static": {"add_rms_norm_quant": 2 * LAYERS - 1, "rms_norm_quant": 1, "swiglu": LAYERS},
     "dynamic": {"add_rms_norm_dynamic_quant": 2 * LAYERS - 1, "swiglu_quant_dynamic": LAYERS},
 }
@@ -85,7 +89,7 @@ def test_float32_tokens_are_those_of_plain_vllm(results: dict[str, Any], name: s
     assert results[f"{name} ours"]["backend"] == "ascend_dense"
 
 
-@pytest.mark.parametrize("name", ["bf16", "static", "dynamic"])
+@pytest.mark.parametrize("name", ["bf16", "gemma3 bf16", "static", "dynamic"])
 def test_logprobs_are_as_near_to_float64_as_plain_vllms(
     results: dict[str, Any], checkpoints: Any, name: str
 ) -> None:
@@ -107,6 +111,7 @@ def switched(
     path, ours = checkpoints(), {"backend": "ascend_dense"}
     options = {"additional_config": {"ascend_passes": {"rules": "-add_rms_norm"}}}
     inductor = {"additional_config": {"ascend_passes": {}}}
+    executor = {"additional_config": {"ascend_passes": {"executor": "inductor"}}}
     wrong = {"additional_config": {"ascend_passes": {"flashcom": True}}}
     chunked = {"max_num_batched_tokens": 64, "enable_prefix_caching": True}
     long = [
@@ -127,6 +132,8 @@ def switched(
             case("eager", path, "f32", ours, enforce_eager=True),
             case("wrong", path, "f32", ours, **wrong),
             case("inductor", path, "f32", {"mode": 2, "backend": "inductor"}, **inductor),
+            case("executor", path, "f32", ours, **executor),
+            case("transformers", path, "f32", ours, model_impl="transformers"),
             *long,
         ],
         VLLM_CACHE_ROOT=str(tmp_path_factory.mktemp("cache")),
@@ -134,7 +141,11 @@ def switched(
 
 
 @pytest.mark.parametrize(
-    "name", ["first", "second", "changed", "again", "stock", "once", "eager", "inductor"]
+    "name",
+    [
+        *("first", "second", "changed", "again", "stock", "once", "eager", "inductor"),
+        *("executor", "transformers"),
+    ],
 )
 def test_tokens_in_every_mode(switched: dict[str, Any], name: str) -> None:
     assert switched[name]["tokens"] == switched["plain"]["tokens"], switched[name].get("error")
@@ -164,6 +175,16 @@ def test_a_wrong_option_stops_the_start(switched: dict[str, Any]) -> None:
 def test_the_passes_run_inside_inductor(switched: dict[str, Any]) -> None:
     assert switched["inductor"]["backend"] == "inductor"
     assert switched["inductor"]["reports"][0]["fired"]["add_rms_norm"] == 2 * LAYERS
+
+
+def test_the_executor_inductor_and_the_transformers_backend_fuse_as_well(
+    switched: dict[str, Any],
+) -> None:
+    executor, theirs = (
+        switched[name]["reports"][0]["fired"] for name in ("executor", "transformers")
+    )
+    assert executor["add_rms_norm"] == theirs["add_rms_norm"] == 2 * LAYERS
+    assert theirs["rotary_mul"] == 2 * LAYERS and theirs["swiglu"] == LAYERS
 
 
 def test_chunked_prefill_and_prefix_caching(switched: dict[str, Any]) -> None:
