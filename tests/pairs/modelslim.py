@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from ascend_passes.models.build import small_model
 from ascend_passes.models.quantize import observe
@@ -50,6 +51,23 @@ def make(folder: Path, activations: str, **changes: int) -> Path:
     (folder / "quant_model_description.json").write_text(json.dumps(described))
     write_tokenizer(folder, model.config.vocab_size)
     return folder
+
+
+def exact(folder: Path) -> PreTrainedModel:
+    """The model that a checkpoint's int8 weights stand for, activations as they are.
+
+    In float32, which holds each weight; `models.reference` computes it in float64.
+    """
+    config = AutoConfig.from_pretrained(folder)
+    state = load_file(str(folder / "model.safetensors"))
+    wide = {
+        name: tensor.float() * state.get(f"{name}_scale", torch.ones(1)).float()
+        for name, tensor in state.items()
+        if name.endswith(".weight")
+    }
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.load_state_dict(wide)
+    return model.eval()
 
 
 def quantized(weight: Tensor, seen: tuple[Tensor, Tensor] | None) -> Mapping[str, Tensor]:

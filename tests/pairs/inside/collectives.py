@@ -39,6 +39,8 @@ class Group(ProcessGroup):
         super().__init__(rank, size)
         self.gloo = ProcessGroupGloo(store, rank, size, timeout)
         self.gloo._set_sequence_number_for_group()
+        # torch asks the backends of a group for its name.
+        self._register_backend(torch.device("cpu"), ProcessGroup.BackendType.GLOO, self.gloo)
 
     def getBackendName(self) -> str:  # noqa: N802  torch's name for it
         return "hccl"

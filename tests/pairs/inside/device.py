@@ -5,12 +5,12 @@ Call `install` before vLLM makes a worker; the rest of the process then runs vll
 
 from __future__ import annotations
 
+import itertools
 import sys
 import types
 from collections.abc import Callable
 from typing import Any
 
-import torch
 import torch_npu  # noqa: F401  the device
 from torch import Tensor
 
@@ -43,7 +43,7 @@ class SlotMapping:
         """Writes `slots` in place: block number times block size, and the place in the block."""
         starts, positions, blocks, slots = map(kernels.to_host, (starts, positions, blocks, slots))
         slots[tokens:most_tokens] = PADDED
-        for request, (start, end) in enumerate(zip(starts[:-1], starts[1:], strict=True)):
+        for request, (start, end) in enumerate(itertools.pairwise(starts.tolist())):
             place = positions[start:end]
             numbers = blocks[request, place // block_size].long()
             slots[start:end] = (numbers * block_size + place % block_size).to(slots.dtype)
@@ -63,8 +63,8 @@ def install() -> replay.Recorder:
     import vllm_ascend.vllm_ascend_C  # noqa: F401  its operators' schemas
     from vllm_ascend.ops.triton.linearnorm import split_qkv_rmsnorm_rope  # noqa: F401  another
 
-    references = {operator.qualified_name: operator.reference for operator in npu.OPERATORS.values()}
-    recorder = kernels.install({**references, **attention.REFERENCES, **operators.REFERENCES})
+    ours = {one.qualified_name: one.reference for one in npu.OPERATORS.values()}
+    recorder = kernels.install({**ours, **attention.REFERENCES, **operators.REFERENCES})
     from vllm.v1.worker import block_table
 
     block_table._compute_slot_mapping_kernel = SlotMapping()

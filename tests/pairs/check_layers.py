@@ -1,0 +1,165 @@
+"""vllm-ascend's own engine with our passes in it, on the pair's torch_npu and the CANN stand-in.
+
+Its platform settles the configuration, its worker and model runner build and run the model of its
+own layers, npugraph_ex compiles and its ACLGraphWrapper captures and replays. Kernels are CPU
+references, HCCL is gloo, Triton kernels are functions.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.pairs import modelslim, standin
+from tests.vllm.reference import error_under
+from tests.vllm.session import MARK
+
+LAYERS = 3
+NORMS = 2 * LAYERS - 1
+"""All norms of the layers but the first, which has no residual; each has a quantize behind it."""
+DECODE = {"cudagraph_mode": "FULL_DECODE_ONLY", "splitting_ops": []}
+PROMPTS = [[[5, 6, 7, 8, 9, 10, 11], [12, 13, 14], list(range(20, 60))]]
+LONG = [[[3 + number % 500 for number in range(1101)]]]
+"""More tokens than FlashComm acts above, and not as many on two ranks."""
+FORMS = {
+    "static": "npu::npu_add_rms_norm_quant",
+    "dynamic": "npu::npu_add_rms_norm_dynamic_quant",
+}
+ROUNDING = 2
+"""Our root mean square error may be this multiple of what the same stack has without us, and the
+least of it: both round at the same places, ours at fewer."""
+SECONDS = 600
+RUNNING = {"VLLM_WORKER_MULTIPROC_METHOD": "spawn", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+
+
+def case(name: str, model: Path, ours: Any, tokens: int = 6, **engine: Any) -> dict[str, Any]:
+    """A case of `tests/vllm/session.py`; `ours` is our section, None for the stack without us."""
+    more = engine.pop("additional_config", {})
+    section = more if ours is None else {**more, "ascend_passes": ours}
+    return {
+        "name": name,
+        "model": str(model),
+        "batches": engine.pop("batches", PROMPTS),
+        "logprobs": 5,
+        "tokens": tokens,
+        "engine": {
+            "dtype": "bfloat16",
+            "quantization": "ascend",
+            "kv_cache_memory_bytes": 1 << 24,
+            "compilation_config": DECODE,
+            "additional_config": section,
+            **engine,
+        },
+    }
+
+
+def with_log(results: dict[str, Any], output: str) -> dict[str, Any]:
+    """The results, each with the lines that it logged of us."""
+    for part in output.split(MARK)[1:]:
+        name, _, lines = part.partition("\n")
+        results[name]["log"] = [line for line in lines.splitlines() if "ascend_dense:" in line]
+    return results
+
+
+def run(folder: Path, cases: list[dict[str, Any]], ranks: int = 1) -> list[dict[str, Any]]:
+    """What each rank found: a process for each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    processes = []
+    for rank in range(ranks):
+        variables = standin.environment(
+            **RUNNING,
+            MASTER_PORT=port,
+            RANK=str(rank),
+            WORLD_SIZE=str(ranks),
+            VLLM_CACHE_ROOT=str(folder / f"cache-{rank}"),
+        )
+        log = (folder / f"{rank}.log").open("w")
+        command = [sys.executable, "-m", "tests.pairs.inside.session", str(folder / f"{rank}.json")]
+        options = {"stdin": subprocess.PIPE, "stdout": log, "stderr": subprocess.STDOUT}
+        process = subprocess.Popen(command, env=variables, text=True, **options)
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(cases))
+        process.stdin.close()
+        processes.append(process)
+    try:
+        statuses = [process.wait(SECONDS) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    logs = [(folder / f"{rank}.log").read_text() for rank in range(ranks)]
+    assert not any(statuses), "\n".join(log[-4000:] for log in logs)
+    found = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(ranks)]
+    return [with_log(one, log) for one, log in zip(found, logs, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    folder = tmp_path_factory.mktemp("models")
+
+    def made(form: str) -> Path:
+        target = folder / form
+        sizes = {"num_hidden_layers": LAYERS, "head_dim": 128, "max_position_embeddings": 2048}
+        return target if target.exists() else modelslim.make(target, form, **sizes)
+
+    return made
+
+
+@pytest.fixture(scope="module")
+def alone(checkpoint: Callable[[str], Path], tmp_path_factory: Any) -> dict[str, Any]:
+    """Engines on one rank."""
+    ours = {"prefetch_mlp": True}
+    cases = [
+        case(f"{form} {name}", checkpoint(form), section)
+        for form, family in FORMS.items()
+        for name, section in (
+            ("plain", None),
+            ("ours", {**ours, "expect": {family.removeprefix("npu::npu_"): NORMS}}),
+        )
+    ]
+    return run(tmp_path_factory.mktemp("alone"), cases)[0]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_norm_and_quantize_is_one_kernel(alone: dict[str, Any], form: str) -> None:
+    (report,) = alone[f"{form} ours"]["reports"]
+    assert report["after"][FORMS[form]] == NORMS, report
+    assert not report["errors"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_each_mlp_has_its_two_weights_prefetched(alone: dict[str, Any], form: str) -> None:
+    (report,) = alone[f"{form} ours"]["reports"]
+    assert report["after"]["npu::npu_prefetch"] == 2 * LAYERS
+    print(report["notes"])
+
+
+def test_static_numbers_are_those_without_us(alone: dict[str, Any]) -> None:
+    """Its own pass fuses norm and quantize there, so that nothing is rounded elsewhere."""
+    one, other = alone["static ours"], alone["static plain"]
+    assert (one["tokens"], one["logprobs"]) == (other["tokens"], other["logprobs"])
+
+
+def test_dynamic_numbers_are_as_near_to_float64(
+    alone: dict[str, Any], checkpoint: Callable[[str], Path]
+) -> None:
+    model = modelslim.exact(checkpoint("dynamic"))
+    ours, plain = (
+        error_under(model, PROMPTS, alone[f"dynamic {name}"]) for name in ("ours", "plain")
+    )
+    assert ours <= ROUNDING * plain, (ours, plain)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_decode_steps_are_replayed(alone: dict[str, Any], form: str) -> None:
+    one = alone[f"{form} ours"]
+    assert one["cudagraph_mode"] == "FULL_DECODE_ONLY" and one["async"]
+    assert one["replays"] >= 5 and one["updates"] >= 5 * LAYERS, one
