@@ -41,9 +41,7 @@ def is_quantize(node: fx.Node) -> bool:
     if entry is None or entry.identity != "sink_quantize" or len(entry.rows) != 1:
         return False
     given = named_arguments(node)
-    by_row = all(
-        given.get(name, allowed[0]) in allowed for name, allowed in entry.rows_if.items()
-    )
+    by_row = all(given.get(name, allowed[0]) in allowed for name, allowed in entry.rows_if.items())
     last = value(first(node)).dim() - 1
     return by_row and all(given.get(name, -1) in (-1, last) for name in entry.columns)
 

@@ -49,8 +49,8 @@ class Group(ProcessGroup):
         return self
 
     def get_hccl_comm_name(self, rank: int, **more: Any) -> str:
-        """CANN's name of the communicator, which fused operators take."""
-        return "standin"
+        """CANN's name of the communicator; the references of fused operators look for torch's."""
+        return str(self.group_name)
 
     def barrier(self, options: Any = None) -> Done:
         self.gloo.barrier().wait()

@@ -6,6 +6,7 @@ A program of the tests; it runs in the environment of the pair, once for each ra
 from __future__ import annotations
 
 import functools
+import os
 from typing import Any
 
 from tests.conformance.inside.replay import Recorder
@@ -17,6 +18,7 @@ def run(recorder: Recorder, case: dict[str, Any]) -> dict[str, Any]:
     """A case, and how often its captured graphs were replayed and their attention told lengths."""
     replays, updates = recorder.replays, recorder.updates
     forget_engine()
+    os.environ["MASTER_PORT"] = case["port"]
     result = session.run(case)
     after = {"replays": recorder.replays - replays, "updates": recorder.updates - updates}
     return {**result, **after}
