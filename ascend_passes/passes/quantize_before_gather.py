@@ -30,7 +30,9 @@ def quantize_before_gather(graph: fx.Graph, context: Context) -> Report:
         if operator_name(gather) != GATHER or not all(map(is_quantize, gather.users)):
             continue
         for node in list(gather.users):
-            moved += exchange(Site(node, context.options.soc, "quantize_before_gather"), gather)
+            moved += quantize_first(
+                Site(node, context.options.soc, "quantize_before_gather"), gather
+            )
     remove_dead(graph)
     return Report(fired={"quantize_before_gather": moved} if moved else {})
 
@@ -46,7 +48,7 @@ def is_quantize(node: fx.Node) -> bool:
     return by_row and all(given.get(name, -1) in (-1, last) for name in entry.columns)
 
 
-def exchange(site: Site, gather: fx.Node) -> int:
+def quantize_first(site: Site, gather: fx.Node) -> int:
     """Quantize what a gather takes and gather what that gives; 0 where that breaks a limit."""
     node = site.node
     name = npu.operator_of(node.target).name  # type: ignore[union-attr]
@@ -56,15 +58,15 @@ def exchange(site: Site, gather: fx.Node) -> int:
     except Refused:
         return 0
     if not isinstance(value(node), (tuple, list)):
-        node.replace_all_uses_with(gathered(site, made, gather, node))
+        node.replace_all_uses_with(gathered_result(site, made, gather, node))
         return 1
     for part in [user for user in node.users if is_call(user, operator.getitem)]:
         result = site.item(made, part.args[1])  # type: ignore[arg-type]
-        part.replace_all_uses_with(gathered(site, result, gather, part))
+        part.replace_all_uses_with(gathered_result(site, result, gather, part))
     return 1
 
 
-def gathered(site: Site, rows: fx.Node, gather: fx.Node, like: fx.Node) -> fx.Node:
+def gathered_result(site: Site, rows: fx.Node, gather: fx.Node, like: fx.Node) -> fx.Node:
     """What `like` gives, from this rank's part of it: its shape is known, and the gather's own
     shape rule asks for a step that is running."""
     with Editor(rows.graph, site.rule).at(site.node) as edit:

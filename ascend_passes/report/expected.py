@@ -38,17 +38,17 @@ def reached(report: Report, name: str) -> int:
     """How often a graph has what `expect` names: fused by us, or there already."""
     fired = {**report.spellings, **report.fired}
     forms = FORMS.get(name, Forms((name,)))
-    return present(report, forms) + sum(fired.get(form, 0) for form in forms.counts)
+    return found_before(report, forms) + sum(fired.get(form, 0) for form in forms.counts)
 
 
-def present(report: Report, forms: Forms) -> int:
+def found_before(report: Report, forms: Forms) -> int:
     """How often the traced graph has a fusion that somebody made before us."""
     return sum(kernel.operator in forms.operators for kernel in report.before)
 
 
-def present_text(report: Report) -> str:
+def found_before_text(report: Report) -> str:
     """What others fused before us, `5 add_rms_norm_quant, 3 rotary_embedding`; "" for nothing."""
-    counts = {name: present(report, forms) for name, forms in FORMS.items()}
+    counts = {name: found_before(report, forms) for name, forms in FORMS.items()}
     return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
 
 

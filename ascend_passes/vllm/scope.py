@@ -89,9 +89,10 @@ def finish(model: Model, backend: Any, options: Options) -> None:
     totals = {where: sum(reports, Report()) for where, reports in model.reports.items()}
     # Inductor does not show a piece again that it has in its cache.
     whole = {where: totals[where] for where, seen in model.reports.items() if len(seen) == pieces}
-    folder = stored_reports.folder_of(backend)
-    earlier = {w: one for w, one in stored_reports.load(folder).items() if w not in totals}
-    stored_reports.store(folder, whole)
+    folder = stored_reports.code_folder(backend)
+    stored = stored_reports.earlier_reports(folder)
+    earlier = {where: one for where, one in stored.items() if where not in totals}
+    stored_reports.keep_reports(folder, whole)
     for where, total in totals.items():
         words = extent(len(model.reports[where]), pieces)
         summary.log(total, f"{model.name}{where}{words}", options.explain)

@@ -19,7 +19,7 @@ from ascend_passes.vllm.summary import logger
 FILE = "ascend_dense_reports.json"
 
 
-def folder_of(backend: Any) -> Path | None:
+def code_folder(backend: Any) -> Path | None:
     """Where vLLM stores a model's code; None where it stores none."""
     manager = backend.compiler_manager
     folder = getattr(manager, "cache_dir", "")
@@ -28,7 +28,7 @@ def folder_of(backend: Any) -> Path | None:
     return Path(folder)
 
 
-def store(folder: Path | None, reports: Mapping[str, Report]) -> None:
+def keep_reports(folder: Path | None, reports: Mapping[str, Report]) -> None:
     """Keep the reports, without their graphs' text, beside those of other ranges.
 
     Args:
@@ -38,7 +38,7 @@ def store(folder: Path | None, reports: Mapping[str, Report]) -> None:
         return
     kept = {
         where: replace(one, graph_before="", graph_after="")
-        for where, one in {**load(folder), **reports}.items()
+        for where, one in {**earlier_reports(folder), **reports}.items()
     }
     text = json.dumps({where: report.to_dict() for where, report in kept.items()})
     part = folder / f"{FILE}.part"
@@ -49,7 +49,7 @@ def store(folder: Path | None, reports: Mapping[str, Report]) -> None:
         logger.warning("ascend_dense: a later start will not say what fired: %s", error)
 
 
-def load(folder: Path | None) -> dict[str, Report]:
+def earlier_reports(folder: Path | None) -> dict[str, Report]:
     """What an earlier start kept; nothing where there is no such file, or it is not whole."""
     if folder is None:
         return {}

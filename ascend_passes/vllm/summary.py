@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vllm.logger import init_logger
 
-from ascend_passes.report.expected import present_text
+from ascend_passes.report.expected import found_before_text
 from ascend_passes.report.value import Report
 
 logger = init_logger("vllm.ascend_passes")
@@ -19,7 +19,7 @@ def log(report: Report, model: str, explain: bool) -> None:
         explain: whether the whole report is to be written.
     """
     write = logger.warning if report.errors else logger.info
-    there = present_text(report)
+    there = found_before_text(report)
     others = f"; fused before us: {there}" if there else ""
     write("ascend_dense: %s: %s%s", model, report.log_line(), others)
     if explain:

@@ -35,6 +35,7 @@ FORMS = {
     "dynamic": "npu::npu_add_rms_norm_dynamic_quant",
 }
 OURS = {"prefetch_mlp": True, "expect": {"add_rms_norm_quant": NORMS}}
+LOST = {"expect": {"add_rms_norm_quant": NORMS + 1}}
 ROUNDING = 2
 """Our root mean square error may be this multiple of what the same stack has without us, and the
 least of it: both round at the same places, ours at fewer."""
@@ -133,6 +134,7 @@ def alone(checkpoint: Callable[[str], Path], folder: Path) -> dict[str, Any]:
         for form in FORMS
         for name, section in (("plain", None), ("ours", OURS))
     ]
+    cases.append(case("lost", checkpoint("dynamic"), LOST))
     return run(folder, cases)[0]
 
 
@@ -191,16 +193,15 @@ def test_decode_steps_are_replayed(alone: dict[str, Any], form: str) -> None:
 
 @pytest.fixture(scope="module")
 def again(alone: dict[str, Any], checkpoint: Callable[[str], Path], folder: Path) -> dict[str, Any]:
-    """Starts that find what earlier ones stored."""
-    lost = {"expect": {"add_rms_norm_quant": NORMS + 1}}
-    return run(
-        folder,
-        [
-            case("dynamic ours", checkpoint("dynamic"), OURS),
-            case("lost", checkpoint("dynamic"), lost),
-            case("lost again", checkpoint("dynamic"), lost),
-        ],
-    )[0]
+    """Starts that find what earlier ones stored; before them one whose pass manager has patterns,
+    which vllm-ascend gives to the first of a process alone."""
+    pieces = {"compilation_config": {"cudagraph_mode": "PIECEWISE"}}
+    cases = [
+        case("static pieces", checkpoint("static"), OURS, **pieces),
+        case("dynamic ours", checkpoint("dynamic"), OURS),
+        case("lost", checkpoint("dynamic"), LOST),
+    ]
+    return run(folder, cases)[0]
 
 
 def test_a_second_start_says_what_fired_in_the_first(
@@ -213,11 +214,18 @@ def test_a_second_start_says_what_fired_in_the_first(
     assert "stored by an earlier start: " in one["log"][-1]
 
 
-@pytest.mark.parametrize("name", ["lost", "lost again"])
-def test_a_lost_fusion_stops_every_start(again: dict[str, Any], name: str) -> None:
+def test_a_lost_fusion_stops_every_start(alone: dict[str, Any], again: dict[str, Any]) -> None:
     sentence = f"add_rms_norm_quant fired {NORMS} times, expected {NORMS + 1}"
-    assert sentence in again[name]["error"], again[name]
-    assert ("stored by" in again[name]["log"][-1]) == (name == "lost again")
+    assert sentence in alone["lost"]["error"] and sentence in again["lost"]["error"]
+    assert "stored by an earlier start: " in again["lost"]["log"][-1]
+
+
+def test_in_pieces_nothing_else_comes_out(alone: dict[str, Any], again: dict[str, Any]) -> None:
+    """vLLM cuts the model at its attentions, and vllm-ascend's pass manager compiles each piece."""
+    one, other = again["static pieces"], alone["static plain"]
+    assert (one["tokens"], one["logprobs"]) == (other["tokens"], other["logprobs"])
+    assert len(one["reports"]) == LAYERS + 1
+    assert sum(report["after"].get(FORMS["static"], 0) for report in one["reports"]) == NORMS
 
 
 @pytest.fixture(scope="module")
