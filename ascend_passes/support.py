@@ -31,8 +31,8 @@ PAIRS = (
         vllm="0.23.0",
         vllm_ascend="0.23.0",
         transformers="5.5.4",
-        tested="torch_npu's schemas and limits, what operators give, the "
-        "plugin on vllm-ascend's platform",
+        tested="torch_npu's schemas and limits, what operators give, vllm-ascend's own engine "
+        "with our passes in it, on the stand-in",
     ),
     Pair(
         name="current",

@@ -9,6 +9,7 @@ from torch import Tensor, fx
 from ascend_passes import Rule, npu, optimize
 from ascend_passes.engine.registry import rules
 from ascend_passes.engine.rewrite import RewriteLoopError, rewrite
+from ascend_passes.ir.edit import Editor
 from ascend_passes.ir.graph import Context
 from ascend_passes.options.value import Options
 from ascend_passes.passes.deduplicate import deduplicate
@@ -290,6 +291,18 @@ def test_a_replacement_does_not_write_what_others_read(use):
     report = rewritten(gm, rule_named("apply_rotary_pos_emb"), heads())
     assert not report.fired
     assert "which is used outside the pattern as well" in reasons(report)
+
+
+def test_reading_a_size_of_what_a_replacement_writes_is_no_use():
+    gm = traced(rotate_both, heads())
+    query = gm.graph.find_nodes(op="call_function", target=torch.ops.aten.mul.Tensor)[0]
+    output = gm.graph.output_node()
+    with Editor(gm.graph).at(query, output) as edit:
+        size = edit.known(2, torch.ops.aten.sym_size.int, query, 0)
+        ones = edit.call(torch.ops.aten.full.default, [size], 1.0)
+    output.args = ((*output.args[0], ones),)
+    report = rewritten(gm, rule_named("apply_rotary_pos_emb"), heads())
+    assert report.fired == {"apply_rotary_pos_emb": 1}
 
 
 @pytest.mark.parametrize("same", [0, 1, 2])

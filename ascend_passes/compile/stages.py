@@ -24,6 +24,7 @@ from ascend_passes.passes.flashcomm.sequence_parallel import sequence_parallel
 from ascend_passes.passes.grouped_attention import grouped_attention
 from ascend_passes.passes.matmul_collective.matmul_collective import matmul_collective
 from ascend_passes.passes.prefetch import prefetch
+from ascend_passes.passes.quantize_before_gather import quantize_before_gather
 from ascend_passes.passes.rope.hoist import hoist_rope, share_tables
 from ascend_passes.passes.row_views import row_views
 from ascend_passes.passes.unrounded_gain import unrounded_gain
@@ -136,6 +137,11 @@ STAGES = (
         sequence_parallel,
         "FlashComm: all_reduce becomes reduce_scatter and all_gather, and the gather sinks through "
         "row-wise operators; zero rows are appended where few bytes move",
+    ),
+    Stage(
+        "quantize_before_gather",
+        quantize_before_gather,
+        "rows that vllm-ascend's own FlashComm gathers are quantized first, beside their norm",
     ),
     Stage(
         "row_views",

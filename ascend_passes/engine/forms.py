@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch._subclasses.fake_tensor import FakeTensor
 
 from ascend_passes import npu
+from ascend_passes.engine.scalar_constant import constant_number
 from ascend_passes.ir.arguments import arguments
 from ascend_passes.ir.edit import Editor
-from ascend_passes.ir.graph import first, is_call, same_sizes, unproven, value, written
+from ascend_passes.ir.graph import first, is_call, same_sizes, unproven, value
 from ascend_passes.ir.proof import prove
 from ascend_passes.ir.sharing import may_replace, memory, read_instead, size_shows
 from ascend_passes.ir.trace import not_faking
@@ -226,6 +226,14 @@ def plain_int8(node: fx.Node) -> fx.Node | None:
     return None
 
 
+def unasked_int8(node: fx.Node) -> fx.Node | None:
+    """int8 is what `npu_dynamic_quant` gives where no dtype is asked for."""
+    if node.kwargs.get("dst_type") not in (INT8, QINT8):
+        return None
+    others = {name: item for name, item in node.kwargs.items() if name != "dst_type"}
+    return same_call(node, node.target, node.args, **others)
+
+
 def drop_check(node: fx.Node) -> fx.Node | None:
     """A check that was made while tracing."""
     node.graph.erase_node(node)
@@ -256,18 +264,6 @@ def clamp_by_numbers(node: fx.Node) -> fx.Node | None:
     return same_call(node, aten.clamp.default, (source, *numbers))
 
 
-def constant_number(node: fx.Node) -> float | int | None:
-    """The number in a scalar that the traced function made, None for anything else."""
-    if node.op != "get_attr" or any(node in written(user) for user in node.users):
-        return None
-    tensor = getattr(node.graph.owning_module, str(node.target), None)
-    if not isinstance(tensor, Tensor) or tensor.dim() or isinstance(tensor, FakeTensor):
-        return None
-    with not_faking():
-        number: float | int = tensor.item()
-    return number
-
-
 FORMS: Mapping[Any, Form] = MappingProxyType(
     {
         aten._to_copy.default: convert,
@@ -296,5 +292,6 @@ FORMS: Mapping[Any, Form] = MappingProxyType(
         ),
         aten._assert_tensor_metadata.default: drop_check,
         npu.packet("npu_quantize").default: plain_int8,
+        npu.packet("npu_dynamic_quant").default: unasked_int8,
     }
 )

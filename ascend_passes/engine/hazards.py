@@ -6,6 +6,7 @@ import bisect
 import operator
 from collections.abc import Iterable, Sequence
 
+import torch
 from torch import fx
 
 from ascend_passes.engine.emission import Emission
@@ -101,7 +102,7 @@ def refuse_sharing(found: Found, emission: Emission) -> str | None:
 
 def is_private(node: fx.Node, matched: set[fx.Node]) -> bool:
     """Whether nobody but the matched nodes reads the memory behind a node, and the graph made
-    it."""
+    it. A size is no part of that memory."""
     owner = base(node)
     if owner.op != "call_function":
         return False
@@ -110,7 +111,7 @@ def is_private(node: fx.Node, matched: set[fx.Node]) -> bool:
         for user in alias.users:
             if is_view(user) or user.target is operator.getitem:
                 aliases.append(user)
-            elif user not in matched:
+            elif user not in matched and user.target is not torch.ops.aten.sym_size.int:
                 return False
     return True
 

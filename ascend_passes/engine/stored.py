@@ -30,6 +30,7 @@ MAKERS = (
     "engine/forms.py",
     "engine/normalize.py",
     "engine/rule.py",
+    "engine/scalar_constant.py",
     "engine/template.py",
     "engine/template_data.py",
     "engine/template_value.py",

@@ -152,6 +152,10 @@ OTHERS: Mapping[str, Traits] = MappingProxyType(
         "vllm::unified_attention_with_output": PARTIAL_WRITER,
         "vllm::unified_attention": PARTIAL_WRITER,
         "vllm::unified_mla_attention_with_output": PARTIAL_WRITER,
+        **dict.fromkeys(
+            (f"npugraph_ex::{name}" for name in ("scope_enter", "scope_exit", "wait")),
+            Traits(free=True),
+        ),
         # Kernels of torch_npu 2.13 without a reference here; the lists after its `acl_graph.py`.
         "npu::npu_fused_infer_attention_score": Traits(
             host_lists=(

@@ -26,7 +26,9 @@ FORMS: Mapping[str, Forms] = MappingProxyType(
             ("add_rms_norm_quant", "add_rms_norm_dynamic_quant"),
             ("npu::npu_add_rms_norm_quant", "npu::npu_add_rms_norm_dynamic_quant"),
         ),
-        "rotary_embedding": Forms(("C_rotary_embedding", "vllm_npu_rotary_embedding")),
+        "rotary_embedding": Forms(
+            ("C_rotary_embedding", "vllm_npu_rotary_embedding"), ("vllm::qkv_rmsnorm_rope",)
+        ),
     }
 )
 """Name in `expect` -> all that it counts; every other name counts itself alone."""
@@ -36,8 +38,18 @@ def reached(report: Report, name: str) -> int:
     """How often a graph has what `expect` names: fused by us, or there already."""
     fired = {**report.spellings, **report.fired}
     forms = FORMS.get(name, Forms((name,)))
-    there = sum(kernel.operator in forms.operators for kernel in report.before)
-    return there + sum(fired.get(form, 0) for form in forms.counts)
+    return found_before(report, forms) + sum(fired.get(form, 0) for form in forms.counts)
+
+
+def found_before(report: Report, forms: Forms) -> int:
+    """How often the traced graph has a fusion that somebody made before us."""
+    return sum(kernel.operator in forms.operators for kernel in report.before)
+
+
+def found_before_text(report: Report) -> str:
+    """What others fused before us, `5 add_rms_norm_quant, 3 rotary_embedding`; "" for nothing."""
+    counts = {name: found_before(report, forms) for name, forms in FORMS.items()}
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
 
 
 def expected_counts(reports: Collection[Report]) -> dict[str, int]:

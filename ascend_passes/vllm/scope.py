@@ -12,11 +12,12 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
+from ascend_passes.backend import keep_quietly
 from ascend_passes.compile.pipeline import check_expectations
 from ascend_passes.ir.graph import Context
 from ascend_passes.options.value import Options
 from ascend_passes.report.value import Report
-from ascend_passes.vllm import summary
+from ascend_passes.vllm import stored_reports, summary
 
 MAIN = "backbone"
 DRAFTS = ("draft_model", "eagle_head", "extract_hidden_states")
@@ -73,14 +74,33 @@ def compile_pieces(
         compiled = original(backend, *args, **kwargs)
     finally:
         _current.reset(token)
-    pieces = sum(not item.is_splitting_graph for item in backend.piecewise_graphs)
-    for where, reports in model.reports.items():
-        total = sum(reports, Report())
-        summary.log(total, f"{model.name}{where}{extent(len(reports), pieces)}", options.explain)
-        # Inductor does not show a piece again that it has in its cache.
-        if len(reports) == pieces:
-            check_expectations(total, Context(options))
+    finish(model, backend, options)
     return compiled
+
+
+def finish(model: Model, backend: Any, options: Options) -> None:
+    """Log and check what the pieces of a model come to; of ranges whose code vLLM had stored, what
+    they came to when it was made.
+
+    Raises:
+        ExpectationError: as in `compile_pieces`.
+    """
+    pieces = sum(not item.is_splitting_graph for item in backend.piecewise_graphs)
+    totals = {where: sum(reports, Report()) for where, reports in model.reports.items()}
+    # Inductor does not show a piece again that it has in its cache.
+    whole = {where: totals[where] for where, seen in model.reports.items() if len(seen) == pieces}
+    folder = stored_reports.code_folder(backend)
+    stored = stored_reports.earlier_reports(folder)
+    earlier = {where: one for where, one in stored.items() if where not in totals}
+    stored_reports.keep_reports(folder, whole)
+    for where, total in totals.items():
+        words = extent(len(model.reports[where]), pieces)
+        summary.log(total, f"{model.name}{where}{words}", options.explain)
+    for where, total in earlier.items():
+        keep_quietly(total)
+        summary.log(total, f"{model.name}{where}, stored by an earlier start", options.explain)
+    for total in (*whole.values(), *earlier.values()):
+        check_expectations(total, Context(options))
 
 
 def extent(seen: int, pieces: int) -> str:

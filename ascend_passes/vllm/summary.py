@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vllm.logger import init_logger
 
+from ascend_passes.report.expected import found_before_text
 from ascend_passes.report.value import Report
 
 logger = init_logger("vllm.ascend_passes")
@@ -18,6 +19,8 @@ def log(report: Report, model: str, explain: bool) -> None:
         explain: whether the whole report is to be written.
     """
     write = logger.warning if report.errors else logger.info
-    write("ascend_dense: %s: %s", model, report.log_line())
+    there = found_before_text(report)
+    others = f"; fused before us: {there}" if there else ""
+    write("ascend_dense: %s: %s%s", model, report.log_line(), others)
     if explain:
         logger.info("ascend_dense: %s:\n%s", model, report)

@@ -121,9 +121,9 @@ def about_layers(config: Any) -> Iterator[str]:
     switch = layers_flashcomm(config)
     if switch:
         yield (
-            f"{switch} turns FlashComm on in vllm-ascend's own layers, whose graph has "
-            "no all_reduce for ours and no norm beside its quantization, so that both stand back; "
-            'to have ours, leave it away and write "flashcomm": true into our section.'
+            f"{switch} turns FlashComm on in vllm-ascend's own layers, whose graph has no "
+            "all_reduce and no down weight, so that our FlashComm and prefetch stand back; to have "
+            'ours, leave it away and write "flashcomm": true into our section.'
         )
 
 

@@ -28,7 +28,7 @@ CHOSEN = (
 )
 """What says most about a version in a few minutes: graphs as this torch makes them fuse as often as
 elsewhere, the backend in all its modes, the passes alone, and torch_npu's operators beside ours."""
-BESIDE_VLLM = "tests/pairs/check_plugin.py"
+BESIDE_VLLM = ("tests/pairs/check_plugin.py", "tests/pairs/check_layers.py")
 
 
 def main(names: list[str]) -> int:
@@ -42,7 +42,7 @@ def passed(pair: Pair) -> int:
     began = time.monotonic()
     interpreter = environment.make(pair)
     print(f"{pair.name}: torch {pair.torch}, made in {time.monotonic() - began:.0f} s", flush=True)
-    chosen = (*CHOSEN, *([BESIDE_VLLM] if pair.vllm_ascend else []))
+    chosen = (*CHOSEN, *(BESIDE_VLLM if pair.vllm_ascend else ()))
     status = run(interpreter, *chosen)
     print(f"{pair.name}: ended with {status} after {time.monotonic() - began:.0f} s", flush=True)
     return status

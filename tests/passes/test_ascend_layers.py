@@ -12,11 +12,12 @@ import torch
 from ascend_passes.compile.stages import fuse, recognize
 from ascend_passes.engine.normalize import normalize
 from ascend_passes.frontends.vllm_operators import vllm_operators
-from ascend_passes.ir.graph import Context, base, operator_name
+from ascend_passes.ir.graph import Context, base, operator_name, value
 from ascend_passes.options.plans import Plan
 from ascend_passes.options.value import Options
 from ascend_passes.passes.flashcomm.sequence_parallel import sequence_parallel
 from ascend_passes.passes.prefetch import prefetch
+from ascend_passes.passes.quantize_before_gather import GATHER, quantize_before_gather
 from tests.graphs import raw
 from tests.registered import registered
 
@@ -110,7 +111,7 @@ def model(form, flashcomm, loads=()):
             steps = (tensors[name] for name in ("scale", "reciprocal", "offset"))
             rows, scales = torch.ops.vllm.quantize(x, *steps), None
         else:
-            rows, scales = torch.ops.npu.npu_dynamic_quant(x)
+            rows, scales = torch.ops.npu.npu_dynamic_quant(x, dst_type=torch.int8)
         column = tensors["column"].expand(weight.shape[1]).contiguous()
         return torch.ops.npu.npu_quant_matmul(
             rows, weight, column, pertoken_scale=scales, output_dtype=15
@@ -156,7 +157,8 @@ def rewritten(form, flashcomm, loads=()):
     graph = raw(model(form, flashcomm, loads), inputs(form)).graph
     context = Context(Options(prefetch_mlp=True))
     normalize(graph)
-    report = vllm_operators(graph, context) + recognize(graph, context) + fuse(graph, context)
+    report = vllm_operators(graph, context) + recognize(graph, context)
+    report += quantize_before_gather(graph, context) + fuse(graph, context)
     return graph, report, prefetch(graph, context)
 
 
@@ -206,13 +208,34 @@ def test_a_product_that_nobody_declared_is_no_part_of_an_mlp():
     assert prefetch(graph, Context(Options(prefetch_mlp=True))).fired == {"prefetch": 0}
 
 
+@pytest.mark.parametrize("flashcomm", [False, True])
 @pytest.mark.parametrize(
     ("form", "family"),
     [("static", "add_rms_norm_quant"), ("dynamic", "add_rms_norm_dynamic_quant")],
 )
-def test_norm_and_quantize_become_one_kernel(form, family):
-    _, report, _ = rewritten(form, flashcomm=False)
+def test_norm_and_quantize_become_one_kernel(form, family, flashcomm):
+    _, report, _ = rewritten(form, flashcomm)
     assert report.fired[family] == 2 * LAYERS, report
+
+
+@pytest.mark.parametrize("form", ["static", "dynamic"])
+def test_int8_rows_and_their_scales_are_gathered(form):
+    graph, report, _ = rewritten(form, flashcomm=True)
+    gathers = [node for node in graph.nodes if operator_name(node) == GATHER]
+    kinds = [value(node).dtype for node in gathers]
+    each = [torch.int8, torch.float32] if form == "dynamic" else [torch.int8]
+    assert sorted(kinds, key=str) == sorted(2 * LAYERS * each, key=str)
+    assert report.fired["quantize_before_gather"] == 2 * LAYERS
+
+
+def test_a_gather_whose_rows_others_read_stays_in_front():
+    def forward(x):
+        rows = torch.ops.vllm.maybe_all_gather_and_maybe_unpad(x, True)
+        quantized, scale = torch.ops.npu.npu_dynamic_quant(rows)
+        return rows + 1, quantized, scale
+
+    graph = raw(forward, [torch.ones(TOKENS, WIDTH, dtype=torch.bfloat16)]).graph
+    assert not quantize_before_gather(graph, Context(Options())).fired
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedModel
 
 from ascend_passes.models.build import small_model
 from ascend_passes.models.quantize import quantize_model
@@ -24,11 +25,7 @@ def make(folder: Path, family: str, dtype: str, activations: str = "", **changes
         dtype: "f32" or "bf16".
         activations: "", "static" or "dynamic"; the latter two quantize to W8A8.
     """
-    model = small_model(family, DTYPES[dtype], **changes)
-    with torch.no_grad():  # the default range is so small that all layers together change little
-        for name, parameter in model.named_parameters():
-            if parameter.dim() == 2 and "embed" not in name:
-                parameter.normal_(0, parameter.shape[1] ** -0.5)
+    model = spread(small_model(family, DTYPES[dtype], **changes))
     compressor = None
     if activations:
         compressor = quantize_model(model, activations, torch.randint(3, 512, (2, 64)))
@@ -37,6 +34,16 @@ def make(folder: Path, family: str, dtype: str, activations: str = "", **changes
         compressor.update_config(str(folder))
     write_tokenizer(folder, model.config.vocab_size)
     return folder
+
+
+@torch.no_grad()
+def spread(model: PreTrainedModel) -> PreTrainedModel:
+    """The model with weights of unit gain, in place: the default range is so small that all layers
+    together change little."""
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 2 and "embed" not in name:
+            parameter.normal_(0, parameter.shape[1] ** -0.5)
+    return model
 
 
 def write_tokenizer(folder: Path, size: int) -> None:

@@ -11,6 +11,7 @@ import gc
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -80,6 +81,9 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
                 "misses": [dataclasses.asdict(m) for m in r.misses],
                 "errors": list(r.errors),
                 "seconds": dict(r.seconds),
+                "before": dict(Counter(kernel.operator for kernel in r.before)),
+                "after": dict(Counter(kernel.operator for kernel in r.after)),
+                "graph": r.graph_after,
             }
             for r in ascend_passes.reports()
         ],
@@ -113,7 +117,7 @@ def captured() -> int:
     return sum(len(wrapper.captured) for wrapper in wrappers)
 
 
-def main() -> None:
+def main(run: Callable[[dict[str, Any]], dict[str, Any]] = run) -> None:
     cases, target = json.load(sys.stdin), sys.argv[1]
     results: dict[str, Any] = {}
     for case in cases:
