@@ -22,7 +22,7 @@ from ascend_passes.models.quantize import keep_compressed, quantized_layers
 from ascend_passes.models.schemes import check_layers, check_quantization, one_line
 from ascend_passes.options.types import nearest
 
-SUPPORTED = ("gemma3_text", "llama", "mistral", "qwen2", "qwen3")
+SUPPORTED = ("gemma3_text", "llama", "mistral", "qwen2", "qwen3", "qwen3_moe")
 """Values of `model_type` whose layers the rules are tested with."""
 DTYPES: Mapping[str, torch.dtype] = {
     "bfloat16": torch.bfloat16,

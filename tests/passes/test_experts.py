@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import pytest
 import torch
 from torch.nn.functional import silu
@@ -11,6 +13,7 @@ from ascend_passes.frontends.experts import experts
 from ascend_passes.ir.blueprint import copied
 from ascend_passes.ir.graph import Context
 from tests.graphs import reasons, traced
+from tests.registered import registered
 
 aten = torch.ops.aten
 
@@ -291,6 +294,18 @@ def test_the_limits_of_an_operator_are_told():
     report = compiled(Layer(), soc="Ascend950")
     assert counts(report) == (0, 0, 0, 0)
     assert reasons(report).count("the limits on Ascend950 are not known here") == 5
+
+
+def test_experts_of_others_are_counted():
+    schema = "fused_experts(Tensor(a!) x, Tensor logits) -> Tensor"
+    with registered({"others_experts": [schema]}, {"others_experts": [lambda x, logits: x + 1]}):
+        operator = torch.ops.others_experts.fused_experts
+        gm = traced(lambda x: operator(x * 2, x) + operator(x * 3, x), [torch.ones(2, 3)])
+        with mock.patch(
+            "ascend_passes.frontends.experts.WHOLE", ("others_experts::fused_experts",)
+        ):
+            assert experts(gm.graph, Context()).kept == {"others_experts::fused_experts": 2}
+    assert not experts(traced_layer().graph, Context()).kept
 
 
 def test_a_report_expects_its_parts():

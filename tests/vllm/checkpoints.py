@@ -27,8 +27,8 @@ def make(folder: Path, family: str, dtype: str, activations: str = "", **changes
     model = small_model(family, DTYPES[dtype], **changes)
     with torch.no_grad():  # the default range is so small that all layers together change little
         for name, parameter in model.named_parameters():
-            if parameter.dim() == 2 and "embed" not in name:
-                parameter.normal_(0, parameter.shape[1] ** -0.5)
+            if parameter.dim() > 1 and "embed" not in name:
+                parameter.normal_(0, parameter.shape[-1] ** -0.5)
     compressor = None
     if activations:
         compressor = quantize_model(model, activations, torch.randint(3, 512, (2, 64)))
