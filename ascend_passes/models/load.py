@@ -172,7 +172,7 @@ def check_architecture(config: Mapping[str, Any]) -> None:
     hint = " Of Gemma 3, load the text model." if model_type == "gemma3" else ""
     raise ModelError(
         f"model_type {model_type!r} is not supported; "
-        f"supported dense models: {', '.join(SUPPORTED)}.{hint or nearest(model_type, SUPPORTED)}"
+        f"supported models: {', '.join(SUPPORTED)}.{hint or nearest(model_type, SUPPORTED)}"
     )
 
 

@@ -78,7 +78,7 @@ def grouped_matmul(
     if scale is not None and per_token_scale is not None and output_dtype is not None:
         totals = scaled_by_group(x[0], weight[0], scale[0], ends) * per_token_scale[0].unsqueeze(-1)
         return [totals.to(dtype_of(output_dtype, x[0].dtype))]
-    if not (scale is per_token_scale is output_dtype is None):
+    if any_given({"scale": scale, "per_token": per_token_scale, "dtype": output_dtype}):
         raise NotImplementedError("npu_grouped_matmul: only int8 with both scales has a reference")
     product = product_of_torch if fits_product_of_torch(x[0], weight[0]) else product_by_group
     return [product(x[0], weight[0], ends)]

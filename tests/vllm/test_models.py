@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.slow import ASKED
 from tests.vllm.reference import error
 
 PROMPTS = [[[5, 6, 7, 8, 9, 10, 11], [12, 13, 14]]]
@@ -20,11 +21,12 @@ MODELS = {
     "qwen2": ("qwen2", "f32"),
     "llama": ("llama", "f32"),
     "gemma3": ("gemma3", "f32"),
-    "qwen3_moe": ("qwen3_moe", "f32"),
     "bf16": ("qwen3", "bf16"),
     "static": ("qwen3", "bf16", "static"),
     "dynamic": ("qwen3", "bf16", "dynamic"),
 }
+if ASKED:  # on the other platform its experts are compiled always
+    MODELS["qwen3_moe"] = "qwen3_moe", "f32"
 EXPECTED = {
     "qwen3": {"add_rms_norm": 2 * LAYERS, "swiglu": LAYERS, "C_rotary_embedding": LAYERS},
     "qwen2": {"add_rms_norm": 2 * LAYERS, "swiglu": LAYERS, "C_rotary_embedding": LAYERS},
