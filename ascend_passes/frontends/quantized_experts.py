@@ -71,11 +71,11 @@ def quantized_experts(graph: fx.Graph, context: Context) -> Report:
 def scaled_weight(weight: fx.Node) -> tuple[Scaled, bool] | None:
     """The int8 numbers of a weight [E, K, N], and whether they lie as [E, N, K]."""
     turned = is_call(weight, aten.permute.default) and list(weight.args[1]) == TURNED  # type: ignore[arg-type]
-    found = scaled(first(weight) if turned else weight)
+    found = read_back(first(weight) if turned else weight)
     return None if found is None else (found, turned)
 
 
-def scaled(node: fx.Node) -> Scaled | None:
+def read_back(node: fx.Node) -> Scaled | None:
     """The int8 numbers and the scales whose product a node is, behind casts."""
     product = behind_casts(node)
     factors = product.args if is_call(product, aten.mul.Tensor) else ()
@@ -98,7 +98,7 @@ def behind_casts(node: fx.Node) -> fx.Node:
 
 def of_int8(site: Site, given: dict[str, Any], weight: Scaled, turned: bool) -> None:
     """The product of the int8 numbers."""
-    rows, kind = scaled(given["x"][0]), value(given["x"][0]).dtype
+    rows, kind = read_back(given["x"][0]), value(given["x"][0]).dtype
     refuse_unless(rows is not None, "its weight is int8, but its rows are no int8 with scales")
     assert rows is not None
     refuse_unless(kind in CODES, f"its result is {kind}, the operator's bfloat16 or float16")

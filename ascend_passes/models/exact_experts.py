@@ -23,10 +23,10 @@ def experts_in_double(model: Any) -> None:
         for name in PACKED:
             scales = getattr(experts, name + SCALE)
             setattr(experts, name + "_exact", getattr(experts, name).double() * scales.double())
-        experts.forward = MethodType(exact_forward, experts)
+        experts.forward = MethodType(token_by_token, experts)
 
 
-def exact_forward(experts: Any, tokens: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+def token_by_token(experts: Any, tokens: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
     """The weighted sum of each token's experts; arguments as in `int8_experts_forward`."""
     total = torch.zeros_like(tokens)
     for token, row in enumerate(tokens):

@@ -30,7 +30,9 @@ def reading(directory: Path) -> AbstractContextManager[None]:
     Raises:
         ImportError: a transformers that packs no experts.
     """
-    names = [name for file in sorted(directory.glob("*.safetensors")) for name in names_in(file)]
+    names = [
+        name for file in sorted(directory.glob("*.safetensors")) for name in stored_names(file)
+    ]
     scaled = any(name.endswith(SCALE) for name in names)
     if not scaled or not any(".experts." in name for name in names):
         return nullcontext()
@@ -40,7 +42,7 @@ def reading(directory: Path) -> AbstractContextManager[None]:
     return packing(frozenset(one.group(1) for one in found if one is not None))
 
 
-def names_in(file: Path) -> list[str]:
+def stored_names(file: Path) -> list[str]:
     """The names of the tensors of a file."""
     with safe_open(file, framework="pt") as tensors:
         return list(tensors.keys())
