@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.graphs import reasons
-from tests.passes.test_experts import EXPERTS, WIDTH, Layer, compiled, counts
+from tests.passes.expert_layer import EXPERTS, WIDTH, Layer, compiled, counts
 
 
 class Int8Layer(Layer):
