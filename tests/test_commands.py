@@ -80,7 +80,7 @@ def test_wrong_use_is_one_line_on_stderr(capsys, words, reason):
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        ({"model_type": "mamba"}, "supported dense models: gemma3_text, llama"),
+        ({"model_type": "mamba"}, "supported models: gemma3_text, llama"),
         ({"model_type": "qwen3", "quantization_config": {"quant_method": "awq"}}, "by 'awq'"),
     ],
 )

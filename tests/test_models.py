@@ -104,7 +104,7 @@ def quantized():
         (None, "holds no config.json"),
         ("{", "is no valid JSON"),
         ("[]", "must hold a JSON object"),
-        ({"model_type": "qwen3_moe"}, "supported dense models: .*qwen3"),
+        ({"model_type": "qwen2_moe"}, "supported models: .*qwen3.* Did you mean 'qwen3_moe'"),
         ({}, "model_type None is not supported"),
         ({"model_type": "gemma3"}, "load the text model"),
         ({"model_type": "qwen3"}, r"holds no \*.safetensors"),

@@ -18,11 +18,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import HigherOrderOperator
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ascend_passes.capture.fault import CaptureError, Fault, fault_error
 from ascend_passes.capture.memory import Memory
-from ascend_passes.capture.recording import Pool, RecordedGraph, Recording, tensor_leaves
+from ascend_passes.capture.recording import Pool, RecordedGraph, Recording, in_parts, tensor_leaves
 from ascend_passes.capture.rules import group_of
 from ascend_passes.capture.watch import HostReads
 
@@ -108,6 +109,8 @@ class Recorder:
 class WarmUp(TorchDispatchMode):
     """Notes the groups whose communication starts."""
 
+    supports_higher_order_operators = True
+
     def __init__(self, warmed: set[str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._warmed = warmed
@@ -115,6 +118,8 @@ class WarmUp(TorchDispatchMode):
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
+        if isinstance(function, HigherOrderOperator):
+            return in_parts(self, function, args, kwargs or {})
         group = group_of(function, args, kwargs or {})
         if group is not None:
             self._warmed.add(group)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import HigherOrderOperator
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -105,6 +106,8 @@ class RecordedGraph:
 class Recording(TorchDispatchMode):
     """Records every operator that reaches the device."""
 
+    supports_higher_order_operators = True
+
     def __init__(self, memory: Memory, warmed: set[str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.calls: list[RecordedCall] = []
@@ -116,6 +119,8 @@ class Recording(TorchDispatchMode):
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        if isinstance(function, HigherOrderOperator):
+            return in_parts(self, function, args, kwargs)
         self._refuse(function, args, kwargs)
         refer = self._memory.refer
         kept = tree_map(lambda value: refer(value, name_of(function)), (args, kwargs))
@@ -156,6 +161,12 @@ class Recording(TorchDispatchMode):
         """Undo what the recorded calls did to inputs: a capture computes nothing that lasts."""
         for tensor, saved in self._before.values():
             bytes_of(tensor).copy_(saved)
+
+
+def in_parts(mode: TorchDispatchMode, function: HigherOrderOperator, args: Any, kwargs: Any) -> Any:
+    """Run a functional form of a mutating operator; the mode sees the copies and that operator."""
+    with mode:
+        return function.py_kernels[torch._C.DispatchKey.CompositeExplicitAutograd](*args, **kwargs)
 
 
 def views(function: Any) -> bool:

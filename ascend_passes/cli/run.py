@@ -167,9 +167,10 @@ def brief_agreement(result: Comparison) -> str:
     """Tokens and logits in one sentence."""
     if result.not_finite:
         return broken(result)
+    compiled, eager = map(result.size, (result.compiled, result.eager))
     return (
         f"{result.equal_tokens} of {result.tokens} tokens equal eager's; logits within "
-        f"{result.compiled.relative:.3g} of float64 (eager {result.eager.relative:.3g}, limit "
+        f"{compiled:.3g} of float64 (eager {eager:.3g}, limit "
         f"{result.limit:g}), the formula within {result.exact.relative:.3g}; "
         f"{result.compile_seconds:.1f} s"
     )
@@ -189,11 +190,12 @@ def agreement(result: Comparison) -> list[str]:
         return [broken(result), "FAILED"]
     kind = f"W8A8 in {result.dtype}" if result.quantized else result.dtype
     verdict = "no worse than eager" if result.no_worse else "worse than eager"
+    compiled, eager = map(result.size, (result.compiled, result.eager))
     formula = "the same formula" if result.same_formula else "ANOTHER FORMULA"
     lines = [
         f"{kind}: {result.equal_tokens} of {result.tokens} greedy tokens equal eager's",
         "teacher-forced logits against float64: relative error "
-        f"{result.compiled.relative:.3g} compiled, {result.eager.relative:.3g} eager ({verdict}); "
+        f"{compiled:.3g} compiled, {eager:.3g} eager ({verdict}); "
         f"largest {result.compiled.largest:.3g} compiled, {result.eager.largest:.3g} eager",
         f"rewritten graphs in float64: relative error {result.exact.relative:.3g} ({formula})",
         f"limit {result.limit:g}; compiled and generated in {result.compile_seconds:.1f} s",

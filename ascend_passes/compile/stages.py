@@ -13,6 +13,7 @@ from ascend_passes.engine.rewrite import Accept, rewrite
 from ascend_passes.engine.rule import Rule
 from ascend_passes.frontends.experts import experts
 from ascend_passes.frontends.quantized_decomposed import find_zero_points, quantized_decomposed
+from ascend_passes.frontends.quantized_experts import quantized_experts
 from ascend_passes.frontends.vllm_operators import vllm_operators
 from ascend_passes.ir.graph import Context
 from ascend_passes.meaning.recognize import by_meaning
@@ -127,6 +128,13 @@ STAGES = (
         recognize,
         "every spelling of RMSNorm, SwiGLU, rotary embedding, quantize and quantized matmul "
         "becomes the one NPU operator for it",
+    ),
+    # Behind `recognize`, which finds the rows' quantization; before `fuse`, which joins it to what
+    # made the rows.
+    Stage(
+        "quantized_experts",
+        quantized_experts,
+        "products of experts whose int8 rows and weights were read back as floats multiply int8",
     ),
     # Again: spellings that differed are one operator by now.
     MERGE_EQUAL,

@@ -18,7 +18,7 @@ from ascend_passes.report.value import Left
 LIBRARY_NAME = "compressed_tensors"
 LIBRARY = re.compile(LIBRARY_NAME + r"[/\\]quantization[/\\]")
 """In the path of a frame of the library; vLLM's layers of that name lie in another order."""
-OURS = re.compile(r"ascend_passes[/\\]models[/\\]quantize\.py")
+OURS = re.compile(r"ascend_passes[/\\]models[/\\](quantize|int8_experts)\.py")
 """In the path of a frame that calls the library and keeps the integers."""
 REASON = "compressed-tensors' own forward has read the int8 weights back as floats"
 FIX = (

@@ -7,6 +7,7 @@ candidate; a candidate that an operator may not take is a miss.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 
@@ -27,7 +28,7 @@ from ascend_passes.frontends.expert_slots import (
     rows_of_groups,
     stand_in,
 )
-from ascend_passes.frontends.vllm_operators import erase_between
+from ascend_passes.frontends.vllm_operators import erase_between, wrapped_name
 from ascend_passes.ir.arguments import arguments, named_arguments
 from ascend_passes.ir.graph import (
     Context,
@@ -51,6 +52,8 @@ GROUPED = {
 """Grouped product -> the names of its rows, weights and offsets."""
 MOST_EXPERTS = 1024
 """More than any model has; a softmax over more is a sampler's, over words."""
+WHOLE = ("vllm::moe_forward", "vllm::moe_forward_shared", "_C::cpu_fused_moe")
+"""Operators of vLLM's that are the experts of a layer, all but the last with their choice."""
 ONE_RESULT, OVER_ROWS = 3, 0
 """split_item and group_type of `npu_grouped_matmul`: groups of rows of one result."""
 ENDS, COUNTS = 0, 1
@@ -58,7 +61,7 @@ ENDS, COUNTS = 0, 1
 
 
 def experts(graph: fx.Graph, context: Context) -> Report:
-    """Translate layers of experts in place; `fired` counts the operators."""
+    """Translate layers of experts in place; `fired` counts the operators, `kept` vLLM's."""
     fired: dict[str, int] = {}
     misses: list[Miss] = []
     for name, (candidates, translate) in STEPS.items():
@@ -73,7 +76,9 @@ def experts(graph: fx.Graph, context: Context) -> Report:
                 erase_between(last, node)
                 misses.append(Miss(name, node.name, place(node), str(refusal), complete=True))
         remove_dead(graph)
-    return Report(fired=fired, misses=tuple(misses))
+    calls = Counter(map(wrapped_name, graph.nodes))
+    kept = {name: calls[name] for name in WHOLE if calls[name]}
+    return Report(fired=fired, misses=tuple(misses), kept=kept)
 
 
 def choices_of_softmax(graph: fx.Graph) -> Iterator[fx.Node]:

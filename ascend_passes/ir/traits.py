@@ -71,6 +71,8 @@ class Traits:
     """Arguments that the kernel writes though the schema does not say so."""
     returns_input: bool = False
     """Whether the result lies in the argument's memory though the schema does not say so."""
+    given_twice: tuple[str, ...] = ()
+    """Arguments that may be the tensor that the operator writes: whoever has it calls it so."""
     partial_writes: str = ""
     """Why an argument that the schema has written keeps some of its content; "" where it does
     not."""
@@ -156,6 +158,11 @@ OTHERS: Mapping[str, Traits] = MappingProxyType(
             (f"npugraph_ex::{name}" for name in ("scope_enter", "scope_exit", "wait")),
             Traits(free=True),
         ),
+        # Experts that make the logits of their router themselves are given the tokens for them.
+        "vllm::moe_forward": Traits(
+            multiplies=True, given_twice=("router_logits", "shared_experts_input")
+        ),
+        "vllm::moe_forward_shared": Traits(multiplies=True),
         # Kernels of torch_npu 2.13 without a reference here; the lists after its `acl_graph.py`.
         "npu::npu_fused_infer_attention_score": Traits(
             host_lists=(

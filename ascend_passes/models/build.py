@@ -32,6 +32,10 @@ FAMILIES: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
         "qwen3": ("qwen3", {}),
         "llama": ("llama", {}),
         "mistral": ("mistral", {"sliding_window": None}),
+        "qwen3_moe": (
+            "qwen3_moe",
+            {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 128},
+        ),
         "gemma3": ("gemma3_text", {"query_pre_attn_scalar": 64, "sliding_window": 128}),
         "glm4": ("glm4", {"attention_bias": True}),
     }

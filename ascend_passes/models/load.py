@@ -18,11 +18,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from transformers.utils import logging
 
 from ascend_passes.models import ModelError
+from ascend_passes.models.int8_experts import reading, run_from_int8
 from ascend_passes.models.quantize import keep_compressed, quantized_layers
 from ascend_passes.models.schemes import check_layers, check_quantization, one_line
 from ascend_passes.options.types import nearest
 
-SUPPORTED = ("gemma3_text", "llama", "mistral", "qwen2", "qwen3")
+SUPPORTED = ("gemma3_text", "llama", "mistral", "qwen2", "qwen3", "qwen3_moe")
 """Values of `model_type` whose layers the rules are tested with."""
 DTYPES: Mapping[str, torch.dtype] = {
     "bfloat16": torch.bfloat16,
@@ -50,6 +51,7 @@ def load_model(directory: Path, dtype: str | None = None, device: str = "cpu") -
     model = load_original(directory, dtype)
     if any(True for _ in quantized_layers(model)):
         keep_compressed(model)
+    run_from_int8(model)
     return model.to(device).eval()
 
 
@@ -91,7 +93,7 @@ def from_folder(
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """transformers' own model and what it says about the weights, from safetensors files alone."""
     given: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    with quiet():
+    with quiet(), reading(directory):
         config = AutoConfig.from_pretrained(directory, **given)
         config._attn_implementation = ATTENTION  # an argument would lose to the file
         config.return_dict = True
@@ -170,7 +172,7 @@ def check_architecture(config: Mapping[str, Any]) -> None:
     hint = " Of Gemma 3, load the text model." if model_type == "gemma3" else ""
     raise ModelError(
         f"model_type {model_type!r} is not supported; "
-        f"supported dense models: {', '.join(SUPPORTED)}.{hint or nearest(model_type, SUPPORTED)}"
+        f"supported models: {', '.join(SUPPORTED)}.{hint or nearest(model_type, SUPPORTED)}"
     )
 
 

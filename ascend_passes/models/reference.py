@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
+from ascend_passes.models.exact_experts import experts_in_double
 from ascend_passes.models.generate import Progress, logits_of, new_cache, no_progress
 from ascend_passes.models.quantize import quantized_layers
 
@@ -52,6 +53,7 @@ def in_double(model: PreTrainedModel) -> PreTrainedModel:
         model: as transformers loaded it, or as this project runs it from its int8 weights.
     """
     model.to(torch.float64)
+    experts_in_double(model)
     ModelCompressor().remove_decompression_hook(model)
     for _, layer in quantized_layers(model):
         if layer.quantization_status == QuantizationStatus.COMPRESSED:

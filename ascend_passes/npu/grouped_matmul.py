@@ -7,12 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ascend_passes.npu.matmul import CODE_BFLOAT16, CODE_FLOAT16, integer_matmul
 from ascend_passes.npu.operator import (
     A2,
     A3,
     Arguments,
     Conditions,
     Operator,
+    dtype_of,
     empty,
     is_soc,
     require,
@@ -34,10 +36,14 @@ OVER_ROWS = 0
 """group_type: the groups are rows of x."""
 CUDA_ALIGNMENT = 8
 """Elements of bfloat16 in 16 bytes; rows of torch's grouped product are a multiple of them."""
-QUANTIZED = (
-    *("scale", "offset", "antiquant_scale", "antiquant_offset", "per_token_scale"),
+SCALES = ("scale", "per_token_scale")
+"""Of each column of each group, [E, N], and of each row, [M]."""
+OTHER_QUANTIZED = (
+    *("offset", "antiquant_scale", "antiquant_offset"),
     *("x_dtype", "weight_dtype", "scale_dtype", "per_token_scale_dtype"),
 )
+SCALE_OF_RESULT = {CODE_BFLOAT16: torch.bfloat16, CODE_FLOAT16: torch.float32}
+"""output_dtype of int8 rows with a scale each -> dtype of scale, by the documentation's table."""
 RESERVED = ("activation_input", "activation_quant_scale", "activation_quant_offset")
 """Arguments that the documentation allows no value."""
 
@@ -46,25 +52,34 @@ def grouped_matmul(
     x: list[Tensor],
     weight: list[Tensor],
     *,
+    scale: list[Tensor] | None = None,
+    per_token_scale: list[Tensor] | None = None,
     group_list: Tensor | None = None,
     split_item: int = 0,
     group_type: int | None = None,
     group_list_type: int = ENDS,
     act_type: int = 0,
+    output_dtype: int | None = None,
     **others: Any,
 ) -> list[Tensor]:
     """The rows of each group times a weight of its own: [M, K] and [E, K, N] give one [M, N].
 
-    Summed in float32 and rounded once. Rows behind the last group, which no legal call has, are
-    zero.
+    Floating factors are summed in float32 and rounded once. int8 ones are summed exactly, times
+    scale [E, N] and per_token_scale [M] in float32, and rounded once to the dtype of output_dtype.
+    Rows behind the last group, which no legal call has, are zero.
 
     Raises:
-        NotImplementedError: several tensors, a bias, an activation or quantized factors.
+        NotImplementedError: several tensors, a bias, an activation, or int8 without both scales.
     """
     plain = group_type == OVER_ROWS and split_item in ONE_RESULT and not act_type
     if not plain or len(x) != 1 or len(weight) != 1 or group_list is None or any_given(others):
         raise NotImplementedError("npu_grouped_matmul: only plain groups of rows have a reference")
     ends = group_list if group_list_type == ENDS else group_list.cumsum(0)
+    if scale is not None and per_token_scale is not None and output_dtype is not None:
+        totals = scaled_by_group(x[0], weight[0], scale[0], ends) * per_token_scale[0].unsqueeze(-1)
+        return [totals.to(dtype_of(output_dtype, x[0].dtype))]
+    if any_given({"scale": scale, "per_token": per_token_scale, "dtype": output_dtype}):
+        raise NotImplementedError("npu_grouped_matmul: only int8 with both scales has a reference")
     product = product_of_torch if fits_product_of_torch(x[0], weight[0]) else product_by_group
     return [product(x[0], weight[0], ends)]
 
@@ -84,6 +99,18 @@ def product_by_group(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
     return result
 
 
+def scaled_by_group(x: Tensor, weight: Tensor, scale: Tensor, ends: Tensor) -> Tensor:
+    """int8 products in float32, times the scales of their group's columns."""
+    size = (x.shape[0], weight.shape[-1])
+    result, start = torch.zeros(size, device=x.device).float(), 0
+    for expert, end in enumerate(ends.tolist()):
+        if start < end:
+            total = integer_matmul(x[start:end], weight[expert])
+            result[start:end] = total.float() * scale[expert].float()
+        start = end
+    return result
+
+
 def fits_product_of_torch(x: Tensor, weight: Tensor) -> bool:
     """Whether torch has one kernel for the product, which reads the groups on the device and can
     be captured: CUDA, bfloat16, rows of whole 16 bytes, one dim of each factor contiguous."""
@@ -99,36 +126,71 @@ def product_of_torch(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
     return torch._grouped_mm(x, weight, offs=ends.to(torch.int32))
 
 
-def fake_grouped_matmul(x: list[Tensor], weight: list[Tensor], **_: Any) -> list[Tensor]:
+def fake_grouped_matmul(
+    x: list[Tensor], weight: list[Tensor], *, output_dtype: int | None = None, **_: Any
+) -> list[Tensor]:
     """One result with the rows of x and the columns of weight."""
-    return [empty(x[0], (x[0].shape[0], weight[0].shape[-1]))]
+    size = (x[0].shape[0], weight[0].shape[-1])
+    return [empty(x[0], size, dtype_of(output_dtype, x[0].dtype))]
 
 
 def grouped_matmul_limits(arguments: Arguments, soc: str) -> Conditions:
     """One x, one weight and one result, grouped over rows: the documentation's case of one tensor
-    each, without quantization. That the groups are all of x is of the content of group_list."""
+    each, without quantization or with a scale of each row. That the groups are all of x is of the
+    content of group_list."""
     yield is_soc(soc, A2, A3), f"the limits on {soc} are not known here"
     for name in ("x", "weight"):
         count = len(arguments[name])
         yield count == 1, f"{name} is {count} tensors but must be one"
-    for name in QUANTIZED:
-        yield require_absent(name, arguments[name], "the factors are not quantized")
+    for name in OTHER_QUANTIZED:
+        yield require_absent(name, arguments[name], "has no reference here")
     for name in RESERVED:
         yield require_absent(name, arguments[name], "is reserved")
-    for name in ("bias", "tuning_config", "output_dtype"):
+    for name in ("bias", "tuning_config"):
         yield require_absent(name, arguments[name], "has no reference here")
     yield not arguments["act_type"], "act_type is given but only a per-token quantized x takes it"
     yield arguments["split_item"] in ONE_RESULT, "split_item is not 2 or 3, one result"
     yield arguments["group_type"] == OVER_ROWS, "group_type is not 0, groups of rows"
     if len(arguments["x"]) == 1 and len(arguments["weight"]) == 1:
-        yield from factors_limits(arguments["x"][0], arguments["weight"][0])
-        yield from group_list_limits(arguments, arguments["weight"][0].shape[0])
+        x, weight = arguments["x"][0], arguments["weight"][0]
+        yield from shapes_limits(x, weight)
+        dtypes = int8_limits if x.dtype == torch.int8 else floating_limits
+        yield from dtypes(arguments, x, weight)
+        yield from group_list_limits(arguments, weight.shape[0])
 
 
-def factors_limits(x: Tensor, weight: Tensor) -> Conditions:
-    """[M, K] and [E, K, N] of one floating dtype; weight may be transposed, x not."""
+def floating_limits(arguments: Arguments, x: Tensor, weight: Tensor) -> Conditions:
+    """One floating dtype, which is the result's."""
+    for name in (*SCALES, "output_dtype"):
+        yield require_absent(name, arguments[name], "the factors are not quantized")
     yield require_dtype("x", x, FLOATS)
     yield require_dtype("weight", weight, (x.dtype,))
+
+
+def int8_limits(arguments: Arguments, x: Tensor, weight: Tensor) -> Conditions:
+    """int8 factors with scales: one of each row, in float32, and one of each column, in the dtype
+    that the result's asks for.
+
+    The documentation has scales of one dim; of one weight for all groups they are [E, N], as
+    vllm-ascend gives them.
+    """
+    yield require_dtype("weight", weight, (torch.int8,))
+    code = arguments["output_dtype"]
+    yield code in SCALE_OF_RESULT, f"output_dtype is {code}, not 15 (bfloat16) or 5 (float16)"
+    for name in SCALES:
+        count = len(arguments[name] or ())
+        yield count == 1, f"{name} is {count} tensors but must be one beside an int8 x"
+    if all(len(arguments[name] or ()) == 1 for name in SCALES) and code in SCALE_OF_RESULT:
+        scale, rows = (arguments[name][0] for name in SCALES)
+        yield require_dtype("scale", scale, (SCALE_OF_RESULT[code],))
+        yield require_dtype("per_token_scale", rows, (torch.float32,))
+        columns = (weight.shape[0], weight.shape[-1])
+        yield require_shape("scale", scale, columns, "one of each group's columns")
+        yield require_shape("per_token_scale", rows, (x.shape[0],), "one of each row")
+
+
+def shapes_limits(x: Tensor, weight: Tensor) -> Conditions:
+    """[M, K] and [E, K, N]; weight may be transposed, x not."""
     ranks = x.dim() == 2 and weight.dim() == 3
     yield ranks, f"x and weight have {x.dim()} and {weight.dim()} dims but must have 2 and 3"
     if not ranks:
@@ -173,7 +235,7 @@ OPERATORS: tuple[Operator, ...] = (
         multiplies=True,
         traceable=False,
         accuracy="half a unit of the result's dtype, and what float32 loses over a sum of K"
-        " products, K * 2^-24 of their magnitudes",
+        " products, K * 2^-24 of their magnitudes; of int8 factors, whose sum is exact, 3 * 2^-24",
         converter="GroupedMatmul",
     ),
 )

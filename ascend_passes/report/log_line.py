@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ascend_passes.report.families import left_groups, left_in
-from ascend_passes.report.text import totals
+from ascend_passes.report.text import kept_text, totals
 from ascend_passes.report.value import Report
 
 BOOKKEEPING = ("normalize",)
@@ -16,6 +16,7 @@ def line_of_report(report: Report) -> str:
     """`4 add_rms_norm, 9 rms_norm; kernels 553 -> 60; left 1 add_rms_norm: why; in 0.1 s`."""
     parts = [fused_text(report)]
     parts += [f"kernels {totals(report)}"] if report.before else []
+    parts += [f"kept {kept_text(report)}"] if report.kept else []
     groups = left_groups(left_in(report))
     if groups:
         reasons = [f"{group.count} {group.family}: {group.reason}" for group in groups]

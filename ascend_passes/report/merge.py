@@ -43,7 +43,8 @@ def what_became(report: Report) -> object:
     left = tuple((one.family, one.place, one.reason) for one in report.left)
     misses = frozenset((one.rule, one.place, one.reason) for one in report.misses)
     choices = tuple((one.subject, one.chosen) for one in report.decisions)
-    counts = (frozenset(report.fired.items()), frozenset(report.spellings.items()))
+    mappings = (report.fired, report.spellings, report.kept)
+    counts = tuple(frozenset(one.items()) for one in mappings)
     texts = (report.notes, report.errors, report.plan, report.captures)
     return counts, left, misses, choices, texts, kinds(report.before), kinds(report.after)
 

@@ -62,6 +62,8 @@ def full_lines(one: Merged, width: int) -> Iterator[TextLine]:
         yield TextLine("for", report.plan)
     yield from kernel_lines(report, width)
     yield from fused_lines(report)
+    if report.kept:
+        yield TextLine("kept", kept_text(report))
     yield from left_lines(report)
     yield from memory_lines(report)
     yield from (decision_line(choice) for choice in report.decisions)
@@ -142,6 +144,11 @@ def fused_lines(report: Report, brief: bool = False) -> Iterator[TextLine]:
     ]
     if found or report.before:
         yield TextLine("fused", ", ".join(found) or "nothing")
+
+
+def kept_text(report: Report) -> str:
+    """`48 vllm::moe_forward`."""
+    return ", ".join(f"{count} {name}" for name, count in report.kept.items())
 
 
 def left_lines(report: Report) -> Iterator[TextLine]:

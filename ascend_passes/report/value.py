@@ -165,6 +165,8 @@ class Report:
     """Recognition in `fired` -> its family, whose name stands in `left` and in `misses`."""
     left: tuple[Left, ...] = ()
     """What stays spelled out, with the reason and the fix."""
+    kept: Mapping[str, int] = field(default_factory=dict)
+    """Operator of somebody else's that does what several of the NPU's would -> how many stay."""
     before: tuple[Kernel, ...] = ()
     """The kernels of the graph as it was traced."""
     after: tuple[Kernel, ...] = ()
@@ -181,6 +183,7 @@ class Report:
     def __add__(self, other: Report) -> Report:
         return Report(
             fired=dict(Counter(self.fired) + Counter(other.fired)),
+            kept=dict(Counter(self.kept) + Counter(other.kept)),
             misses=self.misses + other.misses,
             decisions=self.decisions + other.decisions,
             notes=self.notes + other.notes,

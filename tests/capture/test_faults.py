@@ -272,6 +272,31 @@ def test_writes_that_no_schema_declares_are_replayed_and_undone(recorder, x, dou
     assert x.equal(2 * before)
 
 
+@pytest.fixture
+def counted_up():
+    """The functional form of an operator that writes."""
+    library = torch.library.Library("test_functional_forms", "DEF")
+    library.define("count_up(Tensor(a!) x) -> ()")
+    library.impl("count_up", lambda x: (x.add_(1), None)[1], "CPU")
+    form, operator = (
+        torch.ops.higher_order.auto_functionalized_v2,
+        torch.ops.test_functional_forms.count_up.default,
+    )
+    yield lambda x: form(operator, _x_base_index=0, _x_alias=True, _all_bases=[x])[1]
+    library._destroy()
+
+
+def test_a_functional_form_is_recorded_as_its_copy_and_its_write(recorder, counted_up):
+    x = torch.zeros(3)
+    assert recorder.warm_up(lambda: counted_up(x)).tolist() == [1.0] * 3
+    graph, result = record(recorder, lambda x: counted_up(x) * 2, x)
+    for number in (4.0, 7.0):
+        x.fill_(number)
+        graph.replay()
+        assert result.tolist() == [2 * (number + 1)] * 3
+        assert x.tolist() == [number] * 3
+
+
 def test_capture_leaves_inputs_and_poisons_results(recorder, x):
     before = x.clone()
     graph, result = record(recorder, lambda x: x.add_(1) * 2, x)

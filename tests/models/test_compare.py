@@ -159,6 +159,8 @@ GOOD = Comparison(
     compile_seconds=1.0,
     reports=(),
 )
+FEW_FAR = Error(0.2, 0.04, 0.01)
+"""Of tokens that went to other experts."""
 EQUAL = {"compiled_tokens": GOOD.eager_tokens}
 
 
@@ -177,6 +179,8 @@ EQUAL = {"compiled_tokens": GOOD.eager_tokens}
         ({"dtype": "float32", "compiled": Error(0.2, 0.04), **EQUAL}, True),
         ({"dtype": "float32", "quantized": True, "compiled": Error(0.2, 0.04)}, True),
         ({"dtype": "float32", "quantized": True, "compiled": Error(0.2, 0.06)}, False),
+        ({"routed": True, "compiled": Error(0.2, 0.06, 0.01), "eager": FEW_FAR}, True),
+        ({"routed": True, "compiled": Error(0.2, 0.04, 0.02), "eager": FEW_FAR}, False),
     ],
 )
 def test_each_demand_alone_decides(changes, passed):

@@ -135,6 +135,13 @@ NOT_INT8 = "is not int8"
 ONE_DTYPE = "must be bfloat16"
 STATIC = {"quant_mode": 0, "smooth_scales": t(1, 4, dtype=F32)}
 # operator, changed arguments, the reasons that must come, and the chip if it is not A2
+INT8_GROUPS = {
+    "x": [t(4, 8, dtype=I8)],
+    "weight": [t(3, 8, 16, dtype=I8)],
+    "scale": [t(3, 16)],
+    "per_token_scale": [t(4, dtype=F32)],
+    "output_dtype": 15,
+}
 BROKEN = [
     (
         "npu_rms_norm",
@@ -880,6 +887,39 @@ BROKEN = [
         "npu_grouped_matmul",
         {"scale": [t(16)]},
         ["scale is given but the factors are not quantized"],
+    ),
+    (
+        "npu_grouped_matmul",
+        {"offset": [t(16)]},
+        ["offset is given but has no reference here"],
+    ),
+    (
+        "npu_grouped_matmul",
+        {"x": [t(4, 8, dtype=I8)]},
+        [
+            "weight is bfloat16 but must be int8",
+            "output_dtype is None, not 15 (bfloat16) or 5 (float16)",
+            "scale is 0 tensors but must be one beside an int8 x",
+            "per_token_scale is 0 tensors but must be one beside an int8 x",
+        ],
+    ),
+    (
+        "npu_grouped_matmul",
+        {**INT8_GROUPS, "output_dtype": 5},
+        ["scale is bfloat16 but must be float32"],
+    ),
+    (
+        "npu_grouped_matmul",
+        {**INT8_GROUPS, "per_token_scale": [t(3, dtype=F32)]},
+        ["per_token_scale has shape [3] but must have one of each row, [4]"],
+    ),
+    (
+        "npu_grouped_matmul",
+        {**INT8_GROUPS, "scale": [t(16)], "per_token_scale": [t(4)]},
+        [
+            "per_token_scale is bfloat16 but must be float32",
+            "scale has shape [16] but must have one of each group's columns, [3, 16]",
+        ],
     ),
     (
         "npu_grouped_matmul",

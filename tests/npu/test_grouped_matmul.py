@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ascend_passes import npu
-from tests.npu.draw import floats, generator, normal, seeds, tokens
+from tests.npu.draw import floats, generator, integers, normal, seeds, tokens
 from tests.npu.examples import groups
 
 GROUPS = {"split_item": 3, "group_type": 0}
@@ -79,11 +79,63 @@ def test_no_expert_is_multiplied_by_rows_of_others(monkeypatch):
     assert sum(seen) == 9
 
 
+@given(seeds, tokens, st.integers(1, 40), st.sampled_from((0, 1)), st.sampled_from((5, 15)))
+def test_int8_groups_are_summed_exactly_and_scaled(seed, rows, depth, kind, code):
+    """Within half a unit of the result, and what float32 loses in the total and two products."""
+    source = generator(seed)
+    x, weight = integers(source, rows, depth), integers(source, EXPERTS, depth, 7)
+    dtype, of_scale = {5: (torch.float16, torch.float32), 15: (torch.bfloat16,) * 2}[code]
+    scale = (torch.rand(EXPERTS, 7, generator=source) / 500 + 1e-4).to(of_scale)
+    row_scale = torch.rand(rows, generator=source) / 50 + 1e-3
+    groups_given = groups(source, rows, EXPERTS, kind)
+    (found,) = npu.npu_grouped_matmul(
+        [x],
+        [weight],
+        scale=[scale],
+        per_token_scale=[row_scale],
+        output_dtype=code,
+        **groups_given,
+    )
+    columns = weight.double() * scale.double()[:, None]
+    exact, _ = exact_groups(x * row_scale.double()[:, None], columns, counts_of(groups_given))
+    assert found.dtype == dtype and found.shape == exact.shape
+    rounding = (torch.finfo(dtype).eps / 2 + 3 * 2.0**-24) * exact.abs()
+    bound = 1.02 * rounding + torch.finfo(dtype).smallest_normal
+    assert bool(((found.double() - exact).abs() <= bound).all())
+
+
+def test_a_transposed_int8_weight_is_the_same():
+    x, weight = torch.ones(3, 4, dtype=torch.int8), torch.arange(40).view(2, 5, 4).to(torch.int8)
+    scales = {"scale": [torch.ones(2, 5).bfloat16()], "per_token_scale": [torch.ones(3)]}
+    given_groups = {"group_list": torch.tensor([1, 3]), "output_dtype": 15, **GROUPS}
+    results = [
+        npu.npu_grouped_matmul([x], [one], **scales, **given_groups)[0]
+        for one in (weight.mT, weight.mT.contiguous())
+    ]
+    assert torch.equal(*results)
+    assert results[0].tolist() == [[6, 22, 38, 54, 70], *[[86, 102, 118, 134, 150]] * 2]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"scale": [torch.ones(3, 6)]},
+        {"per_token_scale": [torch.ones(4)], "output_dtype": 15},
+        {"output_dtype": 15},
+    ],
+)
+def test_int8_without_both_scales_says_so(other):
+    x, weight = torch.ones(4, 8).to(torch.int8), torch.ones(3, 8, 6).to(torch.int8)
+    given_groups = {"group_list": torch.tensor([1, 2, 4]), **GROUPS}
+    with pytest.raises(NotImplementedError, match="only int8 with both scales"):
+        npu.OPERATORS["npu_grouped_matmul"].reference([x], [weight], **(given_groups | other))
+
+
 @pytest.mark.parametrize(
     "other",
     [
         {"bias": [torch.zeros(6)]},
-        {"scale": [torch.ones(6)]},
+        {"offset": [torch.ones(6)]},
         {"act_type": 5},
         {"split_item": 0},
         {"group_type": -1},

@@ -13,8 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Qwen3Config, Qwen3ForCausalLM, StaticCache
 
 from ascend_passes.engine.normalize import normalize
+from ascend_passes.ir import traits
 from ascend_passes.ir.graph import Context
 from ascend_passes.ir.trace import compile_inference
+from ascend_passes.ir.traits import Traits
 from ascend_passes.npu.cache import reshape_and_cache
 from ascend_passes.passes.grouped_attention import grouped_attention
 from ascend_passes.passes.writes.reinplace import reinplace
@@ -359,6 +361,38 @@ def test_a_mutated_argument_whose_old_value_is_needed_is_cloned():
         return held, fresh, cache[1] + 1
 
     check(step, *pair_inputs())
+
+
+DOUBLES = torch.library.Library("written_and_read", "FRAGMENT")
+for name in ("declared", "plain"):
+    DOUBLES.define(f"{name}(Tensor(a!) x, Tensor logits) -> Tensor")
+    DOUBLES.impl(name, lambda x, logits: x.mul_(2).add_(logits.sum()).sum(1), "CPU")
+    torch.library.register_fake(
+        f"written_and_read::{name}", lambda x, logits: torch.empty_like(x[:, 0]), lib=DOUBLES
+    )
+traits.declare("written_and_read::declared", Traits(given_twice=("logits",)))
+
+
+@pytest.mark.parametrize("name", ["declared", "plain"])
+def test_a_tensor_may_be_given_twice_where_the_operator_is_made_for_that(name):
+    """What writes it and reads it as well is called as the model calls it, or not at all."""
+    operator = getattr(torch.ops.written_and_read, name)
+
+    def step(x):
+        rows = x + 1
+        return operator(rows, rows)
+
+    def step_of_two(x):
+        rows = x + 1
+        return operator(rows, rows[:2])
+
+    made, x = rewritten(step), torch.ones(4, 8)
+    same = torch.equal(made.call(x), step(x))
+    assert same == made.report.fired["reinplace"] == (name == "declared")
+    part = rewritten(step_of_two)
+    part.call(x)
+    assert part.report.fired == {"reinplace": 0}
+    assert "another argument is a view" in part.report.misses[0].reason
 
 
 WRITES = (write_index_put, write_slice, write_through_select, write_flat_view, write_transposed)

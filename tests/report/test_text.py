@@ -106,6 +106,12 @@ def test_one_line_for_logs():
     assert Report().log_line() == "nothing fired; in 0.000 s"
 
 
+def test_what_is_somebody_elses_is_counted():
+    both = Report(kept={"vllm::moe_forward": 2}) + Report(kept={"vllm::moe_forward": 46})
+    assert "; kept 48 vllm::moe_forward; " in both.log_line()
+    assert "kept       48 vllm::moe_forward" in str(both)
+
+
 def test_everything_else_has_its_line():
     made = Report(
         fired={"a": 1},

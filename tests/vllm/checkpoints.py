@@ -41,8 +41,8 @@ def spread(model: PreTrainedModel) -> PreTrainedModel:
     """The model with weights of unit gain, in place: the default range is so small that all layers
     together change little."""
     for name, parameter in model.named_parameters():
-        if parameter.dim() == 2 and "embed" not in name:
-            parameter.normal_(0, parameter.shape[1] ** -0.5)
+        if parameter.dim() > 1 and "embed" not in name:
+            parameter.normal_(0, parameter.shape[-1] ** -0.5)
     return model
 
 

@@ -77,6 +77,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (information / "entry_points.txt").write_text(
         "[vllm.platform_plugins]\nascend_test_platform = ascend_test_platform:activate\n"
         "[vllm.general_plugins]\nwithout_amx = ascend_test_platform:without_amx\n"
+        "local_experts = ascend_test_platform:local_experts\n"
     )
     return folder
 

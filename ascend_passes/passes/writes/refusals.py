@@ -20,6 +20,7 @@ from ascend_passes.ir.graph import (
 )
 from ascend_passes.ir.in_place import (
     fake_view,
+    read_call,
 )
 from ascend_passes.ir.proof import prove
 from ascend_passes.ir.sharing import aliases, reads_absolute_offset
@@ -95,7 +96,18 @@ def lies_within(region: Tensor, whole: Tensor) -> bool:
 def refused_arguments(write: Write, old: set[fx.Node]) -> str | None:
     """Whether the write reads the written memory through another argument as well."""
     uses = [n for n in argument_nodes(write.node) if n in old]
+    for _ in given_twice(write):
+        uses.remove(write.target)
     return "another argument is a view of the written memory" if uses != [write.target] else None
+
+
+def given_twice(write: Write) -> list[str]:
+    """Arguments that are the written tensor itself, where the operator is made for that."""
+    call = read_call(write.node)
+    if call is None:
+        return []
+    names = traits_of(call.operator).given_twice
+    return [name for name in names if call.arguments.get(name) is write.target]
 
 
 def refused_layout(write: Write, new: set[fx.Node]) -> str | None:

@@ -143,7 +143,17 @@ def grouped_matmul(d: Draw) -> Call:
     )
     groups = {"group_list": meta(3, dtype=torch.int64), "group_list_type": d.one(0, 1)}
     x = meta(d.tokens, d.hidden, dtype=dtype)
-    return Call(([x], [weight]), {**groups, "split_item": d.one(2, 3), "group_type": 0})
+    options = {**groups, "split_item": d.one(2, 3), "group_type": 0}
+    if d.one(True, False):
+        return Call(([x], [weight]), options)
+    x, weight = (one.to(torch.int8) for one in (x, weight))
+    out = d.one(torch.float16, torch.bfloat16)
+    scales = {
+        "scale": [meta(3, 64, dtype=torch.float32 if out == torch.float16 else out)],
+        "per_token_scale": [meta(d.tokens, dtype=torch.float32)],
+        "output_dtype": code(out),
+    }
+    return Call(([x], [weight]), {**options, **scales})
 
 
 def swiglu(d: Draw) -> Call:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 
 def activate() -> str | None:
@@ -18,3 +19,22 @@ def without_amx() -> None:
     import torch
 
     torch.cpu._is_amx_tile_supported = lambda: False
+
+
+def local_experts() -> None:
+    """Number experts as the kernel holds them: under expert parallelism vLLM 0.32 gives its CPU
+    kernel the numbers of all ranks' experts, for which it reads behind the weights of this rank."""
+    from vllm.model_executor.layers.fused_moe.experts.cpu_moe import CPUUnquantizedExperts
+
+    original = CPUUnquantizedExperts.apply
+
+    def apply(experts: Any, *given: Any, **named: Any) -> None:
+        here = named.get("expert_map")
+        if here is not None:
+            chosen = here[named["topk_ids"].long()]
+            weights = named["topk_weights"]
+            named["topk_weights"] = weights.masked_fill(chosen < 0, 0)
+            named["topk_ids"] = chosen.clamp(min=0).to(named["topk_ids"].dtype)
+        original(experts, *given, **named)
+
+    CPUUnquantizedExperts.apply = apply

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import torch
 import vllm._custom_ops
 import vllm.v1.worker.cpu_worker as cpu_worker
 from vllm.config import CompilationMode, CUDAGraphMode
+from vllm.model_executor.layers.fused_moe.runner.moe_runner import MoERunner
 from vllm.v1.attention.backend import AttentionCGSupport
 from vllm.v1.attention.backends.cpu_attn import CPUAttentionMetadataBuilder
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
@@ -28,6 +31,12 @@ class Runner(CPUModelRunner):
         return self.model.unwrap() if isinstance(self.model, AscendGraphWrapper) else self.model
 
 
+def experts_of(runner: MoERunner) -> Callable[..., Any]:
+    """The operator that is all of a layer's experts; a CPU's graph has what is in it."""
+    shared = runner._shared_experts is not None
+    return torch.ops.vllm.moe_forward_shared if shared else torch.ops.vllm.moe_forward
+
+
 class Worker(cpu_worker.CPUWorker):
     def init_device(self) -> None:
         cpu_worker.CPUModelRunner = Runner
@@ -37,4 +46,5 @@ class Worker(cpu_worker.CPUWorker):
         CPUAttentionMetadataBuilder._cudagraph_support = (
             AttentionCGSupport.UNIFORM_SINGLE_TOKEN_DECODE
         )
+        MoERunner._select_forward = experts_of
         super().init_device()
