@@ -24,6 +24,7 @@ from ascend_passes.passes.flashcomm.sequence_parallel import sequence_parallel
 from ascend_passes.passes.grouped_attention import grouped_attention
 from ascend_passes.passes.matmul_collective.matmul_collective import matmul_collective
 from ascend_passes.passes.prefetch import prefetch
+from ascend_passes.passes.qk_norm_rope import fuse_packed_heads
 from ascend_passes.passes.rope.hoist import hoist_rope, share_tables
 from ascend_passes.passes.row_views import row_views
 from ascend_passes.passes.unrounded_gain import unrounded_gain
@@ -142,6 +143,13 @@ STAGES = (
         row_views,
         "views move behind operators that work on rows, so that these stand beside what made the "
         "rows",
+    ),
+    # Before `fuse`, which would turn both rotations in place.
+    Stage(
+        "qk_norm_rope",
+        fuse_packed_heads,
+        "norm and rotation of query and key heads read the packed projection as one kernel, where "
+        "it runs: on CUDA, and on an NPU with triton-ascend",
     ),
     Stage(
         "fuse",

@@ -24,6 +24,7 @@ NO_ROWS = {
     "npu_trans_quant_param": "its entries are channels of a weight, not tokens",
     "npu_mrope": "its table has two dimensions and serves every row",
     "npu_rotary_mul": "its rows come second, behind a batch of one",
+    "qk_norm_rope": "its tables may have fewer rows, which then serve several tokens",
     "npu_apply_rotary_pos_emb": "it writes its arguments, so others' rows would stay as they were",
 }
 """Operators that work row by row and do not say so, each with the reason."""
