@@ -19,6 +19,7 @@ from ascend_passes.meaning.recognize import by_meaning
 from ascend_passes.passes.constants.float_inputs import specialize_scalars
 from ascend_passes.passes.constants.fold import fold_constants
 from ascend_passes.passes.constants.merge_equal import merge_equal
+from ascend_passes.passes.decode_attention import rewrite_decode_attention
 from ascend_passes.passes.deduplicate import deduplicate
 from ascend_passes.passes.flashcomm.sequence_parallel import sequence_parallel
 from ascend_passes.passes.grouped_attention import grouped_attention
@@ -171,6 +172,13 @@ STAGES = (
         grouped_attention,
         "attention of one token reads shared key and value heads where they lie, not repeated for "
         "each query head",
+    ),
+    # Behind `grouped_attention`, whose rows it takes.
+    Stage(
+        "decode_attention",
+        rewrite_decode_attention,
+        "attention of one token becomes one operator that is split over the length, on CUDA where "
+        "`passes` asks for it",
     ),
     Stage(
         "eliminate_zeros",

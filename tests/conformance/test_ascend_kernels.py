@@ -14,7 +14,7 @@ from tests.slow import slow
 from tests.soundness.today import seed_of_the_day
 
 SOURCES = toolchain.ROOT / "ascend_passes" / "npu" / "kernels"
-FOR_CUDA = {"int8_matmul_tma"}
+FOR_CUDA = {"int8_matmul_tma", "attention"}
 """Kernels that have no form for Ascend; their files say why."""
 HELPERS = {"arithmetic"}
 CAUGHT = {"flag removed": 1.0, "vector call removed": 0.6, "address moved": 0.4}

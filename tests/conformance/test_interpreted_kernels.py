@@ -12,7 +12,7 @@ from tests.conformance.build import ROOT, UNREACHABLE, folder
 from tests.made_once import install_wheels, made_once
 from tests.shared_objects import BuildError
 
-FILES = ("tests/npu/test_kernels.py", "tests/npu/test_packed_heads.py")
+FILES = [f"tests/npu/test_{name}.py" for name in ("kernels", "packed_heads", "attention")]
 WHEELS = ("triton==3.6.0", "numpy<2.4")
 """The interpreter of 3.6 takes arrays of one element for numbers, as NumPy before 2.4 did."""
 

@@ -25,9 +25,10 @@ FAMILIES = {
     "rotary": ("npu_rotary_mul",),
     "matmul": ("npu_quant_matmul",),
     "packed_heads": ("qk_norm_rope",),
+    "attention": ("decode_attention",),
 }
 """File of this folder -> the operators that it has kernels for, so that none is loaded early."""
-WHOLE = ("npu_quant_matmul", "qk_norm_rope")
+WHOLE = ("npu_quant_matmul", "qk_norm_rope", "decode_attention")
 """Operators whose kernel is faster than what Inductor makes of the reference and of what stands
 around it; the others are row-wise, and Inductor fuses them further."""
 log = logging.getLogger("ascend_passes.kernels")
