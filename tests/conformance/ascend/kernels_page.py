@@ -17,9 +17,9 @@ The kernels are in `ascend_passes/npu/kernels`, one file a family, in Triton's l
 same source serves CUDA and Ascend (all but `int8_matmul_tma`, which needs Hopper's copy engine, and
 `attention`, for which CANN has an operator). On CUDA they are the kernels of `torch.ops.npu` and
 `torch.ops.ascend_passes` wherever Triton is installed, and those of the latter run on an NPU with
-triton-ascend; a call that one does not take runs as the reference, and the log says so once. Their numbers are held against float64 within
-the bounds in [accuracy.md](accuracy.md): on a GPU where there is one, in Triton's interpreter, and
-as compiled for Ascend.
+triton-ascend; a call that one does not take runs as the reference, and the log says so once. Their
+numbers are held against float64 within the bounds in [accuracy.md](accuracy.md): on a GPU where
+there is one, in Triton's interpreter, and as compiled for Ascend.
 
 The last means: each form compiles to HIVM for Ascend910B1 to B4, Ascend910_9391 (A3) and
 Ascend950PR_9589 (A5) with Huawei's compiler {COMPILER} behind triton-ascend {TRITON}, and the HIVM
