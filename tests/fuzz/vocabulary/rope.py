@@ -92,8 +92,11 @@ def packed_heads(draw: Draw) -> list[str]:
     end = ".transpose(1, 2)" if first else ""
     text = f"{{r0}} = {{0}}.unflatten(-1, (-1, {size})){end}"
     before = draw.chance(0.7)
-    found = []
+    found, alike = [], draw.chance(0.8)
+    state = draw.random.getstate()
     for part in parts[:2]:
+        if alike:  # both in one spelling, as models have them
+            draw.random.setstate(state)
         heads = draw.emit("heads", text if before else text.removesuffix(end), part)[0]
         heads = rms_norm_of(draw, heads) if draw.chance(0.9) else heads
         if first and not before:
