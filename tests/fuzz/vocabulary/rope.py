@@ -102,7 +102,9 @@ def packed_heads(draw: Draw) -> list[str]:
         if first and not before:
             heads = draw.emit("heads_first", "{r0} = {0}.transpose(1, 2)", heads)[0]
         found.append(rotation(draw, heads, cos, sin, style, 1 if first else 2))
-    return [*found, parts[2]]
+    # Of a value that nobody picks nothing is left, and then there is no pair.
+    both = f"{{r0}} = torch.cat([{{0}}, {{1}}], {1 if first else 2})"
+    return [*draw.emit("heads_beside", both, *found), parts[2]]
 
 
 def rope(draw: Draw) -> list[str]:
