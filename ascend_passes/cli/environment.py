@@ -86,7 +86,7 @@ def examine() -> Environment:
     problem = torch_npu_problem()
     usable = has_torch_npu() and problem is None
     device = usable_device(usable)
-    operators = {name: usable and has_kernel(name) for name in npu.OPERATORS}
+    operators = {name: usable and has_kernel(name) for name in npu.of_cann()}
     missing = tuple(name for name, found in operators.items() if not found)
     versions = {**distributions(), "CANN": cann_version(), "HCCL": hccl_version()}
     mismatch = version_mismatch(versions["torch-npu"])

@@ -20,11 +20,13 @@ from ascend_passes.meaning.recognize import by_meaning
 from ascend_passes.passes.constants.float_inputs import specialize_scalars
 from ascend_passes.passes.constants.fold import fold_constants
 from ascend_passes.passes.constants.merge_equal import merge_equal
+from ascend_passes.passes.decode_attention import rewrite_decode_attention
 from ascend_passes.passes.deduplicate import deduplicate
 from ascend_passes.passes.flashcomm.sequence_parallel import sequence_parallel
 from ascend_passes.passes.grouped_attention import grouped_attention
 from ascend_passes.passes.matmul_collective.matmul_collective import matmul_collective
 from ascend_passes.passes.prefetch import prefetch
+from ascend_passes.passes.qk_norm_rope import fuse_packed_heads
 from ascend_passes.passes.quantize_before_gather import quantize_before_gather
 from ascend_passes.passes.rope.hoist import hoist_rope, share_tables
 from ascend_passes.passes.row_views import row_views
@@ -157,6 +159,13 @@ STAGES = (
         "views move behind operators that work on rows, so that these stand beside what made the "
         "rows",
     ),
+    # Before `fuse`, which would turn both rotations in place.
+    Stage(
+        "qk_norm_rope",
+        fuse_packed_heads,
+        "norm and rotation of query and key heads read the packed projection as one kernel, where "
+        "it runs: on CUDA, and on an NPU with triton-ascend",
+    ),
     Stage(
         "fuse",
         fuse,
@@ -177,6 +186,13 @@ STAGES = (
         grouped_attention,
         "attention of one token reads shared key and value heads where they lie, not repeated for "
         "each query head",
+    ),
+    # Behind `grouped_attention`, whose rows it takes.
+    Stage(
+        "decode_attention",
+        rewrite_decode_attention,
+        "attention of one token becomes one operator that is split over the length, on CUDA where "
+        "`passes` asks for it",
     ),
     Stage(
         "eliminate_zeros",

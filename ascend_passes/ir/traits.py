@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import torch
 
 Answer = TypeVar("Answer")
-OURS = ("npu", "atb")
+OURS = ("npu", "atb", "ascend_passes")
 """Namespaces whose operators `ascend_passes.npu` declares."""
 ALL_REDUCE, REDUCE_SCATTER, ALL_GATHER = "all_reduce", "reduce_scatter", "all_gather"
 PADDED_ROWS = "it writes the rows of real tokens only, so padded rows would keep what was there"

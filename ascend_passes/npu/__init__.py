@@ -1,7 +1,8 @@
 """The NPU operator set: the one intermediate representation of recognized and fused work.
 
 Importing it makes `torch.ops.npu` and `torch.ops.atb` complete on every machine: schemas are
-torch_npu's, CPU and CUDA run references with the documented rounding.
+torch_npu's, CPU and CUDA run references with the documented rounding. `torch.ops.ascend_passes` has
+what CANN does not.
 `npu.npu_rms_norm(x, gamma, eps)` calls `torch.ops.npu.npu_rms_norm`.
 """
 
@@ -17,7 +18,7 @@ import torch
 
 from ascend_passes.distributed.groups import FUNCTIONAL, communicator, resolve
 from ascend_passes.ir.traits import traits_of
-from ascend_passes.npu.operator import Conditions, Operator
+from ascend_passes.npu.operator import OWN, Conditions, Operator
 from ascend_passes.npu.register import install
 
 
@@ -49,6 +50,11 @@ def register_operators(*operators: Operator) -> None:
 
 
 register_operators(*(operator for family in families() for operator in family))
+
+
+def of_cann() -> Mapping[str, Operator]:
+    """The operators that CANN has: all but those of a namespace of our own."""
+    return {name: one for name, one in OPERATORS.items() if one.namespace != OWN}
 
 
 def operator_of(target: Any) -> Operator | None:

@@ -39,6 +39,8 @@ CODES: Mapping[int, torch.dtype] = {
 torch_npu adds codes of its own from 285 on (int4, hifloat8, float4); none of them is known here.
 """
 INT8_CODES = (1, 12)
+OWN = "ascend_passes"
+"""The namespace of operators that CANN does not have: a reference, and a kernel of ours."""
 
 
 Example = Callable[[torch.Generator, int, int, torch.dtype], dict[str, Any]]

@@ -19,6 +19,7 @@ WideZero = Annotated[Tensor, "S", torch.int32]
 Whole = Annotated[Tensor, "S", torch.int8]
 AnyScale = TypeVar("Width", Scale, Wide)
 AnyZero = TypeVar("Width", Scale, WideZero)
+Zero = AnyZero | Whole | None
 INT8 = 1  # torch's number for the dtype, which the operators take
 WIDTHS = [{"H": 64}, {"H": 5120}]  # of rows, for tests
 HALVES = (torch.bfloat16, torch.float16)  # the rows that the fused operators take
@@ -27,6 +28,12 @@ HALVES = (torch.bfloat16, torch.float16)  # the rows that the fused operators ta
 def is_whole(zero: Tensor | None) -> bool:
     """Whether a zero point is stored as int8, and cast to the rows' dtype."""
     return zero is not None and zero.dtype == torch.int8
+
+
+def has_form(scale: Tensor, zero: Tensor | None, reciprocal: bool) -> bool:
+    """Whether a quantize has this scale and zero point: one that multiplies, and the scale beside a
+    zero point that is cast, have the rows' dtype."""
+    return scale.dtype != torch.float32 or not (reciprocal or is_whole(zero))
 
 
 def normed(x: Tensor, residual: Tensor, gamma: Tensor, bias: Tensor | None, eps: float):

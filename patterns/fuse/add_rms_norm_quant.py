@@ -8,7 +8,7 @@ import torch
 
 from ascend_passes import Rule, npu
 
-from ._quantized import HALVES, INT8, AnyScale, AnyZero, Gain, Rows, Whole, is_whole, normed, spread
+from ._quantized import HALVES, INT8, AnyScale, Gain, Rows, Zero, has_form, is_whole, normed, spread
 
 
 def pattern(
@@ -16,17 +16,17 @@ def pattern(
     residual: Rows,
     gamma: Gain,
     scale: AnyScale,
-    zero: AnyZero | Whole | None,
+    zero: Zero,
     bias: Gain | None,
     scale2: AnyScale | None,
-    zero2: AnyZero | Whole | None,
+    zero2: Zero,
     *,
     eps: float,
     reciprocal: bool,
 ):
     lone = zero2 is not None and (zero is None or scale2 is None or zero.dtype != zero2.dtype)
-    if lone or (scale.dtype == torch.float32 and (reciprocal or is_whole(zero))):
-        return None  # no such second point; what multiplies has the rows' dtype
+    if lone or not has_form(scale, zero, reciprocal):
+        return None  # no such second point
     y, total = normed(x, residual, gamma, bias, eps)
     pairs = [(scale, zero), (scale2, zero2)][: 1 if scale2 is None else 2]
     given = ((one, point.to(x.dtype) if is_whole(point) else point) for one, point in pairs)

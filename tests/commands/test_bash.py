@@ -87,7 +87,7 @@ def bash(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bash]:
         ("ascend-passes expl\t", "ascend-passes explain"),
         ("ascend-passes explain --ht\t", "ascend-passes explain --html"),
         ("ascend-passes explain --option flashcomm_\t1", "flashcomm_tokens=1"),
-        ("ascend-passes show swiglu_q\t", "ascend-passes show swiglu_quant_dynamic"),
+        ("ascend-passes show swiglu_quant_d\t", "ascend-passes show swiglu_quant_dynamic"),
         ("ascend-passes bench pe\t--dt\tbf\t", "ascend-passes bench peers --dtype bfloat16"),
         ("ascend-passes explain Qw\t", "ascend-passes explain Qwen3 small/"),
         ("ascend-passes explain nothing_like_it\t", "ascend-passes explain nothing_like_it"),

@@ -43,7 +43,7 @@ def test_doctor_succeeds_in_ci_without_an_npu(capsys):
 def test_json_lists_every_operator(capsys):
     command_line.main(["doctor", "--json"])
     found = json.loads(capsys.readouterr().out)
-    assert found["operators"] == dict.fromkeys(npu.OPERATORS, False)
+    assert found["operators"] == dict.fromkeys(npu.of_cann(), False)
     assert found["entry_points"] == {
         "torch_dynamo_backends: ascend_dense": True,
         "vllm.general_plugins: ascend_passes": True,
@@ -62,7 +62,7 @@ def test_an_entry_point_that_is_not_declared_fails_in_ci_too(capsys, monkeypatch
 
 def perfect(**changes: object) -> doctor.Environment:
     """The findings of a machine that has everything, but for some."""
-    every = dict.fromkeys(npu.OPERATORS, True)
+    every = dict.fromkeys(npu.of_cann(), True)
     found = doctor.Environment(
         versions={"torch": "2.13.0"},
         device="npu",

@@ -1,4 +1,4 @@
-"""`tests/npu/test_kernels.py` in Triton's interpreter, which runs the kernels' source on a CPU."""
+"""The tests of our kernels in Triton's interpreter, which runs the kernels' source on a CPU."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from tests.conformance.build import ROOT, UNREACHABLE, folder
 from tests.made_once import install_wheels, made_once
 from tests.shared_objects import BuildError
 
+FILES = [f"tests/npu/test_{name}.py" for name in ("kernels", "packed_heads", "attention")]
 WHEELS = ("triton==3.6.0", "numpy<2.4")
 """The interpreter of 3.6 takes arrays of one element for numbers, as NumPy before 2.4 did."""
 
@@ -37,7 +38,7 @@ def test_kernels_in_the_interpreter(site):
         "OMP_NUM_THREADS": "1",
     }
     done = subprocess.run(
-        [*words, "tests/npu/test_kernels.py"],
+        [*words, *FILES],
         capture_output=True,
         text=True,
         env=environment,

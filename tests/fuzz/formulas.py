@@ -147,11 +147,14 @@ def geglu(given: Any) -> Any:
 
 
 def swiglu_quant(given: Any) -> Any:
-    """`npu_swiglu_quant` by each row's largest value."""
-    assert given["quant_mode"] == 1
+    """`npu_swiglu_quant` by each row's largest value, or by scales that multiply."""
     left, right = given["x"].double().chunk(2, -1)
     gate, up = (left, right) if given["activate_left"] else (right, left)
-    return by_largest(gate / (1 + torch.exp(-gate)) * up, given["smooth_scales"])
+    values = gate / (1 + torch.exp(-gate)) * up
+    if given["quant_mode"] == 1:
+        return by_largest(values, given["smooth_scales"])
+    y = quantize(values, given["smooth_scales"], given["offsets"], False)
+    return y, values.new_zeros(values.shape[:-1])
 
 
 def rotary_mul(given: Any) -> Any:
@@ -169,6 +172,37 @@ def apply_rotary_pos_emb(given: Any) -> Any:
         x.copy_(turned)
         found.append(turned)
     return tuple(found)
+
+
+def qk_norm_rope(given: Any) -> Any:
+    """`qk_norm_rope`: token t has row `t % rows` of the tables."""
+    qkv, size, found, start = given["qkv"].double(), given["query_gain"].shape[0], [], 0
+    tokens = math.prod(qkv.shape[:-1])
+    tables = [given[name].double().reshape(-1, size) for name in ("cos", "sin")]
+    shape = (*qkv.shape[:-1], 1, size)
+    rows = torch.arange(tokens) % tables[0].shape[0] if tokens else torch.arange(0)
+    cos, sin = (table[rows].reshape(shape) for table in tables)
+    for name in ("query", "key"):
+        end = start + given[f"{name}_heads"] * size
+        heads = qkv[..., start:end].unflatten(-1, (given[f"{name}_heads"], size))
+        y, _ = norm(heads, given[f"{name}_gain"], given["epsilon"])
+        found.append(y * cos + rotated(y, "half") * sin)
+        start = end
+    return tuple(found)
+
+
+def decode_attention(given: Any) -> Any:
+    """`decode_attention`: zeros where no key counts."""
+    query, key, value = (given[name].double() for name in ("query", "key", "value"))
+    factor = given["scale"] if given["scale"] is not None else 1 / math.sqrt(query.shape[-1])
+    scores = torch.einsum("bhgd,bhld->bhgl", query, key) * factor
+    mask = given["mask"]
+    if mask is not None:
+        scores += torch.where(mask, 0.0, -math.inf) if mask.dtype == torch.bool else mask
+    top = scores.amax(-1, keepdim=True).clamp(min=torch.finfo(torch.float64).min)
+    weights = torch.exp(scores - top)
+    total = weights.sum(-1, keepdim=True)
+    return torch.einsum("bhgl,bhld->bhgd", weights, value) / torch.where(total == 0, 1.0, total)
 
 
 def mrope(given: Any) -> Any:
@@ -242,6 +276,8 @@ FORMULAS: Mapping[str, Formula] = MappingProxyType(
         "npu::npu_apply_rotary_pos_emb": apply_rotary_pos_emb,
         "npu::npu_mrope": mrope,
         "npu::npu_prefetch": nothing,
+        "ascend_passes::qk_norm_rope": qk_norm_rope,
+        "ascend_passes::decode_attention": decode_attention,
         "quantized_decomposed::quantize_per_tensor": ao_quantize,
         "quantized_decomposed::quantize_per_token": ao_quantize,
         "quantized_decomposed::dequantize_per_tensor": ao_dequantize,

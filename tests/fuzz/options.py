@@ -13,6 +13,9 @@ SOCS = ("Ascend910B", "Ascend910_93", "Ascend910_95")
 PLAIN = 0.45
 """So many programs are compiled as most users do: with the defaults."""
 
+OWN = "+qk_norm_rope,+decode_attention"
+"""Passes that are off on a CPU, whose operators have a reference there."""
+
 
 def rule_names() -> list[str]:
     """Every rule and recognition of the package."""
@@ -34,6 +37,8 @@ def drawn_options(random: Random) -> tuple[tuple[str, Any], ...]:
         found["rules"] = switches(random, rule_names(), 6)
     if random.random() < 0.25:
         found["passes"] = switches(random, sorted({stage.name for stage in STAGES}), 3)
+    if random.random() < 0.5:
+        found["passes"] = ",".join([*filter(None, [found.get("passes")]), OWN])
     if random.random() < 0.45:
         found["cudagraph_mode"] = random.choice(("FULL", "FULL_DECODE_ONLY", "FULL"))
         found["capture_warm_up"] = random.choice(("lazy", "eager"))

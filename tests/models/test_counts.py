@@ -66,7 +66,10 @@ FUSED_ROWS = {
     "dynamic": {"add_rms_norm_dynamic_quant": 2 * LAYERS - 1},
 }
 """Every norm in front of a projection but the first, which adds nothing."""
-GATED_ROWS = {"static": {"rms_norm_quant": 1}, "dynamic": {"swiglu_quant_dynamic": LAYERS}}
+GATED_ROWS = {
+    "static": {"rms_norm_quant": 1, "swiglu_quant_static": LAYERS},
+    "dynamic": {"swiglu_quant_dynamic": LAYERS},
+}
 GEMMA_ROWS = {
     "static": {"rms_norm_quant": 1, "unrounded_gain": 1},
     "dynamic": {"unrounded_gain": 1},

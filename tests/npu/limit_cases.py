@@ -109,6 +109,12 @@ LEGAL = {
         "cos_sin_cache": t(50, 64),
         "head_size": 64,
     },
+    "decode_attention": {
+        "query": t(4, 2, 3, 64),
+        "key": t(4, 2, 9, 64),
+        "value": t(4, 2, 9, 64),
+        "mask": t(4, 1, 1, 9),
+    },
     "npu_prefetch": {"input": t(4, 8), "dependency": t(1), "max_size": 64},
     "npu_scatter_pa_kv_cache": {
         "key": t(4, 2, 16),
@@ -143,6 +149,16 @@ INT8_GROUPS = {
     "output_dtype": 15,
 }
 BROKEN = [
+    (
+        "decode_attention",
+        {"query": t(4, 2, 65, 64)},
+        ["65 rows share a key head, over 64"],
+    ),
+    (
+        "decode_attention",
+        {"key": t(4, 2, 64, 9).mT},
+        ["the columns of key do not lie side by side"],
+    ),
     (
         "npu_rms_norm",
         {"input": t(4, 8, dtype=F64), "gamma": t(8, dtype=F32)},

@@ -6,10 +6,6 @@ On a GPU they run as compiled; elsewhere Triton's interpreter runs them, which n
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import zlib
-
 import pytest
 import torch
 from torch import Tensor
@@ -17,72 +13,27 @@ from torch import Tensor
 from ascend_passes import npu
 from ascend_passes.npu import bound
 from ascend_passes.npu.accuracy import DYNAMIC_ERROR, FLOAT16_ROUNDINGS, FLOAT16_UNIT
+from tests.npu.kernel_runs import (
+    BRAIN,
+    DEVICE,
+    HALF,
+    HALVES,
+    INTERPRETED,
+    SINGLE,
+    gains,
+    needs_triton,
+    normal,
+    rounding_interpreter,
+    run,
+    source,
+)
 from tests.numerics import lsb_distance, ulp_distance
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-HAS_TRITON = importlib.util.find_spec("triton") is not None
-pytestmark = pytest.mark.skipif(
-    not HAS_TRITON or not (INTERPRETED or torch.cuda.is_available()),
-    reason="needs triton, and a GPU or TRITON_INTERPRET=1",
-)
-DEVICE = "cpu" if INTERPRETED else "cuda"
-HALF, BRAIN, SINGLE = torch.float16, torch.bfloat16, torch.float32
-HALVES = (HALF, BRAIN)
+__all__ = ["rounding_interpreter", "source"]
+pytestmark = needs_triton
 WIDTHS = (128, 200) if INTERPRETED else (128, 1000, 5120, 16384)
 ROWS = 3 if INTERPRETED else 37
 BFLOAT16_CODE, FLOAT16_CODE = 15, 5
-
-
-@pytest.fixture
-def source(request):
-    name = request.node.name.encode()
-    return torch.Generator().manual_seed(zlib.crc32(name) ^ torch.initial_seed() % 1000)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def rounding_interpreter():
-    """Triton's interpreter cuts float32 off to bfloat16; compiled kernels round half to even."""
-    if not INTERPRETED:
-        yield
-        return
-    import triton.language as tl
-    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
-
-    plain = InterpreterBuilder.create_fp_trunc
-
-    def rounded(self, values, dtype):
-        if dtype.scalar != tl.bfloat16 or values.dtype.scalar != tl.float32:
-            return plain(self, values, dtype)
-        wide = torch.from_numpy(values.data)
-        return TensorHandle(wide.to(BRAIN).view(torch.uint16).numpy(), tl.bfloat16)
-
-    InterpreterBuilder.create_fp_trunc = rounded
-    yield
-    InterpreterBuilder.create_fp_trunc = plain
-
-
-def kernel(name):
-    from ascend_passes.npu.cuda.choose import kernel_of
-
-    found = kernel_of(name)
-    assert found is not None
-    return found
-
-
-def run(name, *arguments, **keywords):
-    """The kernel itself, never its reference; the results are on the CPU."""
-    moved = torch.utils._pytree.tree_map_only(Tensor, lambda t: t.to(DEVICE), (arguments, keywords))
-    with torch.no_grad():
-        found = kernel(name)(*moved[0], **moved[1])
-    return torch.utils._pytree.tree_map_only(Tensor, Tensor.cpu, found)
-
-
-def normal(source, *shape, dtype, spread=1.0):
-    return (spread * torch.randn(*shape, generator=source)).to(dtype)
-
-
-def gains(source, width, dtype):
-    return (1 + 0.2 * torch.randn(width, generator=source)).to(dtype)
 
 
 def norm64(x, gamma, epsilon=1e-6):
@@ -308,16 +259,16 @@ def test_every_tile_gives_the_same_bits(source):
 
 
 def test_what_a_kernel_does_not_take_is_told_and_runs_as_the_reference(caplog):
-    from ascend_passes.npu.cuda.choose import on_cuda, tell_once
+    from ascend_passes.npu.cuda.choose import tell_once, with_kernel
 
     tell_once.cache_clear()
     operator = npu.OPERATORS["npu_rms_norm"]
     x, gamma = torch.randn(4, 6, 8, device=DEVICE), torch.randn(6, 8, device=DEVICE)
     for _ in range(2):
-        y, _ = on_cuda(operator)(x, gamma, 1e-6)
+        y, _ = with_kernel(operator)(x, gamma, 1e-6)
         assert torch.equal(y, operator.reference(x, gamma, 1e-6)[0])
     assert [record.getMessage() for record in caplog.records] == [
-        "npu_rms_norm runs as its reference on CUDA: the kernel does not take a gain of 2 dims"
+        "npu_rms_norm runs as its reference: the kernel does not take a gain of 2 dims"
     ]
 
 

@@ -24,11 +24,15 @@ NO_ROWS = {
     "npu_trans_quant_param": "its entries are channels of a weight, not tokens",
     "npu_mrope": "its table has two dimensions and serves every row",
     "npu_rotary_mul": "its rows come second, behind a batch of one",
+    "decode_attention": "its mask may be one for all sequences",
+    "qk_norm_rope": "its tables may have fewer rows, which then serve several tokens",
     "npu_apply_rotary_pos_emb": "it writes its arguments, so others' rows would stay as they were",
 }
 """Operators that work row by row and do not say so, each with the reason."""
 CHOOSING = ("npu_moe_gating_top_k_softmax", "npu_moe_init_routing_v2")
 """Operators of routers: their softmax is no MLP's activation, and their integers are experts."""
+ATTENDING = ("decode_attention",)
+"""Operators whose softmax is attention's."""
 SATURATING = ("npu_add_rms_norm_quant", "npu_quantize", "npu_rms_norm_quant")
 """Operators whose stored scale clamps, so that doubling says nothing of what is inside."""
 NAMES = [name for name, operator in npu.OPERATORS.items() if not operator.collective]
@@ -237,7 +241,8 @@ def test_collectives_take_a_group(name):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in WITH_RESULTS if not name.startswith((*SATURATING, *CHOOSING))]
+    "name",
+    [name for name in WITH_RESULTS if not name.startswith((*SATURATING, *CHOOSING, *ATTENDING))],
 )
 def test_activations_are_not_homogeneous(name):
     """Doubling what a norm, a rotation or a dynamic quantize reads doubles or keeps its result."""

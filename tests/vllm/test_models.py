@@ -38,7 +38,11 @@ EXPECTED = {
     "qwen3_moe": {"add_rms_norm": 2 * LAYERS, "C_rotary_embedding": LAYERS},
     "bf16": {"add_rms_norm": 2 * LAYERS, "swiglu": LAYERS, "C_rotary_embedding": LAYERS},
     "gemma3 bf16": {"add_gemma_rms_norm": 2 * LAYERS, "geglu": LAYERS},
-    "static": {"add_rms_norm_quant": 2 * LAYERS - 1, "rms_norm_quant": 1, "swiglu": LAYERS},
+    "static": {
+        "add_rms_norm_quant": 2 * LAYERS - 1,
+        "rms_norm_quant": 1,
+        "swiglu_quant_static": LAYERS,
+    },
     "dynamic": {"add_rms_norm_dynamic_quant": 2 * LAYERS - 1, "swiglu_quant_dynamic": LAYERS},
 }
 """Model -> how often each fusion fires: two norms in a layer, all but the first after an add."""

@@ -1,4 +1,4 @@
-"""Which operators have a kernel on CUDA, and what runs a call of one."""
+"""Which operators have a kernel of ours, on CUDA and on an NPU, and what runs a call of one."""
 
 from __future__ import annotations
 
@@ -24,10 +24,15 @@ FAMILIES = {
     "swiglu": ("npu_swiglu", "npu_swiglu_quant"),
     "rotary": ("npu_rotary_mul",),
     "matmul": ("npu_quant_matmul",),
+    "packed_heads": ("qk_norm_rope",),
+    "attention": ("decode_attention",),
     "collective": ("npu_quant_mm_reduce_scatter", "npu_all_gather_quant_mm"),
 }
 """File of this folder -> the operators that it has kernels for, so that none is loaded early."""
-WHOLE = (*FAMILIES["matmul"], *FAMILIES["collective"])
+WHOLE = (
+    *("npu_quant_matmul", "qk_norm_rope", "decode_attention"),
+    *("npu_quant_mm_reduce_scatter", "npu_all_gather_quant_mm"),
+)
 """Operators whose kernel is faster than what Inductor makes of the reference and of what stands
 around it; the others are row-wise, and Inductor fuses them further."""
 log = logging.getLogger("ascend_passes.kernels")
@@ -37,6 +42,12 @@ log = logging.getLogger("ascend_passes.kernels")
 def has_triton() -> bool:
     """Whether Triton is installed, which Inductor and our kernels need on CUDA."""
     return importlib.util.find_spec("triton") is not None
+
+
+@functools.cache
+def has_triton_ascend() -> bool:
+    """Whether the Triton that is installed is Huawei's, which compiles our kernels on an NPU."""
+    return has_triton() and importlib.util.find_spec("triton.backends.ascend") is not None
 
 
 def inlined(operator: Operator, device: str) -> Callable[..., Any] | None:
@@ -64,12 +75,16 @@ def kernel_of(name: str) -> Callable[..., Any] | None:
     return kernel
 
 
-def on_cuda(operator: Operator) -> Callable[..., Any]:
-    """The operator on CUDA: its kernel where there is one for the call, else its reference."""
+def with_kernel(operator: Operator, usable: Callable[[], bool] = has_triton) -> Callable[..., Any]:
+    """The operator on a device: its kernel where there is one for the call, else its reference.
+
+    Args:
+        operator: any.
+        usable: whether kernels of ours run on the device.
+    """
     if not any(operator.name in names for names in FAMILIES.values()):
         return operator.reference
-
-    return or_reference(operator, lambda: kernel_of(operator.name))
+    return or_reference(operator, lambda: kernel_of(operator.name) if usable() else None)
 
 
 def or_reference(
@@ -96,4 +111,4 @@ def or_reference(
 @functools.cache
 def tell_once(name: str, reason: str) -> None:
     """Say that calls of an operator run as its reference."""
-    log.warning("%s runs as its reference on CUDA: the kernel does not take %s", name, reason)
+    log.warning("%s runs as its reference: the kernel does not take %s", name, reason)

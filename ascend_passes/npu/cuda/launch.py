@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -71,3 +72,21 @@ def warps_of(block: int) -> int:
 def or_self(tensor: Tensor | None, stand_in: Tensor) -> Any:
     """A pointer for a kernel that does not read it where the tensor is absent."""
     return stand_in if tensor is None else tensor
+
+
+Launch = Callable[[Any, tuple[int, ...], tuple[Any, ...], dict[str, int]], None]
+"""Launches a kernel on a grid with its arguments and its numbers of warps and stages."""
+
+
+def launch_now(
+    kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], how: dict[str, int]
+) -> None:
+    """The launch of an eager call."""
+    kernel[grid](*arguments, **how)
+
+
+def launch_in_graph(
+    kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], how: dict[str, int]
+) -> None:
+    """The launch as a node of the graph that is traced, which Inductor launches itself."""
+    torch.library.wrap_triton(kernel)[grid](*arguments, **how)

@@ -11,7 +11,14 @@ import torch
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from ascend_passes.npu.cuda.launch import Defeated, or_self, require_that
+from ascend_passes.npu.cuda.launch import (
+    Defeated,
+    Launch,
+    launch_in_graph,
+    launch_now,
+    or_self,
+    require_that,
+)
 from ascend_passes.npu.cuda.tiles import Tile, tile_for
 from ascend_passes.npu.kernels.int8_matmul import int8_matmul, int8_matmul_few, int8_matmul_sum
 from ascend_passes.npu.kernels.int8_matmul_tma import int8_matmul_tma
@@ -36,24 +43,6 @@ class ProductCall:
     row_scales: Tensor | None
     bias: Tensor | None
     out: Tensor
-
-
-Launch = Callable[[Any, tuple[int, ...], tuple[Any, ...], dict[str, int]], None]
-"""Launches a kernel on a grid with its arguments and its numbers of warps and stages."""
-
-
-def launch_now(
-    kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], how: dict[str, int]
-) -> None:
-    """The launch of an eager call."""
-    kernel[grid](*arguments, **how)
-
-
-def launch_in_graph(
-    kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], how: dict[str, int]
-) -> None:
-    """The launch as a node of the graph that is traced, which Inductor launches itself."""
-    torch.library.wrap_triton(kernel)[grid](*arguments, **how)
 
 
 def checked_call(

@@ -19,7 +19,7 @@ from ascend_passes.ir.traits import declared
 from tests.conformance import wheel_faults
 from tests.conformance.inside import fakes, inputs, wheel
 
-OPERATORS = list(npu.OPERATORS.values())
+OPERATORS = list(npu.of_cann().values())
 NAMES = [operator.name for operator in OPERATORS]
 UNDECLARED = {name: traits.writes for name, traits in declared().items() if traits.writes}
 by_operator = pytest.mark.parametrize("operator", OPERATORS, ids=NAMES)

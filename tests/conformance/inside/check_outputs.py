@@ -13,11 +13,11 @@ from ascend_passes import npu
 from tests.conformance import wheel_faults
 from tests.conformance.inside import fakes, inputs, wheel
 
-COLLECTIVE = {name for name in npu.OPERATORS if "reduce" in name or "gather" in name}
+COLLECTIVE = {name for name in npu.of_cann() if "reduce" in name or "gather" in name}
 """Operators that ask HCCL for a group, which the stand-in has not."""
 OTHER_LIBRARY = {"_npu_reshape_and_cache"}
 """Operators of ATB, whose C++ classes the stand-in does not make."""
-RUNNABLE = set(npu.OPERATORS) - COLLECTIVE - OTHER_LIBRARY
+RUNNABLE = set(npu.of_cann()) - COLLECTIVE - OTHER_LIBRARY
 
 
 def on_device(tensor: Tensor) -> Tensor:

@@ -14,8 +14,8 @@ from tests.conformance.inside.kernels import DEVICE
 
 OPTIONS = Options(executor="torchair")
 ir_node.without_cann()
-WITH_CONVERTER = [name for name, operator in npu.OPERATORS.items() if operator.converter]
-WITHOUT_CONVERTER = [o for o in npu.OPERATORS.values() if not o.converter]
+WITH_CONVERTER = [name for name, operator in npu.of_cann().items() if operator.converter]
+WITHOUT_CONVERTER = [o for o in npu.of_cann().values() if not o.converter]
 
 
 def ours(gm, fakes):

@@ -302,7 +302,7 @@ def declared(operator: Operator, example: Example) -> Callable[[Draw], Call]:
 
 CALLS |= {
     name: declared(operator, operator.example)
-    for name, operator in npu.OPERATORS.items()
+    for name, operator in npu.of_cann().items()
     if operator.example is not None
 }
 

@@ -21,7 +21,7 @@ from ascend_passes.options.value import Options
 from tests.conformance.inside import inputs, kernels, wheel
 
 CAPTURING = Options(executor="npugraph_ex", cudagraph_mode="FULL")
-COLLECTIVE = {name for name in npu.OPERATORS if "reduce" in name or "gather" in name}
+COLLECTIVE = {name for name in npu.of_cann() if "reduce" in name or "gather" in name}
 """Operators that ask HCCL for a group, which the stand-in has not: compiled and not run."""
 ROUNDS = 3
 """Runs of one compiled graph with new numbers in the same memory; all but the first replay."""

@@ -117,7 +117,7 @@ def torchair_cell(operator: Operator) -> str:
 
 def page() -> str:
     """The whole page."""
-    operators = npu.OPERATORS.values()
+    operators = npu.of_cann().values()
     ir_node.without_cann()
     kernels.install({operator.qualified_name: operator.reference for operator in operators})
     table = "\n".join(map(row, operators))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.fuzz.draw import Draw, Nothing
 from tests.fuzz.vocabulary.linear import linear_of
+from tests.fuzz.vocabulary.norms import rms_norm_of
 
 POSITIONS = 32
 ROTATED = {
@@ -67,15 +68,48 @@ def heads_of(draw: Draw, rows: str, count: int, size: int, first: bool) -> str:
     return draw.emit("heads", text, flat)[0]
 
 
-def rope(draw: Draw) -> list[str]:
-    """Queries and keys of rows, rotated by tables of positions."""
-    rows = draw.pick(
+def rows_with_positions(draw: Draw) -> str:
+    """Rows of each token of each sequence."""
+    return draw.pick(
         lambda t: (
             t.dtype == draw.worlds[0]["DT"]
             and t.dim() == 3
             and tuple(t.shape[:2]) == (draw.sizes[0]["B"], draw.sizes[0]["S"])
         )
     )
+
+
+def packed_heads(draw: Draw) -> list[str]:
+    """Queries, keys and values of one projection; the first two normalized and rotated."""
+    rows, size = rows_with_positions(draw), draw.one_of(16, 16, 32, 64)
+    queries, keys = draw.one_of((1, 1), (2, 1), (2, 2), (4, 2))
+    style, first = draw.one_of("half", "half", "half", "interleave"), draw.chance(0.5)
+    cos, sin = tables(draw, size, style)
+    flat = linear_of(draw, rows, (queries + 2 * keys) * size)
+    widths = [queries * size, keys * size, keys * size]
+    cut = f"{{r0}}, {{r1}}, {{r2}} = {{0}}.split({widths}, -1)"
+    parts = draw.emit("packed_heads", cut, flat, results=3)
+    end = ".transpose(1, 2)" if first else ""
+    text = f"{{r0}} = {{0}}.unflatten(-1, (-1, {size})){end}"
+    before = draw.chance(0.7)
+    found, alike = [], draw.chance(0.8)
+    state = draw.random.getstate()
+    for part in parts[:2]:
+        if alike:  # both in one spelling, as models have them
+            draw.random.setstate(state)
+        heads = draw.emit("heads", text if before else text.removesuffix(end), part)[0]
+        heads = rms_norm_of(draw, heads) if draw.chance(0.9) else heads
+        if first and not before:
+            heads = draw.emit("heads_first", "{r0} = {0}.transpose(1, 2)", heads)[0]
+        found.append(rotation(draw, heads, cos, sin, style, 1 if first else 2))
+    # Of a value that nobody picks nothing is left, and then there is no pair.
+    both = f"{{r0}} = torch.cat([{{0}}, {{1}}], {1 if first else 2})"
+    return [*draw.emit("heads_beside", both, *found), parts[2]]
+
+
+def rope(draw: Draw) -> list[str]:
+    """Queries and keys of rows, rotated by tables of positions."""
+    rows = rows_with_positions(draw)
     size = draw.one_of(2, 4, 8, 16, 64, 64, 64, 128)
     style, first = draw.one_of("half", "half", "interleave"), draw.chance(0.5)
     cos, sin = tables(draw, size, style)
@@ -111,4 +145,4 @@ def rope_of_any(draw: Draw) -> str:
     return draw.emit(f"rope_{style}", text, heads, cos, sin)[0]
 
 
-OPERATORS = {rope: 3.0, rope_complex: 0.7, rope_of_any: 0.5}
+OPERATORS = {rope: 3.0, packed_heads: 1.5, rope_complex: 0.7, rope_of_any: 0.5}

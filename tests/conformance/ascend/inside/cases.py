@@ -267,6 +267,48 @@ def rotary(rng: np.random.Generator, form: dict[str, Any]) -> Drawn:
     return Drawn([x, cos, sin, y, ROWS], errors)
 
 
+def packed_heads(rng: np.random.Generator, form: dict[str, Any]) -> Drawn:
+    """Of `packed_heads`, whose tokens share the rows of the tables."""
+    kind, size, counts = form["kind"], form["SIZE"], (form["QUERIES"], form["KEYS"])
+    rows = ROWS // 2
+    qkv = normal(rng, kind, ROWS, form["WIDTH"])
+    gains = [gain(rng, kind, size) for _ in counts]
+    angle = rng.uniform(0, 6, (rows, size))
+    cos, sin = stored(np.cos(angle), kind), stored(np.sin(angle), kind)
+    found = [blank(kind, ROWS, count, size) for count in counts]
+
+    def errors() -> dict[str, tuple[float, float]]:
+        taken = wide(qkv)[:, : sum(counts) * size].reshape(ROWS, -1, size)
+        parts = np.split(taken, counts[:1], axis=1)
+        tables = [np.tile(wide(table), (ROWS // rows, 1))[:, None] for table in (cos, sin)]
+        both = zip(("query", "key"), found, parts, gains, strict=True)
+        return {name: turned_error(y, x, wide(g), *tables, kind) for name, y, x, g in both}
+
+    return Drawn([qkv, *gains, cos, sin, *found, ROWS, rows, EPSILON], errors)
+
+
+def turned_error(
+    y: np.ndarray, x: np.ndarray, gamma: np.ndarray, cos: np.ndarray, sin: np.ndarray, kind: str
+) -> tuple[float, float]:
+    """The largest error of a normalized, rotated head as a share of what is allowed: half a unit of
+    the result, and what cosine and sine let through of the roundings of both columns of a pair."""
+    normed = x / np.sqrt((x**2).mean(-1, keepdims=True) + EPSILON) * gamma
+
+    def unit(values: np.ndarray) -> np.ndarray:
+        _, exponent = np.frexp(np.maximum(np.abs(values), 2.0**-30))
+        return np.asarray(np.ldexp(1.0, exponent - 1 - MANTISSA[kind]))
+
+    def other(values: np.ndarray, sign: int) -> np.ndarray:
+        first, second = np.split(values, 2, axis=-1)
+        return np.concatenate([sign * second, first], axis=-1)
+
+    exact = normed * cos + other(normed, -1) * sin
+    slack = TWO_ROUNDINGS * unit(normed)
+    through = slack * np.abs(cos) + other(slack, 1) * np.abs(sin)
+    allowed = 0.5 * unit(exact) + through + DYNAMIC
+    return float((np.abs(wide(y) - exact) / allowed).max()), 1.01
+
+
 def matmul_sum(rng: np.random.Generator, form: dict[str, Any]) -> Drawn:
     """Of `int8_matmul_sum`, whose grid is two-dimensional on a GPU: here one row."""
     width, split = form["width"], form["SPLIT"]
@@ -347,6 +389,16 @@ def rotary_case(interleaved: bool) -> Case:
     return Case("rotary_heads", "rotary_heads", signature, constants, rotary, extra=extra)
 
 
+def packed_case(queries: int, keys: int) -> Case:
+    """A form of `packed_heads`; values stand behind the keys."""
+    signature = pointers("qkv query_gain key_gain cos sin query key", BF16)
+    signature |= {"tokens": "i32", "table_rows": "i32", "epsilon": "fp32"}
+    constants = {"WIDTH": (queries + 2 * keys) * 128, "QUERIES": queries, "KEYS": keys}
+    constants |= {"SIZE": 128, "BLOCK": min(8, keys), "SAME_QUERY": True, "SAME_KEY": True}
+    extra = {"kind": BF16}
+    return Case("packed_heads", "packed_heads", signature, constants, packed_heads, extra=extra)
+
+
 def matmul_cases() -> dict[str, Case]:
     """The products, compiled alone, and the sum of the parts of one."""
     file, ints = "int8_matmul", {"rows": "i32", "width": "i32", "depth": "i32"}
@@ -389,6 +441,8 @@ CASES: dict[str, Case] = {
     **swiglu_cases(),
     "rotary, half": rotary_case(False),
     "rotary, interleaved": rotary_case(True),
+    "norm + rotary of packed heads": packed_case(16, 8),
+    "norm + rotary of packed heads, one key head": packed_case(8, 1),
     **matmul_cases(),
 }
 """Name -> form."""
