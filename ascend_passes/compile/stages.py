@@ -163,8 +163,8 @@ STAGES = (
     Stage(
         "qk_norm_rope",
         fuse_packed_heads,
-        "norm and rotation of query and key heads read the packed projection as one kernel, where "
-        "it runs: on CUDA, and on an NPU with triton-ascend",
+        "norm and rotation of query and key heads read the packed projection as one kernel, on "
+        "CUDA and on an NPU with triton-ascend; off unless `passes` asks for it",
     ),
     Stage(
         "fuse",

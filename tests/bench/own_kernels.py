@@ -205,10 +205,10 @@ def apart_exact(
 
 
 STEPS = {
-    "neither": "-qk_norm_rope",
-    "qk_norm_rope": "",
-    "decode_attention": "-qk_norm_rope,+decode_attention",
-    "both": "+decode_attention",
+    "neither": "",
+    "qk_norm_rope": "+qk_norm_rope",
+    "decode_attention": "+decode_attention",
+    "both": "+qk_norm_rope,+decode_attention",
 }
 
 

@@ -1,5 +1,7 @@
 """Norm and rotation of packed query and key heads become one call, where they are provably that."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -87,9 +89,10 @@ def test_the_dynamic_graph_serves_other_tokens():
     assert all(map(torch.equal, gm(*other), tokens_first(*other)))
 
 
-def test_a_cpu_keeps_what_the_references_are_made_of():
+@pytest.mark.parametrize("device", ["cpu", "cuda", "npu"])
+def test_it_is_on_where_it_is_asked_for(device):
     given = inputs()
-    _, report = rewritten(tokens_first, given, context=Context())
+    _, report = rewritten(tokens_first, given, context=Context(device=device))
     assert report.fired == {} and report.misses == ()
     found = ascend_passes.explain(tokens_first, *given, options={"passes": "+qk_norm_rope"})
     assert found.fired["qk_norm_rope"] == 1
@@ -99,17 +102,17 @@ def test_a_cpu_keeps_what_the_references_are_made_of():
 def test_cuda_gets_it_and_an_npu_where_its_kernel_can_be_compiled(monkeypatch):
     from ascend_passes.passes import qk_norm_rope as file
 
-    _, report = rewritten(tokens_first, inputs(), context=Context(device="cuda"))
+    _, report = rewritten(tokens_first, inputs(), context=replace(ON, device="cuda"))
     assert report.fired == {"qk_norm_rope": 1}
-    _, report = rewritten(tokens_first, inputs(), context=Context(device="npu"))
+    _, report = rewritten(tokens_first, inputs(), context=replace(ON, device="npu"))
     assert report.fired == {}
     assert [miss.reason for miss in report.misses] == [
         "its kernel needs triton-ascend, which is not installed"
     ]
     monkeypatch.setattr(file, "has_triton_ascend", lambda: True)
-    _, report = rewritten(tokens_first, inputs(), context=Context(device="npu"))
+    _, report = rewritten(tokens_first, inputs(), context=replace(ON, device="npu"))
     assert report.fired == {"qk_norm_rope": 1}
-    context = Context(Options(executor="torchair"), device="npu")
+    context = Context(Options(executor="torchair", passes="+qk_norm_rope"), device="npu")
     _, report = rewritten(tokens_first, inputs(), context=context)
     assert [miss.reason for miss in report.misses] == ["torchair has no converter for it"]
 
