@@ -5,20 +5,25 @@ from __future__ import annotations
 import torch
 from torch import fx
 
+from ascend_passes.ir.graph import first
 from ascend_passes.ir.wording import name
 from ascend_passes.meaning.cone import Cone, fake_tensor
 from ascend_passes.meaning.vocabulary import CASTS
 
 
 def refuse_narrowing(cone: Cone) -> str | None:
-    """Why a piece may not become an operator that rounds at its ends alone: a value is rounded to a
-    floating dtype with a shorter mantissa than its sources and its result have."""
-    ends = [step_above_one(node) for node in (*cone.sources, cone.out)]
-    coarsest = max(ends, default=0.0)
-    if not coarsest:
+    """Why a piece with a floating result may not become an operator that rounds at its ends alone.
+
+    A value is rounded to a floating dtype with a shorter mantissa than the sources and the result
+    have, or becomes an integer or a bool, which a probe in float64 does not see.
+    """
+    coarsest = max(map(step_above_one, (*cone.sources, cone.out)), default=0.0)
+    if not step_above_one(cone.out):
         return None
     for node in cone.nodes:
-        if node.target in CASTS and step_above_one(node) > coarsest:
+        if node.target not in CASTS or not step_above_one(first(node)):
+            continue
+        if step_above_one(node) > coarsest or not step_above_one(node):
             kind = str(fake_tensor(node).dtype).removeprefix("torch.")  # type: ignore[union-attr]
             return f"{name(node)} rounds to {kind} in the middle of wider values"
     return None

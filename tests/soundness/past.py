@@ -264,14 +264,15 @@ def part_of_a_split_written(compile: Compile) -> Any:
 
 
 def rounded_in_the_middle(compile: Compile) -> Any:
-    """float32 values that are rounded to bfloat16 on purpose."""
+    """float32 values that are rounded to bfloat16, to integers and to bools on purpose."""
 
     def f(x, gain):
         rounded = x.to(torch.bfloat16)
         wide = rounded.float()
         normed = nn.functional.rms_norm(wide, (64,), gain, 1e-5)
         halves = nn.functional.silu(wide[:, :32]) * x[:, 32:]
-        return x.flip(0) + rounded, normed, halves, x + wide.neg()
+        whole = x.flip(0) + x.bool(), x.flip(0) + x.to(torch.int32), x.flip(0) - x.to(torch.int8)
+        return x.flip(0) + rounded, normed, halves, x + wide.neg(), whole
 
     x, gain = torch.randn(4, 64), torch.rand(64)
     return compile(f)(x, gain)
