@@ -1,10 +1,12 @@
-"""Which installed versions are outside of what this package's metadata takes."""
+"""Which installed versions are outside of what this package takes."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import re
 from collections.abc import Iterator, Mapping
+
+from ascend_passes.support import version_ranges
 
 OWN = "ascend-passes"
 """The distribution of this package."""
@@ -13,13 +15,19 @@ REQUIREMENT = re.compile(r"([A-Za-z0-9_-]+)((?:[<>]=?[0-9.]+,?)+)")
 
 
 def outside(versions: Mapping[str, str | None]) -> Iterator[tuple[str, str]]:
-    """The distributions whose version this package does not take, each with what it takes. An
-    installation without dependencies, as beside vLLM's own torch, asks nobody."""
-    for requirement in importlib.metadata.requires(OWN) or () if versions[OWN] else ():
-        found = REQUIREMENT.match(requirement)
-        installed = found and versions.get(found[1])
-        if found and installed and not is_within(installed, found[2]):
-            yield found[1], found[2]
+    """The distributions whose version this package does not take, each with what it takes. A
+    package that is not installed, as beside vLLM's own torch, asks nobody."""
+    for name, span in ranges_taken().items() if versions[OWN] else ():
+        installed = versions.get(name)
+        if installed and not is_within(installed, span):
+            yield name, span
+
+
+def ranges_taken() -> dict[str, str]:
+    """Distribution -> range: of the table of support, since no extra asks for a build of vLLM, and
+    of the metadata."""
+    found = filter(None, map(REQUIREMENT.match, importlib.metadata.requires(OWN) or ()))
+    return version_ranges() | {one[1]: one[2] for one in found}
 
 
 def is_within(version: str, span: str) -> bool:
