@@ -43,7 +43,8 @@ def test_rotations_of_both_packages_have_one_name():
 def test_families_name_what_reports_count_and_operators_that_there_are():
     operators = {operator.qualified_name for operator in npu.OPERATORS.values()}
     for forms in FORMS.values():
-        assert set(forms.operators) <= operators
+        known_here = {one for one in forms.operators if not one.startswith("vllm::")}
+        assert known_here <= operators
         assert forms.counts
         explain(dynamic, *ROWS, options={"expect": dict.fromkeys(forms.counts, 0)})
 
