@@ -17,9 +17,9 @@ def refuse_narrowing(cone: Cone) -> str | None:
     A value is rounded to a floating dtype with a shorter mantissa than the sources and the result
     have, or becomes an integer or a bool, which a probe in float64 does not see.
     """
-    coarsest = max(map(step_above_one, (*cone.sources, cone.out)), default=0.0)
     if not step_above_one(cone.out):
         return None
+    coarsest = max(map(step_above_one, (*cone.sources, cone.out)))
     for node in cone.nodes:
         if node.target not in CASTS or not step_above_one(first(node)):
             continue
