@@ -190,13 +190,20 @@ def clean(number: float) -> float:
     return float(round(number)) if abs(number - round(number)) < 1e-6 else number
 
 
+def holds_exactly(dtype: torch.dtype, number: float) -> bool:
+    """Whether a dtype has this number."""
+    return float(torch.tensor(number, dtype=dtype)) == number
+
+
 def built_norm(
     x: Tensor, gamma: Tensor | None = None, *, epsilon: float, offset: float, factor: float
 ) -> Tensor:
     """The norm operator of rows [..., H] with the gain `offset + factor * gamma`."""
     if gamma is None:
-        ones = torch.full((x.shape[-1],), offset, dtype=x.dtype, device=x.device)
-        scaled: Tensor = npu.npu_rms_norm(x, ones, epsilon)[0]
+        # 1 / sqrt(H), of rows over their length, would be off in each row if it were rounded.
+        kind = x.dtype if holds_exactly(x.dtype, offset) else torch.float32
+        every = torch.full((x.shape[-1],), offset, dtype=kind, device=x.device)
+        scaled: Tensor = npu.npu_rms_norm(x, every, epsilon)[0]
         return scaled
     gain = gamma.reshape(-1)
     if (offset, factor) == (1.0, 1.0) and gain.dtype == x.dtype and x.is_contiguous():

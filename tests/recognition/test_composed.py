@@ -10,7 +10,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.recognition import gates, integers, norms, rotations
-from tests.recognition.harness import assert_right, recognized
+from tests.recognition.harness import assert_right, recognized, results_of
 
 HALVES = (torch.bfloat16, torch.float16)
 KINDS = (*HALVES, torch.float32)
@@ -106,6 +106,20 @@ def test_a_norm_of_a_norm_is_two(count):
     gm, report = recognized(spelling, inputs)
     assert report.fired == {"rms_norm": 1, "rms_norm_without_gain": 1}
     assert_right(gm, spelling, inputs, 3.0)
+
+
+def test_rows_over_their_length_are_rounded_once():
+    """Their gain, 1 / sqrt(10), is no bfloat16."""
+    x = rows(4000, 10)
+
+    def spelling(x):
+        return torch.nn.functional.normalize(x, dim=-1)
+
+    gm, report = recognized(spelling, (x,))
+    assert report.fired == {"rms_norm_without_gain": 1}
+    exact = spelling(x.double())
+    apart = (results_of(gm, (x,))[0].double() - exact).abs() / exact.abs()
+    assert apart.max() <= 2**-8 + 2**-20
 
 
 @DRAWN

@@ -27,6 +27,8 @@ class Scenario:
     """Settings of `torch._dynamo.config`."""
     smaller: Callable[[], list[Scenario]] = list
     """The same with less in it, for the search for a minimal one."""
+    wide: Callable[[], Scenario] | None = None
+    """The same on float64 inputs, where there is such a form: exact beside narrow dtypes."""
 
 
 class SkipError(Exception):

@@ -6,7 +6,7 @@ import functools
 import itertools
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from tests.soundness.programs import NAMED, PLAIN, Program, Trial, drawn, named
 
 MOST_SAMPLES = 100
 """Samples of an operator from which one is drawn."""
+NARROW = (torch.float16, torch.bfloat16, torch.float32)
 MOST_ELEMENTS = 20_000
 """Larger samples cost time and show no more."""
 SWEEPS = {
@@ -143,7 +144,25 @@ def scenario(program: Program, names: Any, inputs: Any, origin: Origin) -> Scena
         source=lambda: source(program, inputs, origin),
         dynamic=origin.dynamic,
         smaller=lambda: [scenario(p, names, inputs, origin) for p in program.smaller()],
+        wide=lambda: scenario(
+            program, names, widened(inputs), replace(origin, other=widened(origin.other))
+        ),
     )
+
+
+def widened(inputs: Any) -> Any:
+    """The inputs with float64 in the place of narrower floats; a tensor that stands in them twice
+    does so afterwards."""
+    made: dict[int, Tensor] = {}
+
+    def wide(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor) or leaf.dtype not in NARROW:
+            return leaf
+        if id(leaf) not in made:
+            made[id(leaf)] = leaf.detach().double().requires_grad_(leaf.requires_grad)
+        return made[id(leaf)]
+
+    return pytree.tree_map(wide, inputs)
 
 
 def source(program: Program, inputs: Any, origin: Origin) -> str:

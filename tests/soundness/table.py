@@ -28,7 +28,9 @@ Each case runs three times with equal copies of its inputs, which share memory a
 the originals do: in eager, under `aot_eager` and under `ascend_dense`. Compared are
 
 * values, bit for bit: NaN is NaN, -0.0 is not 0.0; where an operator was recognized by meaning, to
-  the rounding of torch.testing, since it may round less than the spelling does;
+  the rounding of torch.testing, since it may round less than the spelling does, or as near to
+  float64 as `aot_eager` is: half of the values within 1.1 times its distance, all within 4 times
+  its largest;
 * type, dtype, layout, shape, strides of dims with several elements, conjugate and negative bits,
   whether a result needs a gradient and whether it is a leaf, how large its memory is;
 * which results share memory with each other and with arguments and parameters, and which are the

@@ -11,7 +11,7 @@ from tests.soundness import literal
 from tests.soundness.call import Call
 from tests.soundness.case import Scenario
 from tests.soundness.copies import copied
-from tests.soundness.judge import differences, stable
+from tests.soundness.judge import as_near, differences, stable
 from tests.soundness.observe import Record, bits, message
 from tests.soundness.programs import Program
 
@@ -145,6 +145,20 @@ def test_what_has_no_reference_is_compared_as_far_as_it_goes():
     assert not differences(refused, theirs, ours)
     assert differences({"a | raises": "RuntimeError"}, theirs, ours)
     assert differences({**refused, "a, copies | values": far}, {"a | values": near}, ours)
+
+
+def test_values_of_a_recognized_operator_are_held_against_float64():
+    exact = torch.linspace(-1, 1, 41, dtype=torch.float64)
+    theirs = exact + 0.01 * torch.cos(torch.arange(41.0))
+    one_far, all_wrong = exact + 0.002, exact * 1.02
+    one_far[7] += 0.1
+
+    def judged(ours) -> bool:
+        return as_near(*(bits(it) for it in (ours, theirs, exact)))
+
+    assert judged(theirs) and judged(2 * exact - theirs)
+    assert not judged(one_far) and not judged(all_wrong) and not judged(exact[:40])
+    assert not judged(torch.full_like(exact, float("nan")))
 
 
 def test_a_refused_gradient_has_that_of_copies_beside_it():

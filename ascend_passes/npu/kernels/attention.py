@@ -26,6 +26,7 @@ def attention_parts(query, key, value, mask, lengths, out, parts, peaks, weights
         length: keys that there are; strides are in elements.
         MASK: 0 for none, 1 for what is added to the scores, 2 for what says which of them count.
     """
+    scale = tl.cast(scale, tl.float32)  # Inductor's launches hand on a Python float as float64
     batch = tl.cast(tl.program_id(0) // HEADS, tl.int64)
     head = tl.program_id(0) % HEADS
     row, column = tl.arange(0, BM), tl.arange(0, SIZE)

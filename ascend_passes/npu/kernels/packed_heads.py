@@ -46,6 +46,7 @@ def packed_heads(qkv, query_gain, key_gain, cos, sin, query, key, tokens, table_
     `BLOCK` heads of a token at a time, which divides both counts.
     """
     blocks: tl.constexpr = (QUERIES + KEYS) // BLOCK
+    epsilon = tl.cast(epsilon, tl.float32)  # Inductor's launches hand on a Python float as float64
     for task in range(tl.program_id(0), tokens * blocks, tl.num_programs(0)):
         token = tl.cast(task // blocks, tl.int64)
         head = task % blocks * BLOCK
