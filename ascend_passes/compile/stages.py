@@ -163,8 +163,9 @@ STAGES = (
     Stage(
         "qk_norm_rope",
         fuse_packed_heads,
-        "norm and rotation of query and key heads read the packed projection as one kernel, on "
-        "CUDA and on an NPU with triton-ascend; off unless `passes` asks for it",
+        "norm and rotation of query and key heads read the packed projection as one kernel, in "
+        "CUDA graphs of known sizes; with other sizes, and on an NPU with triton-ascend, where "
+        "`passes` asks for it",
     ),
     Stage(
         "fuse",

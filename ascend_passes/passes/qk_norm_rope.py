@@ -2,10 +2,11 @@
 
 A projection gives queries, keys and values in one row. Spelled out, queries and keys are each cut
 off, normalized and rotated: some six kernels of a few microseconds, of which a decode step has
-little else. CANN has no operator for it, so `ascend_passes::qk_norm_rope` is ours, and it pays
-where its Triton kernel runs: on CUDA, and on an NPU with triton-ascend. The pass is off unless
-`passes="+qk_norm_rope"` asks for it: on an H200 the kernel alone took a third of the time, whole
-steps took more than without it, and on an NPU it has not run.
+little else. CANN has no operator for it, so `ascend_passes::qk_norm_rope` is ours, where its Triton
+kernel runs: on CUDA, and on an NPU with triton-ascend. It is on for CUDA graphs of known sizes,
+where a step of an H200 takes as long or up to 2 percent less. Elsewhere `passes="+qk_norm_rope"`
+asks for it: with symbolic sizes it is a call of its own that Inductor cannot launch, and on an NPU
+it has not run.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from ascend_passes.ir.graph import (
     value,
     written,
 )
-from ascend_passes.npu.cuda.choose import has_triton_ascend
+from ascend_passes.npu.cuda.choose import has_triton, has_triton_ascend
 from ascend_passes.npu.rotary import HALF
 from ascend_passes.options.value import switched_on
 from ascend_passes.report.value import Miss, Report
@@ -79,7 +80,8 @@ class PackedHeads:
 
 def fuse_packed_heads(graph: fx.Graph, context: Context) -> Report:
     """Rewrite each pair of query and key heads of one packed projection, in place."""
-    if not switched_on(RULE, context.options.passes, False):
+    passes = context.options.passes
+    if not switched_on(RULE, passes, pays(graph, context)):
         return Report()
     normalize(graph, context.options.strict)  # recognition leaves permutes that undo each other
     fired = 0
@@ -94,6 +96,18 @@ def fuse_packed_heads(graph: fx.Graph, context: Context) -> Report:
             fired += 1
     remove_dead(graph)
     return Report(fired={RULE: fired} if fired else {}, misses=tuple(misses))
+
+
+def pays(graph: fx.Graph, context: Context) -> bool:
+    """Whether the kernel runs as a launch of Inductor's own."""
+    inductor = context.device == "cuda" and context.options.executor in ("auto", "inductor")
+    return inductor and has_triton() and not has_symbols(graph)
+
+
+def has_symbols(graph: fx.Graph) -> bool:
+    """Whether a rotation has a size that is not known."""
+    rotations = graph.find_nodes(op="call_function", target=torch.ops.npu.npu_rotary_mul.default)
+    return any(plain_size(size) is None for node in rotations for size in value(node).shape)
 
 
 def pairs(graph: fx.Graph) -> Iterator[tuple[PackedHeads, PackedHeads]]:

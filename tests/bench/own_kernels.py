@@ -6,7 +6,7 @@
   `scaled_dot_product_attention` that takes the call. With `--tune` other splits are timed as well,
   and the best is named: it belongs into `ascend_passes/npu/cuda/attention.py`.
 * `qk_norm_rope`: heads of as many rows, beside what Inductor makes of the operators it stands for.
-* a decode step of layers of Qwen3-32B's sizes with and without each of the two.
+* steps of layers of Qwen3-32B's sizes with and without each of the two.
 
 Each call is captured, over so many tensors that together they exceed the L2 cache. The exit status
 is the number of results that are farther from float64 than their bound.
@@ -29,13 +29,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
-from ascend_passes import npu  # noqa: E402 - found without an installation
+import ascend_passes  # noqa: E402 - found without an installation
+from ascend_passes import npu  # noqa: E402
 from ascend_passes.npu.cuda.attention import Split, attended, processors, split_for  # noqa: E402
 from ascend_passes.npu.cuda.launch import launch_now  # noqa: E402
 from ascend_passes.npu.norm import rms_norm  # noqa: E402
 from ascend_passes.npu.rotary import rotary_mul  # noqa: E402
 from tests.bench.device_timing import captured, milliseconds  # noqa: E402
-from tests.bench.peers import use_ascend_dense  # noqa: E402
+from tests.bench.peers import require_no_errors, use_ascend_dense  # noqa: E402
 from tests.bench.peers_stack import PlainStack  # noqa: E402
 from tests.bench.qwen3_stack import Shape  # noqa: E402
 
@@ -205,36 +206,46 @@ def apart_exact(
 
 
 STEPS = {
-    "neither": "",
+    "neither": "-qk_norm_rope",
     "qk_norm_rope": "+qk_norm_rope",
-    "decode_attention": "+decode_attention",
+    "decode_attention": "-qk_norm_rope,+decode_attention",
     "both": "+qk_norm_rope,+decode_attention",
 }
+PROMPTS = (512, 2048)
 
 
 def whole_steps(settings: argparse.Namespace) -> Iterator[bool]:
-    """Prints milliseconds of a captured decode step; whether it is far from the eager one."""
+    """Prints milliseconds of captured steps; whether one is far from the eager one."""
     use_ascend_dense()
     model = PlainStack(Shape(), settings.layers, "cuda")
-    positions = torch.full((1,), settings.tokens - 1, device="cuda")
-    for batch in settings.batches:
-        ids = torch.randint(0, model.embedding.shape[0], (batch,), device="cuda")
-        sizes = (batch, KEYS, settings.tokens, SIZE)
-        drawn: dict[str, Any] = {"device": "cuda", "dtype": torch.bfloat16}
-        caches = [(torch.randn(sizes, **drawn), torch.randn(sizes, **drawn)) for _ in model.layers]
-        exact = model(ids, positions, caches).double()
+    steps = [*(("decode", n) for n in settings.batches), *(("prefill", n) for n in PROMPTS)]
+    for kind, rows in steps:
+        given = step_inputs(model, rows, settings.tokens if kind == "decode" else None)
+        exact = model(*given).double()
         times, far = {}, {}
         for name, passes in STEPS.items():
             torch._dynamo.reset()
+            ascend_passes.reset()
             step = torch.compile(
                 model, backend="ascend_dense", options={"passes": passes}, dynamic=False
             )
-            found = step(ids, positions, caches)
-            far[name] = float((found.double() - exact).norm() / exact.norm())
-            times[name] = microseconds(step, [(ids, positions, caches)]) / 1e3
+            far[name] = float((step(*given).double() - exact).norm() / exact.norm())
+            require_no_errors()
+            times[name] = microseconds(step, [given]) / 1e3
         said = ", ".join(f"{name} {times[name]:.3f} ({far[name]:.3f})" for name in STEPS)
-        print(f"step of {settings.layers} layers, batch {batch}, ms (distance): {said}", flush=True)
+        print(f"{settings.layers} layers, {kind} {rows}, ms (distance): {said}", flush=True)
         yield max(far.values()) > 1.5 * far["neither"]
+
+
+def step_inputs(model: PlainStack, rows: int, cached: int | None) -> tuple[Any, ...]:
+    """Tokens, positions and caches of so many tokens; of a prompt where there is None."""
+    drawn: dict[str, Any] = {"device": "cuda", "dtype": torch.bfloat16}
+    ids = torch.randint(0, model.embedding.shape[0], (rows,), device="cuda")
+    if cached is None:
+        return ids, torch.arange(rows, device="cuda"), None
+    sizes = (rows, KEYS, cached, SIZE)
+    caches = [(torch.randn(sizes, **drawn), torch.randn(sizes, **drawn)) for _ in model.layers]
+    return ids, torch.full((1,), cached - 1, device="cuda"), caches
 
 
 def main() -> int:

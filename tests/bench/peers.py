@@ -113,6 +113,15 @@ def use_ascend_dense() -> None:
         torch._dynamo.register_backend(ascend_dense, name="ascend_dense")
 
 
+def require_no_errors() -> None:
+    """Raise RuntimeError where a pass or the executor failed: the graph runs without it, slower."""
+    import ascend_passes
+
+    failed = [error for report in ascend_passes.reports() for error in report.errors]
+    if failed:
+        raise RuntimeError(failed[0])
+
+
 def measure(model: Any, tokens: int, decode: bool, settings: argparse.Namespace) -> dict[str, Any]:
     """Milliseconds of each peer: the median, the least and the most of the rounds."""
     shape, vocabulary = model.shape, model.embedding.shape[0]
@@ -131,6 +140,7 @@ def measure(model: Any, tokens: int, decode: bool, settings: argparse.Namespace)
         begin = time.perf_counter()
         step = compiled(model, backend, settings.each_layer)
         results[name] = step(ids, positions, caches)
+        require_no_errors()
         seconds[name] = time.perf_counter() - begin
         steps[name] = lambda step=step: step(ids, positions, caches)
         steps[f"{name} captured"] = captured(steps[name])

@@ -89,14 +89,34 @@ def test_the_dynamic_graph_serves_other_tokens():
     assert all(map(torch.equal, gm(*other), tokens_first(*other)))
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda", "npu"])
-def test_it_is_on_where_it_is_asked_for(device):
+def test_it_is_on_where_it_is_asked_for():
     given = inputs()
-    _, report = rewritten(tokens_first, given, context=Context(device=device))
-    assert report.fired == {} and report.misses == ()
     found = ascend_passes.explain(tokens_first, *given, options={"passes": "+qk_norm_rope"})
     assert found.fired["qk_norm_rope"] == 1
     assert "qk_norm_rope" not in ascend_passes.explain(tokens_first, *given).fired
+
+
+@pytest.mark.parametrize(
+    ("device", "options", "dynamic", "fires"),
+    [
+        ("cuda", Options(), False, True),
+        ("cuda", Options(executor="inductor"), False, True),
+        ("cuda", Options(), True, False),
+        ("cuda", Options(executor="eager"), False, False),
+        ("cuda", Options(passes="-qk_norm_rope"), False, False),
+        ("npu", Options(), False, False),
+        ("cpu", Options(executor="inductor"), False, False),
+    ],
+)
+def test_it_is_on_where_inductor_launches_it(monkeypatch, device, options, dynamic, fires):
+    from ascend_passes.passes import qk_norm_rope as file
+
+    monkeypatch.setattr(file, "has_triton", lambda: True)
+    _, report = rewritten(tokens_first, inputs(), dynamic, Context(options, device=device))
+    assert report.fired == ({"qk_norm_rope": 1} if fires else {}) and report.misses == ()
+    monkeypatch.setattr(file, "has_triton", lambda: False)
+    _, report = rewritten(tokens_first, inputs(), dynamic, Context(options, device=device))
+    assert report.fired == {}
 
 
 def test_cuda_gets_it_and_an_npu_where_its_kernel_can_be_compiled(monkeypatch):
