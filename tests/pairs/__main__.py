@@ -56,7 +56,8 @@ def run(interpreter: Path, *words: str) -> int:
         "PYTHONPATH": str(environment.ROOT),
         "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",
     }
-    command = [str(interpreter), "-m", "pytest", "-p", "no:cacheprovider", "--durations=10", *words]
+    how = ("-n", "2", "--no-loadscope-reorder", "-p", "no:cacheprovider", "--durations=10")
+    command = [str(interpreter), "-m", "pytest", *how, *words]
     return subprocess.run(command, env=variables, cwd=environment.ROOT, check=False).returncode
 
 

@@ -22,8 +22,8 @@ ALONE = ("accelerate==1.15.0", "compressed-tensors==0.17.0")
 """Installed, as torch is, without what they require: torch requires CUDA's libraries."""
 REQUIREMENTS = (
     *("filelock", "typing-extensions", "sympy", "networkx", "jinja2", "fsspec", "setuptools"),
-    *("numpy", "rich", "pytest", "hypothesis", "expecttest", "packaging", "psutil", "loguru"),
-    "pydantic",
+    *("numpy", "rich", "pytest", "pytest-xdist", "hypothesis", "expecttest", "packaging"),
+    *("psutil", "loguru", "pydantic"),
 )
 """What torch, the package, its tests and those two import; transformers brings its own."""
 BESIDE_VLLM = (
