@@ -60,6 +60,10 @@ def test_tune_writes_a_profile_that_the_option_takes(capsys: Any, tmp_path: Path
     assert all(0 < rate < 1e15 for rate in rates)
     hop = found.collective_latency + found.hop_latency
     assert all(0 < seconds < 1 for seconds in (found.matmul_launch, found.vector_launch, hop))
+    assert set(found.collective_times) == {"all_reduce", "reduce_scatter", "all_gather"}
+    for points in found.collective_times.values():
+        (least, soon), *_, (most, late) = points
+        assert least < most and 0 < soon < late < 60
     said = capsys.readouterr().out
     assert str(path) in said
     rows = [line.split() for line in said.splitlines() if line.startswith((" float32", " memory"))]

@@ -168,7 +168,42 @@ def test_a_figure_that_no_device_has_is_refused(
         profiles.read_profile(str(path))
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize(
+    ("times", "reason"),
+    [
+        ([], "must hold times of all_reduce, reduce_scatter, all_gather"),
+        ({"broadcast": [[0, 1e-5], [1, 2e-5]]}, "must hold times of all_reduce"),
+        ({"all_reduce": [[0, 1e-5]]}, "must hold two pairs"),
+        ({"all_reduce": [[0, 1e-5], 7]}, "must hold two pairs"),
+        ({"all_reduce": [[0, 1e-5], [1e6, "2e-5"]]}, "seconds in .* must be a number"),
+        ({"all_reduce": [[5, 1e-5], [5, 2e-5]]}, "must rise"),
+        ({"all_reduce": [[5, 2e-5], [9, 1e-5]]}, "must rise"),
+    ],
+)
+def test_times_of_collectives_that_no_machine_has_are_refused(
+    tmp_path: Path, times: Any, reason: str
+) -> None:
+    path = tmp_path / "profile.json"
+    path.write_text(json.dumps(FIGURES | {"collective_times": times}))
+    with pytest.raises(OptionError, match=reason):
+        profiles.read_profile(str(path))
+
+
+def test_measured_times_of_collectives_take_the_place_of_the_formula(tmp_path: Path) -> None:
+    points = ((1000.0, 1e-5), (1e6, 2e-5), (3e6, 6e-5))
+    measured = replace(profiles.ATLAS_800_A2, collective_times={"all_gather": points})
+    path = tmp_path / "profile.json"
+    path.write_text(measured.to_json())
+    found = profiles.read_profile(str(path))
+    assert found == measured
+    for sent, seconds in ((0.0, 1e-5), (1000.0, 1e-5), (2e6, 4e-5), (3e6, 6e-5), (5e6, 10e-5)):
+        assert found.collective_seconds("all_gather", sent) == pytest.approx(seconds)
+    for kind, hops in (("all_reduce", 2), ("reduce_scatter", 1)):
+        formula = found.collective_latency + hops * found.hop_latency + 1e6 / found.link_bandwidth
+        assert found.collective_seconds(kind, 1e6) == pytest.approx(formula)
+
+
+@pytest.mark.parametrize("name", [name for name in FIGURES if name != "collective_times"])
 def test_no_figure_may_be_missing(tmp_path: Path, name: str) -> None:
     path = tmp_path / "profile.json"
     path.write_text(json.dumps({key: FIGURES[key] for key in FIGURES if key != name}))

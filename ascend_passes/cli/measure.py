@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -11,7 +12,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ascend_passes.capture import device_for
-from ascend_passes.cost.profiles import Profile
+from ascend_passes.cost.profiles import Points, Profile
+from ascend_passes.ir.traits import ALL_GATHER, ALL_REDUCE, REDUCE_SCATTER
 
 REPEATS = 10
 SHORT_REPEATS = 100
@@ -21,6 +23,8 @@ MATMUL_SIDE = {"cuda": 4096, "npu": 4096, "cpu": 512}
 STREAM_BYTES = {"cuda": 2**29, "npu": 2**29, "cpu": 2**25}
 COLLECTIVE_BYTES = {"cuda": 2**27, "npu": 2**27, "cpu": 2**22}
 """Sizes at which the rate of each kind of device is reached without taking long."""
+SHARES = (1 / 256, 1 / 64, 1 / 16, 1 / 4, 1)
+"""Of those sizes, for collectives: messages of steps are where the rate is not reached."""
 SMALL = 1024
 """Elements of a tensor whose work is nothing beside its launch."""
 
@@ -40,6 +44,7 @@ def measured_profile(device: str, name: str, captured: bool = False) -> Profile:
         if rate is not None:
             matmul_rates[str(dtype).removeprefix("torch.")] = rate
     latency, hop, bandwidth = collective_figures(device, captured)
+    times = collective_times(device, captured)
     calls = "replayed device graphs" if captured else "calls"
     return Profile(
         name=name,
@@ -51,6 +56,7 @@ def measured_profile(device: str, name: str, captured: bool = False) -> Profile:
         vector_launch=launch_seconds(device, False, captured),
         collective_latency=latency,
         hop_latency=hop,
+        collective_times=times,
     )
 
 
@@ -143,6 +149,55 @@ def collective_figures(device: str, captured: bool = False) -> tuple[float, floa
     return latency, hop, bandwidth
 
 
+def collective_times(device: str, captured: bool = False) -> dict[str, Points]:
+    """Kind of collective -> its times by the bytes that a rank sends, the mean over ranks; nothing
+    where one process sends nothing.
+
+    A message that takes less time than a smaller one takes as long, by the luck of either.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return {}
+    ranks = dist.get_world_size()
+    wholes = [ranks * SMALL, *(int(COLLECTIVE_BYTES[device] * share) for share in SHARES)]
+    wholes = [whole // (2 * ranks) * 2 * ranks for whole in wholes]
+    calls: dict[str, Callable[[int], Callable[[], object]]] = {
+        ALL_REDUCE: lambda whole: reduced(device, whole),
+        REDUCE_SCATTER: lambda whole: scattered(device, whole),
+        ALL_GATHER: lambda whole: gathered(device, whole),
+    }
+    found: dict[str, Points] = {}
+    for kind, call in calls.items():
+        dist.barrier()
+        every = [median_seconds(call(whole), device, REPEATS, captured) for whole in wholes]
+        seconds = torch.tensor(every, device=device)
+        dist.all_reduce(seconds)
+        steps = 2 if kind == ALL_REDUCE else 1
+        sent = [steps * whole * (ranks - 1) / ranks for whole in wholes]
+        rising = itertools.accumulate((seconds / ranks).tolist(), max)
+        found[kind] = tuple(zip(sent, rising, strict=True))
+    return found
+
+
+def reduced(device: str, whole: int) -> Callable[[], object]:
+    """An all_reduce of so many bytes."""
+    partial = torch.zeros(whole // 2, dtype=torch.bfloat16, device=device)
+    return lambda: dist.all_reduce(partial)
+
+
+def scattered(device: str, whole: int) -> Callable[[], object]:
+    """A reduce_scatter of so many bytes."""
+    partial = torch.zeros(whole // 2, dtype=torch.bfloat16, device=device)
+    rows = torch.empty(len(partial) // dist.get_world_size(), dtype=torch.bfloat16, device=device)
+    return lambda: dist.reduce_scatter_tensor(rows, partial)
+
+
+def gathered(device: str, whole: int) -> Callable[[], object]:
+    """An all_gather of so many bytes."""
+    rows = torch.ones(whole // dist.get_world_size(), dtype=torch.int8, device=device)
+    every = torch.empty(whole, dtype=torch.int8, device=device)
+    return lambda: dist.all_gather_into_tensor(every, rows)
+
+
 def latency_and_hop(one: float, two: float) -> tuple[float, float]:
     """What collectives of one hop and of two hops say: neither figure is below zero."""
     hop = min(max(two - one, 0.0), one)
@@ -151,15 +206,12 @@ def latency_and_hop(one: float, two: float) -> tuple[float, float]:
 
 def measured_gather_seconds(device: str, size: int, repeats: int, captured: bool) -> float:
     """Seconds of an all_gather of `size` bytes from each rank."""
-    local = torch.ones(size, dtype=torch.int8, device=device)
-    whole = torch.empty(size * dist.get_world_size(), dtype=torch.int8, device=device)
     dist.barrier()
-    gather = lambda: dist.all_gather_into_tensor(whole, local)  # noqa: E731
+    gather = gathered(device, size * dist.get_world_size())
     return median_seconds(gather, device, repeats, captured)
 
 
 def reduce_seconds(device: str, size: int, repeats: int, captured: bool) -> float:
     """Seconds of an all_reduce of `size` bytes."""
-    partial = torch.zeros(size // 2, dtype=torch.bfloat16, device=device)
     dist.barrier()
-    return median_seconds(lambda: dist.all_reduce(partial), device, repeats, captured)
+    return median_seconds(reduced(device, size), device, repeats, captured)

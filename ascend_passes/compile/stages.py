@@ -22,6 +22,7 @@ from ascend_passes.passes.constants.fold import fold_constants
 from ascend_passes.passes.constants.merge_equal import merge_equal
 from ascend_passes.passes.decode_attention import rewrite_decode_attention
 from ascend_passes.passes.deduplicate import deduplicate
+from ascend_passes.passes.flashcomm.join_gathers import join_gathers
 from ascend_passes.passes.flashcomm.sequence_parallel import sequence_parallel
 from ascend_passes.passes.grouped_attention import grouped_attention
 from ascend_passes.passes.matmul_collective.matmul_collective import matmul_collective
@@ -181,6 +182,11 @@ STAGES = (
         "matmul_collective",
         matmul_collective,
         "a matmul and the collective beside it become one operator that overlaps them",
+    ),
+    Stage(
+        "join_gathers",
+        join_gathers,
+        "rows and scales of one quantize are gathered by one collective, on CUDA",
     ),
     Stage(
         "grouped_attention",

@@ -106,9 +106,8 @@ def operator_cost(node: fx.Node, profile: Profile, numeric: Numbers) -> Operator
     if not kind:
         return OperatorCost(node.name, name, seconds + launch, memory)
     sent = wire_bytes(node, kind, numeric)
-    steps = 2 if kind == ALL_REDUCE else 1
-    latency = profile.collective_latency + steps * profile.hop_latency
-    wire = sent / profile.link_bandwidth
+    latency = profile.collective_seconds(kind, 0.0)
+    wire = profile.collective_seconds(kind, sent) - latency
     # A fused operator overlaps its arithmetic with its bytes, but not with the latency.
     total = launch + latency + max(seconds, wire) if traits.matmul else latency + wire
     return OperatorCost(node.name, name, total, memory, sent, kind)
@@ -147,7 +146,8 @@ def wire_bytes(node: fx.Node, kind: str, numeric: Numbers) -> float:
         out = tensor_bytes(next(iter(tensors(value(node)))), numeric)
         whole = {ALL_GATHER: gathered, REDUCE_SCATTER: out * ranks, ALL_REDUCE: out}[kind]
     else:
-        size = tensor_bytes(value(node.args[0]), numeric)  # type: ignore[arg-type]
+        moved = [t for n in node.all_input_nodes for t in tensors(value(n))]
+        size = math.fsum(tensor_bytes(t, numeric) for t in moved)
         whole = size * ranks if kind == ALL_GATHER else size
     return (2 if kind == ALL_REDUCE else 1) * whole * (ranks - 1) / ranks
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from ascend_passes.ir.traits import ALL_REDUCE, COLLECTIVES
 from ascend_passes.options.types import OptionError, nearest, shown
 
 MOST_BYTES = 65536
@@ -23,6 +25,10 @@ LATENCIES = ("matmul_launch", "vector_launch", "collective_latency", "hop_latenc
 TERA = 1e12
 GIGA = 1e9
 MICRO = 1e-6
+
+
+Points = Sequence[tuple[float, float]]
+"""Bytes that a rank sends, and seconds; in ascending order, two or more."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,26 @@ class Profile:
     """Seconds a collective takes beyond its bytes."""
     hop_latency: float = 0.0
     """Seconds per step between ranks; an all_reduce has two steps, the others one."""
+    collective_times: Mapping[str, Points] = field(default_factory=dict)
+    """Kind of collective -> measured times, by the bytes that a rank sends: for those the two
+    latencies and the bandwidth do not count. Small messages run below the bandwidth of large ones,
+    and each kind of collective at a rate of its own."""
+
+    def collective_seconds(self, kind: str, sent: float) -> float:
+        """Seconds of a collective in which each rank sends so many bytes.
+
+        Between measured times they lie on a line, and so they do behind the last two.
+        """
+        points = self.collective_times.get(kind)
+        if not points:
+            steps = 2 if kind == ALL_REDUCE else 1
+            latency = self.collective_latency + steps * self.hop_latency
+            return latency + sent / self.link_bandwidth
+        if sent <= points[0][0]:
+            return points[0][1]
+        at = next((n for n, (size, _) in enumerate(points) if sent <= size), len(points) - 1)
+        (low, start), (high, end) = points[max(at, 1) - 1], points[max(at, 1)]
+        return start + (sent - low) * (end - start) / (high - low)
 
     def matmul_rate(self, dtype: str) -> float:
         """Operations per second for an element type; an unknown one counts as the slowest."""
@@ -65,7 +91,8 @@ class Profile:
     def to_json(self) -> str:
         """The profile as the text of a file that `read_profile` takes."""
         figures = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return json.dumps(figures | {"matmul_rates": dict(self.matmul_rates)}, indent=2)
+        tables = {name: dict(getattr(self, name)) for name in ("matmul_rates", "collective_times")}
+        return json.dumps(figures | tables, indent=2)
 
 
 def rates(int8: float, half: float, single: float) -> Mapping[str, float]:
@@ -165,7 +192,7 @@ def from_figures(figures: Any) -> Profile:
         if name not in known:
             raise ValueError(f"{shown(name)} is no figure of a profile.{nearest(name, known)}")
     for name in known:
-        if name not in figures:
+        if name not in figures and name != "collective_times":  # files of earlier versions
             raise ValueError(f"{name} is missing")
     for name in ("name", "source"):
         if not isinstance(figures[name], str):
@@ -179,7 +206,28 @@ def from_figures(figures: Any) -> Profile:
     require_within("link_bandwidth", figures["link_bandwidth"], 1.0, math.inf)
     for name in LATENCIES:
         require_within(name, figures[name], 0.0, MOST_SECONDS)
-    return Profile(**{**figures, "matmul_rates": MappingProxyType(table)})
+    times = measured_times(figures.get("collective_times", {}))
+    tables = {"matmul_rates": MappingProxyType(table), "collective_times": times}
+    return Profile(**{**figures, **tables})
+
+
+def measured_times(given: Any) -> Mapping[str, Points]:
+    """The times of collectives in a file; errors as in `from_figures`."""
+    if not isinstance(given, dict) or not set(given) <= set(COLLECTIVES):
+        raise ValueError(f"collective_times must hold times of {', '.join(COLLECTIVES)}")
+    for kind, points in given.items():
+        pairs = isinstance(points, list) and all(
+            isinstance(p, list) and len(p) == 2 for p in points
+        )
+        if not pairs or len(points) < 2:
+            raise ValueError(f"collective_times[{kind}] must hold two pairs of bytes and seconds")
+        for size, seconds in points:
+            require_within(f"bytes in collective_times[{kind}]", size, 0.0, MOST_RATE)
+            require_within(f"seconds in collective_times[{kind}]", seconds, 0.0, MOST_SECONDS)
+        rising = itertools.pairwise(points)
+        if any(low >= high or soon > late for (low, soon), (high, late) in rising):
+            raise ValueError(f"collective_times[{kind}] must rise from pair to pair")
+    return MappingProxyType({kind: tuple(map(tuple, points)) for kind, points in given.items()})
 
 
 def require_within(name: str, figure: Any, lowest: float, highest: float) -> None:

@@ -19,7 +19,7 @@ import torch
 Answer = TypeVar("Answer")
 OURS = ("npu", "atb", "ascend_passes")
 """Namespaces whose operators `ascend_passes.npu` declares."""
-ALL_REDUCE, REDUCE_SCATTER, ALL_GATHER = "all_reduce", "reduce_scatter", "all_gather"
+COLLECTIVES = ALL_REDUCE, REDUCE_SCATTER, ALL_GATHER = "all_reduce", "reduce_scatter", "all_gather"
 PADDED_ROWS = "it writes the rows of real tokens only, so padded rows would keep what was there"
 
 
@@ -140,6 +140,7 @@ OTHERS: Mapping[str, Traits] = MappingProxyType(
         "_c10d_functional::all_reduce_": Traits(collective=ALL_REDUCE),
         "_c10d_functional::reduce_scatter_tensor": Traits(collective=REDUCE_SCATTER),
         "_c10d_functional::all_gather_into_tensor": Traits(collective=ALL_GATHER),
+        "_c10d_functional::all_gather_into_tensor_coalesced": Traits(collective=ALL_GATHER),
         "_c10d_functional::wait_tensor": Traits(returns_input=True, free=True),
         "vllm::all_reduce": Traits(collective=ALL_REDUCE),
         "vllm::reduce_scatter": Traits(collective=REDUCE_SCATTER),

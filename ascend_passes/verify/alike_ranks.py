@@ -6,7 +6,7 @@ differ is not seen: sums count as many equal parts, and gathers repeat the rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from types import MappingProxyType
 from typing import Any
@@ -53,6 +53,11 @@ def all_gather(x: Tensor, count: int, group: str) -> Tensor:
     return torch.cat([x] * count)
 
 
+def gathered_together(parts: Sequence[Tensor], count: int, group: str) -> list[Tensor]:
+    """The rows of each tensor once for each rank."""
+    return [all_gather(part, count, group) for part in parts]
+
+
 def reduce_scatter(x: Tensor, operation: str, count: int, group: str) -> Tensor:
     """The first rank's rows of the reduced ones."""
     total = x * count if operation == "sum" else x
@@ -60,10 +65,11 @@ def reduce_scatter(x: Tensor, operation: str, count: int, group: str) -> Tensor:
 
 
 NAMES = frozenset(group.name for group in GROUPS)
-COMPUTED: Mapping[str, Callable[..., Tensor]] = MappingProxyType(
+COMPUTED: Mapping[str, Callable[..., Any]] = MappingProxyType(
     {
         f"{FUNCTIONAL}::all_reduce": all_reduce,
         f"{FUNCTIONAL}::all_gather_into_tensor": all_gather,
+        f"{FUNCTIONAL}::all_gather_into_tensor_coalesced": gathered_together,
         f"{FUNCTIONAL}::reduce_scatter_tensor": reduce_scatter,
     }
 )

@@ -19,10 +19,12 @@ SENT = {
     "_c10d_functional::all_reduce": lambda n: 2 * (n - 1) / n,
     "_c10d_functional::reduce_scatter_tensor": lambda n: (n - 1) / n,
     "_c10d_functional::all_gather_into_tensor": lambda n: n - 1,
+    "_c10d_functional::all_gather_into_tensor_coalesced": lambda n: n - 1,
     "vllm::all_reduce": lambda n: 2 * (n - 1) / n,
     "vllm::reduce_scatter": lambda n: (n - 1) / n,
     "vllm::all_gather": lambda n: n - 1,
 }
+WAIT = "_c10d_functional::wait_tensor"
 ELEMENT_BYTES = {"signed char": 1, "c10::BFloat16": 2, "c10::Half": 2, "float": 4, "double": 8}
 
 
@@ -43,12 +45,33 @@ def wire(call: Callable[[], Any], ranks: int) -> Wire:
         path = Path(folder, "trace.json")
         recorded.export_chrome_trace(str(path))
         events = json.loads(path.read_text())["traceEvents"]
-    found = [e for e in events if e.get("cat") == "cpu_op" and e["name"] in SENT]
+    called = sorted((e for e in events if e.get("cat") == "cpu_op"), key=lambda e: e["ts"])
+    found = [e for e in called if e["name"] in SENT]
     sent = 0.0
     for event in found:
-        shape, dtype = event["args"]["Input Dims"][0], event["args"]["Input type"][0]
-        sent += math.prod(shape) * ELEMENT_BYTES[dtype] * SENT[event["name"]](ranks)
+        for shape, dtype in tensors_of(event, called, ranks):
+            sent += math.prod(shape) * ELEMENT_BYTES[dtype] * SENT[event["name"]](ranks)
     return Wire(dict(Counter(event["name"] for event in found)), sent)
+
+
+def tensors_of(
+    event: dict[str, Any], called: list[dict[str, Any]], ranks: int
+) -> list[tuple[list[int], str]]:
+    """Shape and type of what a rank gives a collective.
+
+    The profiler does not tell the types in a list of tensors: they are those of the gathered
+    results that are waited for next.
+    """
+    shapes, dtype = event["args"]["Input Dims"][0], event["args"]["Input type"][0]
+    if not isinstance(shapes[0], list):
+        return [(shapes, dtype)]
+    later = [e for e in called if e["name"] == WAIT and e["ts"] > event["ts"]]
+    found = []
+    for shape in shapes:
+        whole = [shape[0] * ranks, *shape[1:]]
+        wait = next(e for e in later if e["args"]["Input Dims"][0] == whole)
+        found.append((shape, wait["args"]["Input type"][0]))
+    return found
 
 
 def written(call: Callable[[], Any]) -> int:

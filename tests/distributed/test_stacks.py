@@ -108,6 +108,20 @@ def test_the_gather_moves_int8_rows_and_their_scales(two: Ranks) -> None:
         assert outcome.notes[0].endswith("gathers 7 values: 1 of bfloat16, 3 of float32, 3 of int8")
 
 
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_rows_and_their_scales_are_gathered_together(two: Ranks, dynamic: bool) -> None:
+    apart, joined = (
+        run(two, KINDS["dynamic"], [(8,)], dynamic, passes, rules="", matmul_reduce_scatter=False)
+        for passes in (FORCED, f"{FORCED},+join_gathers")
+    )
+    gather = "_c10d_functional::all_gather_into_tensor"
+    for one, other in zip(apart, joined, strict=True):
+        assert other.error <= LSB_BOUND
+        assert (one.counts[gather], other.counts[gather]) == (7, 1)
+        assert other.counts[f"{gather}_coalesced"] == 3
+        assert one.sent == other.sent == other.estimated
+
+
 @pytest.mark.parametrize("name", ["bfloat16", "static", "dynamic", "vllm", "vllm dynamic"])
 def test_matmuls_fuse_with_their_collectives(two: Ranks, name: str) -> None:
     for outcome in run(two, KINDS[name], [(7,), (8,)]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from torch import fx
@@ -10,9 +11,11 @@ from torch import fx
 from ascend_passes.cost import model as cost
 from ascend_passes.cost.model import Estimate
 from ascend_passes.cost.profiles import Profile
-from ascend_passes.ir.graph import has_effect, value
+from ascend_passes.ir.graph import Context, has_effect, value
+from ascend_passes.ir.traits import ALL_GATHER
 from ascend_passes.options.plans import Plan
 from ascend_passes.passes.flashcomm.build import Build
+from ascend_passes.passes.flashcomm.join_gathers import are_joined, gathers_of_one_call
 from ascend_passes.report.value import Decision
 
 
@@ -23,6 +26,8 @@ class ShardingTrial:
     build: Build
     old: list[fx.Node]
     new: list[fx.Node]
+    joined: frozenset[str]
+    """Names of the gathers that another one takes along."""
     before: Estimate
     after: Estimate
 
@@ -33,12 +38,28 @@ class ShardingTrial:
 
 
 def compared(
-    graph: fx.Graph, old: list[fx.Node], build: Build, profile: Profile, numeric: cost.Numbers
+    context: Context, old: list[fx.Node], build: Build, profile: Profile, numeric: cost.Numbers
 ) -> ShardingTrial:
     """The trial of what was built; `old` are the graph's nodes without it."""
-    new = live(graph, build)
-    before, after = (cost.estimate_nodes(nodes, profile, numeric) for nodes in (old, new))
-    return ShardingTrial(build, old, new, before, after)
+    new = live(build.graph, build)
+    together = gathers_of_one_call(new) if are_joined(context) else ()
+    joined = frozenset(node.name for gathers in together for node in gathers[1:])
+    before = cost.estimate_nodes(old, profile, numeric)
+    return ShardingTrial(build, old, new, joined, before, estimated(new, joined, profile, numeric))
+
+
+def estimated(
+    nodes: list[fx.Node], joined: Collection[str], profile: Profile, numeric: cost.Numbers
+) -> Estimate:
+    """The estimate of a sharded form, in which joined gathers have no latency of their own."""
+    latency = profile.collective_seconds(ALL_GATHER, 0.0)
+    apart = cost.estimate_nodes(nodes, profile, numeric)
+    return Estimate(
+        tuple(
+            one._replace(seconds=one.seconds - latency) if one.node in joined else one
+            for one in apart.operators
+        )
+    )
 
 
 def turn(
@@ -51,12 +72,11 @@ def turn(
     if cost.token_rows(graph) is None:
         return None
 
-    def seconds(nodes: list[fx.Node]) -> cost.Seconds:
-        return lambda tokens: (
-            cost.estimate_nodes(nodes, profile, cost.numbers(graph, tokens)).seconds
-        )
+    def seconds(nodes: list[fx.Node], joined: Collection[str]) -> cost.Seconds:
+        return lambda tokens: estimated(nodes, joined, profile, cost.numbers(graph, tokens)).seconds
 
-    return cost.crossing(seconds(trial.old), seconds(trial.new), high, low)
+    after = seconds(trial.new, trial.joined)
+    return cost.crossing(seconds(trial.old, ()), after, high, low)
 
 
 def taken(trial: ShardingTrial, plan: Plan) -> Decision:

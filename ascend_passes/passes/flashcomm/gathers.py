@@ -10,6 +10,7 @@ from torch import Tensor, fx
 from ascend_passes.cost import model as cost
 from ascend_passes.cost.profiles import Profile
 from ascend_passes.ir.graph import value
+from ascend_passes.ir.traits import ALL_GATHER
 from ascend_passes.passes.flashcomm.row_calls import LocalCall, RowsOf
 from ascend_passes.passes.flashcomm.sharded_rows import Rows
 
@@ -58,7 +59,7 @@ def needs_whole(user: fx.Node, shards: Mapping[fx.Node, Shard]) -> bool:
 def gather_seconds(node: fx.Node, rows: Rows, profile: Profile, numeric: cost.Numbers) -> float:
     """Seconds of an all_gather that brings a value to all ranks."""
     sent = cost.tensor_bytes(value(node), numeric) * (rows.group.size - 1) / rows.group.size
-    return profile.collective_latency + profile.hop_latency + sent / profile.link_bandwidth
+    return profile.collective_seconds(ALL_GATHER, sent)
 
 
 def whole_seconds(node: fx.Node, shard: Shard, profile: Profile, numeric: cost.Numbers) -> float:

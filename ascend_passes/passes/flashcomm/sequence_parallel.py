@@ -123,7 +123,7 @@ def tried(
     whole = needed_whole(found.shards, profile, numeric, on(context, "gather_early"))
     price = Price(profile, numeric) if on(context, "pad_early") else None
     build = built(graph, found, whole, on(context, "cancel_chunk"), price)
-    return compared(graph, old, build, profile, numeric) if build.local else None
+    return compared(context, old, build, profile, numeric) if build.local else None
 
 
 def gain_from(
