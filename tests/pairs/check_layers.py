@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from tests.pairs import modelslim, standin
+from tests.slow import slow
 from tests.vllm.reference import error_under
 from tests.vllm.session import MARK
 
@@ -98,7 +99,7 @@ def run(folder: Path, cases: list[dict[str, Any]], ranks: int = 1) -> list[dict[
         process.stdin.close()
         processes.append(process)
     try:
-        statuses = [process.wait(SECONDS) for process in processes]
+        statuses = [process.wait(SECONDS * ranks) for process in processes]
     finally:
         for process in processes:
             process.kill()
@@ -235,15 +236,14 @@ def test_in_pieces_norms_fuse_as_well(
     assert ours <= ROUNDING * plain, (ours, plain)
 
 
-@pytest.fixture(scope="module")
-def ranks(checkpoint: Callable[[str], Path], tmp_path_factory: Any) -> list[dict[str, Any]]:
-    """Engines on two ranks, with a step of more tokens than FlashComm acts above."""
+def parallel_cases(checkpoint: Callable[[str], Path], ranks: int) -> list[dict[str, Any]]:
+    """Engines on several ranks, with a step of more tokens than FlashComm acts above."""
     long = {
         "batches": LONG,
         "tokens": 3,
         "max_model_len": 1200,
         "max_num_batched_tokens": 2048,
-        "tensor_parallel_size": 2,
+        "tensor_parallel_size": ranks,
         "distributed_executor_backend": "external_launcher",
     }
     own, flashcomm = (
@@ -254,19 +254,28 @@ def ranks(checkpoint: Callable[[str], Path], tmp_path_factory: Any) -> list[dict
             "passes": "-sequence_parallel.cost",
         },
     )
-    cases = [
+    return [
         case("plain", checkpoint("dynamic"), None, **long),
         case("flashcomm", checkpoint("dynamic"), flashcomm, **long),
         case("its own", checkpoint("dynamic"), {"prefetch_mlp": True}, **long, **own),
         case("its own static", checkpoint("static"), {"prefetch_mlp": True}, **long, **own),
     ]
-    return run(tmp_path_factory.mktemp("ranks"), cases, ranks=2)
+
+
+@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=slow)])
+def ranks(
+    request: pytest.FixtureRequest, checkpoint: Callable[[str], Path], tmp_path_factory: Any
+) -> list[dict[str, Any]]:
+    """What each of so many ranks found."""
+    cases = parallel_cases(checkpoint, request.param)
+    return run(tmp_path_factory.mktemp("ranks"), cases, ranks=request.param)
 
 
 @pytest.mark.parametrize("name", ["plain", "flashcomm", "its own", "its own static"])
 def test_ranks_give_the_same(ranks: list[dict[str, Any]], name: str) -> None:
-    one, other = (rank[name] for rank in ranks)
-    assert (one["tokens"], one["logprobs"]) == (other["tokens"], other["logprobs"])
+    one, *others = (rank[name] for rank in ranks)
+    for other in others:
+        assert (one["tokens"], one["logprobs"]) == (other["tokens"], other["logprobs"])
 
 
 @pytest.mark.parametrize("name", ["flashcomm", "its own"])
