@@ -24,7 +24,7 @@ from ascend_passes.passes.decode_attention import rewrite_decode_attention
 from ascend_passes.passes.deduplicate import deduplicate
 from ascend_passes.passes.flashcomm.sequence_parallel import sequence_parallel
 from ascend_passes.passes.grouped_attention import grouped_attention
-from ascend_passes.passes.matmul_collective.all_reduce_norm import matmul_all_reduce_norm
+from ascend_passes.passes.matmul_collective.all_reduce_norm import fuse_norms
 from ascend_passes.passes.matmul_collective.matmul_collective import matmul_collective
 from ascend_passes.passes.prefetch import prefetch
 from ascend_passes.passes.qk_norm_rope import fuse_packed_heads
@@ -180,7 +180,7 @@ STAGES = (
     # Behind `fuse`, which joins the norm to its residual; what it refuses is left to the next.
     Stage(
         "matmul_all_reduce_norm",
-        matmul_all_reduce_norm,
+        fuse_norms,
         "a matmul, the sum over ranks and the norm behind it become vllm-ascend's one operator",
     ),
     Stage(

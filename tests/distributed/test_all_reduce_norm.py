@@ -12,7 +12,7 @@ from ascend_passes import npu
 from ascend_passes.distributed.groups import Group, assuming
 from ascend_passes.ir.graph import Context
 from ascend_passes.options.plans import Plan
-from ascend_passes.passes.matmul_collective.all_reduce_norm import matmul_all_reduce_norm
+from ascend_passes.passes.matmul_collective.all_reduce_norm import fuse_norms
 from tests.graphs import traced
 
 FUSED = "_C_ascend::matmul_allreduce_add_rmsnorm"
@@ -79,7 +79,7 @@ def test_it_stays_where_vllm_ascend_is_not_loaded() -> None:
     graph = traced(layer, [torch.ones(shape).bfloat16() for shape in shapes]).graph
     plan = Plan("large prefill", 513, 1000, matmul_collective=True)
     with assuming(Group("tp", 2, 0)):
-        report = matmul_all_reduce_norm(graph, Context(plan=plan))
+        report = fuse_norms(graph, Context(plan=plan))
     (miss,) = report.misses
     assert "vllm-ascend's library" in miss.reason and not report.fired
 

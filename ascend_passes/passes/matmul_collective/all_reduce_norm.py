@@ -42,7 +42,7 @@ NORMED, STATISTICS, SUM = 0, 1, 2
 """The results of `npu_add_rms_norm`."""
 
 
-def matmul_all_reduce_norm(graph: fx.Graph, context: Context) -> Report:
+def fuse_norms(graph: fx.Graph, context: Context) -> Report:
     """Fuse matmuls with the all_reduce and the norm behind them, in place, where all ranks can."""
     steps = MappingProxyType({ALL_REDUCE: fuse_all_reduce_norm})
     return fuse_sites(graph, context, NAME, steps, exact=False)
@@ -55,13 +55,13 @@ def fuse_all_reduce_norm(
     if node.args[1] != "sum" and family_of(node) != VLLM:
         return None
     chain, total = list(upwards(node.args[0], VIEWS)), awaited(node)
-    product, norm = read_product(chain[-1]), norm_of(total)
+    product, norm = read_product(chain[-1]), norm_behind(total)
     if product is None or norm is None:
         return None
     require_operator(context)
     require_alone(chain, node, total)
     refuse_unless(product.bias is None, "the product has a bias, which the operator does not take")
-    require_rows(product, context)
+    require_row_count(product, context)
     results = results_of(norm)
     refuse_unless(STATISTICS not in results, "the norm's statistics are read")
     given, weight = named_arguments(norm), stored_weight(product)
@@ -87,7 +87,7 @@ def fuse_all_reduce_norm(
         return {old: shaped(build, new[index], old, chain) for index, old in results.items()}
 
 
-def norm_of(total: fx.Node) -> fx.Node | None:
+def norm_behind(total: fx.Node) -> fx.Node | None:
     """The norm that reads a sum over ranks as one of what it adds."""
     target = torch.ops.npu.npu_add_rms_norm.default
     return next((user for user in total.users if is_call(user, target)), None)
@@ -121,7 +121,7 @@ def require_alone(chain: list[fx.Node], node: fx.Node, total: fx.Node) -> None:
     refuse_unless(len(total.users) == 1, "the sum over ranks is read without the residual as well")
 
 
-def require_rows(product: Product, context: Context) -> None:
+def require_row_count(product: Product, context: Context) -> None:
     """Check that there are rows enough, and room for all.
 
     Raises:
