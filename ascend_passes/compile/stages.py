@@ -26,6 +26,7 @@ from ascend_passes.passes.flashcomm.sequence_parallel import sequence_parallel
 from ascend_passes.passes.grouped_attention import grouped_attention
 from ascend_passes.passes.matmul_collective.all_reduce_norm import fuse_norms
 from ascend_passes.passes.matmul_collective.matmul_collective import matmul_collective
+from ascend_passes.passes.merge_products import merge_products
 from ascend_passes.passes.prefetch import prefetch
 from ascend_passes.passes.qk_norm_rope import fuse_packed_heads
 from ascend_passes.passes.quantize_before_gather import quantize_before_gather
@@ -207,6 +208,14 @@ STAGES = (
         "zeroed buffers that are overwritten before they are read become empty ones",
     ),
     Stage("prefetch", prefetch, "weights are read into L2 behind other work"),
+    # Behind all that looks for products: `matmul_collective` takes them one by one, and `prefetch`
+    # finds an MLP by them.
+    Stage(
+        "merge_products",
+        merge_products,
+        "products that read the same rows become one operator with a list of weights, on an NPU "
+        "where `passes` asks for it",
+    ),
     Stage(
         "reinplace",
         reinplace,
