@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.distributed._functional_collectives as functional
+import vllm_operators
 from cases import compiled
 from stacks import normalized, shared
 from torch import Tensor
@@ -51,6 +52,8 @@ class Case:
     turned: bool = False
     """Whether the weight lies as `[K, N]`."""
     dtype: torch.dtype = torch.bfloat16
+    vllm: bool = False
+    """Whether vLLM's operator sums over the ranks."""
     dynamic: bool = False
     """Whether the graph serves other numbers of rows too."""
     tokens: int = 512
@@ -64,7 +67,11 @@ def run(case: Case, options: dict[str, Any]) -> Normed:
 
     def layer(x: Tensor, residual: Tensor) -> tuple[Tensor, ...]:
         part = x @ weight if case.turned else torch.nn.functional.linear(x, weight, bias)
-        total = functional.all_reduce(part, "sum", group)
+        total = (
+            torch.ops.vllm.all_reduce(part, vllm_operators.GROUP)
+            if case.vllm
+            else functional.all_reduce(part, "sum", group)
+        )
         summed = total + residual
         results = [normalized(summed, gain)]
         return (*results, *([] if case.last else [summed]), *([total] if case.shared else []))

@@ -32,8 +32,8 @@ def on_both(two: Ranks, case: Case, **options: object) -> list[Normed]:
 
 @pytest.mark.parametrize(
     "case",
-    [Case(), Case(shape=(3, 200)), Case(dtype=torch.float16, columns=48)],
-    ids=["bfloat16", "three dims", "float16"],
+    [Case(), Case(shape=(3, 200)), Case(dtype=torch.float16, columns=48), Case(vllm=True)],
+    ids=["bfloat16", "three dims", "float16", "vllm"],
 )
 def test_it_is_one_operator_near_float64(two: Ranks, case: Case) -> None:
     for one in on_both(two, case):

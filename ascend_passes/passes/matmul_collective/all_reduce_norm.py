@@ -21,10 +21,10 @@ from ascend_passes import npu
 from ascend_passes.distributed.groups import VLLM, Group, communicator, family_of
 from ascend_passes.engine.site import Refused, refuse_unless
 from ascend_passes.ir.arguments import named_arguments
-from ascend_passes.ir.graph import Context, is_call, operator_name, value
+from ascend_passes.ir.graph import Context, is_call, operator_name, same_sizes, value
 from ascend_passes.ir.moving import boundary_between, written_between
 from ascend_passes.ir.proof import prove
-from ascend_passes.ir.traits import ALL_REDUCE
+from ascend_passes.ir.traits import ALL_REDUCE, traits_of
 from ascend_passes.npu.matmul_all_reduce_norm import OPERATOR, WINDOW_BYTES, fits_window
 from ascend_passes.passes.flashcomm.build import Build
 from ascend_passes.passes.flashcomm.product import VIEWS, Product, matrix, read_product, upwards
@@ -38,6 +38,8 @@ NAME = "matmul_all_reduce_norm"
 FEWEST_TOKENS = 512
 """vllm-ascend 0.23 fuses ranges of tokens that begin above it, the rows of one exchange of the
 kernel (`ALLREDUCE_NORM_FUSE_THRESHOLD`)."""
+CHUNK = "vllm::maybe_chunk_residual"
+"""Of vllm-ascend: the residual's rows that belong to the first argument's."""
 NORMED, STATISTICS, SUM = 0, 1, 2
 """The results of `npu_add_rms_norm`."""
 
@@ -59,13 +61,13 @@ def fuse_all_reduce_norm(
     if product is None or norm is None:
         return None
     require_operator(context)
-    require_alone(chain, node, total)
+    require_alone(chain, node, norm)
     refuse_unless(product.bias is None, "the product has a bias, which the operator does not take")
     require_row_count(product, context)
     results = results_of(norm)
     refuse_unless(STATISTICS not in results, "the norm's statistics are read")
-    given, weight = named_arguments(norm), stored_weight(product)
-    residual = given["x2"] if given["x1"] is total else given["x1"]
+    given, weight = npu.complete("npu_add_rms_norm", named_arguments(norm)), stored_weight(product)
+    residual = whole_residual(given["x2"] if given["x1"] is total else given["x1"], total)
     read = (product.left, weight)
     apart = written_between(product.node, norm, read) or boundary_between(product.node, norm)
     refuse_unless(not apart, "something is written, or a stream ends, between matmul and norm")
@@ -78,7 +80,7 @@ def fuse_all_reduce_norm(
             "groupTp": communicator(group, context.device),
             "tpRankSize": group.size,
             "tpRankId": group.rank,
-            "epsilon": given.get("epsilon", npu.complete("npu_add_rms_norm", given)["epsilon"]),
+            "epsilon": given["epsilon"],
             "isTransB": True,
             "isGatherAddOut": SUM in results,
         }
@@ -110,15 +112,38 @@ def require_operator(context: Context) -> None:
     npu.register_operators(OPERATOR)
 
 
-def require_alone(chain: list[fx.Node], node: fx.Node, total: fx.Node) -> None:
+def require_alone(chain: list[fx.Node], node: fx.Node, norm: fx.Node) -> None:
     """Check that the product serves the sum alone, and the sum the norm.
 
     Raises:
         Refused: somebody else reads one of them.
     """
-    read = all(len(link.users) <= 1 for link in (*chain, node))
+    total = awaited(node)
+    inside = chain if total is node else [*chain, node]
+    read = all(len(link.users) <= 1 for link in inside)
     refuse_unless(read, "the product is also read before the sum")
-    refuse_unless(len(total.users) == 1, "the sum over ranks is read without the residual as well")
+    cuts = [user for user in total.users if operator_name(user) == CHUNK]
+    asked = [cut for cut in cuts if [*cut.users] == [norm]]
+    alone = set(total.users) == {norm, *asked}
+    refuse_unless(alone, "the sum over ranks is read without the residual as well")
+
+
+def whole_residual(residual: fx.Node, total: fx.Node) -> fx.Node:
+    """The residual in front of vllm-ascend's operator that cuts it into rows of the ranks where the
+    sum was: it gives a residual of as many rows as it is.
+
+    Raises:
+        Refused: layers keep their weights, as under vllm-ascend's own FlashComm, which decides at
+            each step.
+    """
+    if operator_name(residual) != CHUNK or residual.args[0] is not total:
+        return residual
+    source = residual.args[1]
+    assert isinstance(source, fx.Node)
+    kept = any(traits_of(node.target).hides_weight for node in residual.graph.nodes)
+    whole = same_sizes(value(source).shape, value(total).shape) and not kept
+    refuse_unless(whole, "vllm-ascend may cut the residual into rows of the ranks")
+    return source
 
 
 def require_row_count(product: Product, context: Context) -> None:
