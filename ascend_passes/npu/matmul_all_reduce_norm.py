@@ -55,8 +55,8 @@ def matmul_all_reduce_norm(
     """(RMSNorm of the sum, the sum): `all_reduce(x1 @ x2.T) + residual`, times `gamma`.
 
     Each rank's product is rounded to the rows' dtype, all are summed in float32 with the residual
-    and rounded once. Without `isGatherAddOut` a rank writes its own share of the sum's rows alone;
-    here it has all of them, and nobody may read them.
+    and rounded once. Without `isGatherAddOut` a rank writes its own share of the sum's rows alone,
+    which rows depends on the kernel's tiling: nobody may read them, and here they are NaN.
 
     Args:
         x1: `[M, K]`, float16 or bfloat16.
@@ -81,7 +81,8 @@ def matmul_all_reduce_norm(
     partial = parts.product(x1, x2.t(), None, None, None, x1.dtype)
     total = parts.reduced(partial.float(), "sum", groupTp) + residual.float()
     rounded = total.to(x1.dtype)
-    return rms_norm(rounded, gamma, epsilon)[0], rounded
+    whole = rounded if isGatherAddOut else torch.full_like(rounded, torch.nan)
+    return rms_norm(rounded, gamma, epsilon)[0], whole
 
 
 def fake_matmul_all_reduce_norm(
