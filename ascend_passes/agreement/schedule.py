@@ -17,8 +17,10 @@ from ascend_passes.ir.graph import FRAME, arguments_by_name, model_line, operato
 from ascend_passes.ir.traits import traits_of
 from ascend_passes.report.value import Place
 
-GROUPS = ("group_name", "hcom")
+GROUPS = ("group_name", "hcom", "groupTp")
 """Arguments of collectives that name their group."""
+OWN = ("tpRankId",)
+"""Arguments in which each rank says who it is."""
 NOTHING = "none"
 TORCH = str(Path(torch.__file__).parent)
 
@@ -43,7 +45,7 @@ def schedule_line(node: fx.Node, groups: dict[str, int]) -> str:
     for name, given, _ in arguments_by_name(node):
         if name in GROUPS:
             plain.append(group_words(str(given), node, groups))
-        elif isinstance(given, (str, int)):
+        elif isinstance(given, (str, int)) and name not in OWN:
             plain.append(f"{name}={given}")
     moved = [f"{t.dtype}{list(t.shape)}" for t in tensors([value(n) for n in inputs(node)])]
     made = [f"{t.dtype}{list(t.shape)}" for t in tensors([value(node)])]

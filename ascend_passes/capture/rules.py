@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
-GROUP_ARGUMENTS = ("group_name", "hcom", "process_group", "group")
+GROUP_ARGUMENTS = ("group_name", "hcom", "groupTp", "process_group", "group")
 """Names under which collectives take their group."""
 RESIZING = ("aten::resize_", "aten::set_", "aten::resize_as_")
 MASKED_WRITES = ("aten::index_put_", "aten::index_put", "aten::_index_put_impl_")

@@ -25,7 +25,9 @@ from ascend_passes.passes.deduplicate import deduplicate
 from ascend_passes.passes.flashcomm.join_gathers import join_gathers
 from ascend_passes.passes.flashcomm.sequence_parallel import sequence_parallel
 from ascend_passes.passes.grouped_attention import grouped_attention
+from ascend_passes.passes.matmul_collective.all_reduce_norm import fuse_norms
 from ascend_passes.passes.matmul_collective.matmul_collective import matmul_collective
+from ascend_passes.passes.merge_products import merge_products
 from ascend_passes.passes.prefetch import prefetch
 from ascend_passes.passes.qk_norm_rope import fuse_packed_heads
 from ascend_passes.passes.quantize_before_gather import quantize_before_gather
@@ -178,6 +180,12 @@ STAGES = (
         unrounded_gain,
         "a gain of one plus a weight stays unrounded where fusing gained nothing by rounding it",
     ),
+    # Behind `fuse`, which joins the norm to its residual; what it refuses is left to the next.
+    Stage(
+        "matmul_all_reduce_norm",
+        fuse_norms,
+        "a matmul, the sum over ranks and the norm behind it become vllm-ascend's one operator",
+    ),
     Stage(
         "matmul_collective",
         matmul_collective,
@@ -207,6 +215,14 @@ STAGES = (
         "zeroed buffers that are overwritten before they are read become empty ones",
     ),
     Stage("prefetch", prefetch, "weights are read into L2 behind other work"),
+    # Behind all that looks for products: `matmul_collective` takes them one by one, and `prefetch`
+    # finds an MLP by them.
+    Stage(
+        "merge_products",
+        merge_products,
+        "products that read the same rows become one operator with a list of weights, on an NPU "
+        "where `passes` asks for it",
+    ),
     Stage(
         "reinplace",
         reinplace,

@@ -156,7 +156,7 @@ def group_size(node: fx.Node) -> int:
     """Ranks of a collective: written in the call, or asked of its group; 1 where unknown."""
     schema = node.target._schema.arguments  # type: ignore[union-attr]
     given = dict(zip((entry.name for entry in schema), node.args, strict=False)) | dict(node.kwargs)
-    for key in ("group_size", "world_size"):
+    for key in ("group_size", "world_size", "tpRankSize"):
         if isinstance(given.get(key), int):
             return int(given[key])
     family = operator_name(node).partition("::")[0]

@@ -20,7 +20,6 @@ from ascend_passes.engine.site import Refused, Site
 from ascend_passes.ir.arguments import named_arguments, schema_order
 from ascend_passes.ir.graph import (
     Context,
-    base,
     first,
     is_call,
     operator_name,
@@ -29,8 +28,8 @@ from ascend_passes.ir.graph import (
     same_sizes,
     same_strides,
     value,
-    written,
 )
+from ascend_passes.ir.moving import written_between
 from ascend_passes.ir.trace import fake_mode_of, faking
 from ascend_passes.report.value import Miss, Report
 
@@ -166,18 +165,8 @@ def require_one_row(node: fx.Node, given: dict[str, Any], keys: Repeat, values: 
         if not same_size(value(repeated.source).stride()[-1], 1):
             # The copy was dense; the kernels take that of the last dim for granted.
             raise Refused("the elements of a head do not lie side by side")
-        if written_between(repeated, node):
+        if written_between(repeated.clone, node, [repeated.source]):
             raise Refused("the heads are written between their copy and the attention")
-
-
-def written_between(repeated: Repeat, end: fx.Node) -> bool:
-    """Whether the copied heads have changed when the attention reads them."""
-    owner, node = base(repeated.source), repeated.clone
-    while node is not end:
-        if any(base(target) is owner for target in written(node)):
-            return True
-        node = node.next
-    return False
 
 
 def has_view(source: fx.Node, shape: tuple[Any, ...]) -> bool:

@@ -25,7 +25,6 @@ from ascend_passes.engine.site import Refused, Site, refuse_unless
 from ascend_passes.ir.arguments import named_arguments
 from ascend_passes.ir.graph import (
     Context,
-    base,
     first,
     is_call,
     place,
@@ -33,8 +32,8 @@ from ascend_passes.ir.graph import (
     same_size,
     same_sizes,
     value,
-    written,
 )
+from ascend_passes.ir.moving import written_between
 from ascend_passes.npu.cuda.choose import has_triton, has_triton_ascend
 from ascend_passes.npu.rotary import HALF
 from ascend_passes.options.value import switched_on
@@ -227,12 +226,8 @@ def require_same_values(
     refuse_unless(all(node < early for node in read), "a gain is made behind the first rotation")
     dense = all(value(node).is_contiguous() for node in read)
     refuse_unless(dense, "the kernel reads contiguous tensors, and one that it needs is not")
-    owners = {base(node) for node in read}
-    node = min(read).next
-    while node is not late:
-        changed = owners & {base(target) for target in written(node)}
-        refuse_unless(not changed, "what it reads is written before the second rotation")
-        node = node.next
+    changed = written_between(min(read), late, read)
+    refuse_unless(not changed, "what it reads is written before the second rotation")
 
 
 def require_rows_of_tables(heads: PackedHeads) -> None:

@@ -212,7 +212,8 @@ def respects_writes(rule: Rule, spelling: Spelling, seed: int) -> Iterator[str]:
 
 
 def conditions_refuse(rule: Rule, spelling: Spelling, seed: int) -> Iterator[str]:
-    """Each line of `where` refuses, for exactly its reason, where sizes or dtypes falsify it.
+    """Each line of `where` refuses, for exactly its reason, where sizes, dtypes or a scalar's
+    own values falsify it.
 
     The engine stops at the first line that fails, so each is tried as the only one.
     """
@@ -232,7 +233,7 @@ def conditions_refuse(rule: Rule, spelling: Spelling, seed: int) -> Iterator[str
             elif reason not in {miss.reason for miss in report.misses if miss.complete}:
                 yield f"is refused for {told(report)!r}, not for {reason!r} ({trial})"
     for index in sorted(set(range(lines)) - seen):
-        yield f"no dtype and no size that is tried falsifies line {index + 1} of where"
+        yield f"no dtype, size or scalar that is tried falsifies line {index + 1} of where"
 
 
 def is_documented(rule: Rule, spelling: Spelling, seed: int) -> Iterator[str]:

@@ -137,9 +137,13 @@ def trials(rule: Rule, spelling: Spelling, dtype: torch.dtype, seed: int) -> Ite
 
 
 def wrong_trials(rule: Rule, spelling: Spelling, seed: int) -> Iterator[Trial]:
-    """Every dtype, and every named size in turn at sizes that no example has."""
+    """Every dtype, every value that the rule has of a scalar, and every named size in turn at sizes
+    that no example has."""
+    own = [(name, number) for name in spelling.scalars for number in rule.values.get(name, ())]
     for dtype in rule.dtypes if rule.where is not None else ():
         for trial in trials(rule, spelling, dtype, seed):
             yield trial
+            for name, number in own:
+                yield replace(trial, scalars={**trial.scalars, name: number})
             for name, size in itertools.product(trial.sizes, WRONG_SIZES):
                 yield replace(trial, sizes={**trial.sizes, name: size})

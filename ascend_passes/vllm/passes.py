@@ -73,9 +73,10 @@ def token_range(options: Options) -> tuple[str, Plan]:
         compile_range = get_pass_context().compile_range
     except AssertionError:  # a whole model, compiled outside of vLLM's ranges
         return "", choices[0]
-    return f", {compile_range.start} to {compile_range.end} tokens", pick(
-        choices, compile_range.end
-    )
+    plan = pick(choices, compile_range.end)
+    most = min(plan.high, compile_range.end)  # vLLM schedules no more than its last range has
+    where = f", {compile_range.start} to {compile_range.end} tokens"
+    return where, dataclasses.replace(plan, high=most)
 
 
 def run_passes(graph: fx.Graph, options: Options, plan: Plan, label: str, where: str) -> None:

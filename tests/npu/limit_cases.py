@@ -27,7 +27,27 @@ INTEGERS = {
     "world_size": 2,
 }
 PAIR = {"input": t(64, 512), "x2": t(512, 32), "hcom": GROUP, "world_size": 2}
+APART = {
+    "x": [t(4, 8)] * 2,
+    "weight": [t(8, 16), t(8, 6)],
+    "group_list": None,
+    "split_item": 0,
+    "group_type": -1,
+}
+NORMED = "matmul_allreduce_add_rmsnorm"
 LEGAL = {
+    NORMED: {
+        "x1": t(8, 24),
+        "x2": t(32, 24),
+        "residual": t(8, 32),
+        "gamma": t(32),
+        "groupTp": "any",
+        "tpRankSize": 2,
+        "tpRankId": 1,
+        "epsilon": 1e-6,
+        "isTransB": True,
+        "isGatherAddOut": True,
+    },
     "npu_rms_norm": {"input": t(4, 8), "gamma": t(8)},
     "npu_gemma_rms_norm": {"input": t(4, 8), "gamma": t(8)},
     "npu_add_rms_norm": {"x1": t(4, 8), "x2": t(4, 8), "gamma": t(8)},
@@ -148,7 +168,45 @@ INT8_GROUPS = {
     "per_token_scale": [t(4, dtype=F32)],
     "output_dtype": 15,
 }
+WIDE = 9632
+"""Columns of which a row does not fit a vector core."""
 BROKEN = [
+    (NORMED, {}, [f"its library has kernels for {A2}, not for {A3}"], A3),
+    (NORMED, {"tpRankSize": 3}, ["world size 3 is not one of (2, 4, 8)"]),
+    (
+        NORMED,
+        {"x1": t(8, 24, dtype=F32)},
+        [
+            "x1 is float32 but must be bfloat16 or float16",
+            *(f"{name} is bfloat16 but must be float32" for name in ("x2", "residual", "gamma")),
+        ],
+    ),
+    (NORMED, {"gamma": t(32, dtype=F32)}, ["gamma is float32 but must be bfloat16"]),
+    (NORMED, {"x1": t(1, 8, 24)}, ["x1 and x2 have 3 and 2 dims but must have 2"]),
+    (NORMED, {"isTransB": False}, ["isTransB is False but its kernel reads the weight as [N, K]"]),
+    (NORMED, {"x2": t(24, 32).T}, ["an operand is not contiguous"]),
+    (NORMED, {"x1": t(8, 25)}, ["K is 25 and 24"]),
+    (
+        NORMED,
+        {"residual": t(9, 32)},
+        ["residual has shape [9, 32] but must have the product's, [8, 32]"],
+    ),
+    (NORMED, {"gamma": t(31)}, ["gamma has shape [31] but must have one number a column, [32]"]),
+    (
+        NORMED,
+        {"x2": t(24, 24), "residual": t(8, 24), "gamma": t(24)},
+        ["N = 24 is not a multiple of 16"],
+    ),
+    (
+        NORMED,
+        {"x2": t(WIDE, 24), "residual": t(8, WIDE), "gamma": t(WIDE)},
+        [f"N = {WIDE} does not fit a vector core's local memory"],
+    ),
+    (
+        NORMED,
+        {"x1": t(1 << 22, 24), "residual": t(1 << 22, 32)},
+        ["4194304 rows do not fit the group's window"],
+    ),
     (
         "decode_attention",
         {"query": t(4, 2, 65, 64)},
@@ -949,7 +1007,59 @@ BROKEN = [
         ["act_type is given but only a per-token quantized x takes it"],
     ),
     ("npu_grouped_matmul", {"split_item": 0}, ["split_item is not 2 or 3, one result"]),
-    ("npu_grouped_matmul", {"group_type": -1}, ["group_type is not 0, groups of rows"]),
+    (
+        "npu_grouped_matmul",
+        {"group_type": 2},
+        ["group_type is not 0, groups of rows, or -1, products apart"],
+    ),
+    (
+        "npu_grouped_matmul",
+        {**APART, "split_item": 3},
+        ["split_item is not 0 or 1, a result for each weight"],
+    ),
+    (
+        "npu_grouped_matmul",
+        {**APART, "group_list": t(2, dtype=I64)},
+        ["group_list is given but nothing is grouped"],
+    ),
+    *(
+        (
+            "npu_grouped_matmul",
+            {**APART, name: given},
+            [f"{name} is given but is for groups of rows here"],
+        )
+        for name, given in (("scale", [t(16)]), ("per_token_scale", [t(4)]), ("output_dtype", 15))
+    ),
+    (
+        "npu_grouped_matmul",
+        {**APART, "x": [t(4, 8)]},
+        ["1 x and 2 weights are not as many, 1 to 128"],
+    ),
+    (
+        "npu_grouped_matmul",
+        {**APART, "weight": [t(8, 16), t(6, 8).T]},
+        ["some weights are transposed and some are not"],
+    ),
+    (
+        "npu_grouped_matmul",
+        {**APART, "weight": [t(8, 16, dtype=F16)] * 2},
+        ["weight is float16 but must be bfloat16"] * 2,
+    ),
+    (
+        "npu_grouped_matmul",
+        {**APART, "x": [t(4, 8, dtype=F32)] * 2, "weight": [t(8, 16, dtype=F32)] * 2},
+        ["x is float32 but must be float16 or bfloat16"] * 2,
+    ),
+    (
+        "npu_grouped_matmul",
+        {**APART, "x": [t(1, 4, 8)] * 2},
+        ["x and weight have 3 and 2 dims but must have 2"] * 2,
+    ),
+    (
+        "npu_grouped_matmul",
+        {**APART, "weight": [t(8, 32)[:, ::2]] * 2},
+        ["a weight is neither contiguous nor the transpose of one that is"] * 2,
+    ),
     (
         "npu_grouped_matmul",
         {"x": [t(4, 8, dtype=F64)], "weight": [t(3, 8, 16, dtype=F64)]},

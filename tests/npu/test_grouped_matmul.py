@@ -138,7 +138,7 @@ def test_int8_without_both_scales_says_so(other):
         {"offset": [torch.ones(6)]},
         {"act_type": 5},
         {"split_item": 0},
-        {"group_type": -1},
+        {"group_type": 2},
         {"group_list": None},
     ],
 )
@@ -147,3 +147,27 @@ def test_what_has_no_reference_says_so(other):
     given_groups = {"group_list": torch.tensor([1, 2, 4]), **GROUPS}
     with pytest.raises(NotImplementedError, match="only plain groups of rows"):
         npu.OPERATORS["npu_grouped_matmul"].reference([x], [weight], **(given_groups | other))
+
+
+@given(seeds, tokens, st.integers(1, 40), st.sampled_from((torch.bfloat16, torch.float16)))
+def test_products_apart_are_those_of_each_weight(seed, rows, depth, dtype):
+    """Bit for bit what a product alone gives, and near float64."""
+    source = generator(seed)
+    x = normal(source, rows, depth, dtype=dtype)
+    weights = [normal(source, depth, width, dtype=dtype) for width in (7, 3)]
+    weights.append(normal(source, 5, depth, dtype=dtype).T)
+    found = npu.npu_grouped_matmul([x] * 3, weights, split_item=0, group_type=-1)
+    for one, weight in zip(found, weights, strict=True):
+        assert torch.equal(one, x @ weight)
+        exact = (x.double()[:, :, None] * weight.double()).sum(1)
+        sizes = (x.double()[:, :, None] * weight.double()).abs().sum(1)
+        rounding = torch.finfo(dtype).eps / 2 * exact.abs()
+        bound = 1.02 * rounding + depth * 2.0**-24 * sizes + torch.finfo(dtype).smallest_normal
+        assert bool(((one.double() - exact).abs() <= bound).all())
+
+
+def test_products_apart_with_scales_have_no_reference():
+    x, weight = [torch.ones(2, 4).bfloat16()] * 2, [torch.ones(4, 3).bfloat16()] * 2
+    for more in ({"scale": [torch.ones(3)] * 2}, {"split_item": 3}, {"act_type": 1}):
+        with pytest.raises(NotImplementedError, match="plain products apart"):
+            npu.npu_grouped_matmul(x, weight, group_type=-1, **{"split_item": 0, **more})

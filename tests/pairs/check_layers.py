@@ -21,6 +21,7 @@ import pytest
 
 from tests.pairs import modelslim, standin
 from tests.slow import slow
+from tests.vllm import checkpoints
 from tests.vllm.reference import error_under
 from tests.vllm.session import MARK
 
@@ -35,6 +36,9 @@ FORMS = {
     "dynamic": "npu::npu_add_rms_norm_dynamic_quant",
     "static": "npu::npu_add_rms_norm_quant",
 }
+FLOAT = "float"
+"""A checkpoint in bfloat16."""
+MATMUL_NORM = "_C_ascend::matmul_allreduce_add_rmsnorm"
 OURS = {"prefetch_mlp": True, "expect": {"add_rms_norm_quant": NORMS}}
 ROUNDING = 2
 """Our root mean square error may be this multiple of what the same stack has without us, and the
@@ -116,7 +120,11 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
     def made(form: str) -> Path:
         target = folder / form
         sizes = {"num_hidden_layers": LAYERS, "head_dim": 128, "max_position_embeddings": 2048}
-        return target if target.exists() else modelslim.make(target, form, **sizes)
+        if target.exists():
+            return target
+        if form == FLOAT:
+            return checkpoints.make(target, "qwen3", "bf16", **sizes)
+        return modelslim.make(target, form, **sizes)
 
     return made
 
@@ -254,8 +262,11 @@ def parallel_cases(checkpoint: Callable[[str], Path], ranks: int) -> list[dict[s
             "passes": "-sequence_parallel.cost",
         },
     )
+    floats = long | {"quantization": None}
     return [
         case("plain", checkpoint("dynamic"), None, **long),
+        case("plain float", checkpoint(FLOAT), None, **floats),
+        case("all_reduce", checkpoint(FLOAT), {"matmul_all_reduce": True}, **floats),
         case("flashcomm", checkpoint("dynamic"), flashcomm, **long),
         case("its own", checkpoint("dynamic"), {"prefetch_mlp": True}, **long, **own),
         case("its own static", checkpoint("static"), {"prefetch_mlp": True}, **long, **own),
@@ -271,7 +282,7 @@ def ranks(
     return run(tmp_path_factory.mktemp("ranks"), cases, ranks=request.param)
 
 
-@pytest.mark.parametrize("name", ["plain", "flashcomm", "its own", "its own static"])
+@pytest.mark.parametrize("name", ["plain", "flashcomm", "its own", "its own static", "all_reduce"])
 def test_ranks_give_the_same(ranks: list[dict[str, Any]], name: str) -> None:
     one, *others = (rank[name] for rank in ranks)
     for other in others:
@@ -284,6 +295,18 @@ def test_under_flashcomm_numbers_are_as_near_to_float64(
 ) -> None:
     model = modelslim.exact(checkpoint("dynamic"))
     ours, plain = (error_under(model, LONG, ranks[0][one]) for one in (name, "plain"))
+    assert ours <= ROUNDING * plain, (ours, plain)
+
+
+def test_matmul_sum_and_norm_are_its_own_operator(
+    ranks: list[dict[str, Any]], checkpoint: Callable[[str], Path]
+) -> None:
+    small, large = ranks[0]["all_reduce"]["reports"]
+    assert MATMUL_NORM not in small["after"]
+    assert large["after"][MATMUL_NORM] == 2 * LAYERS, large["after"]
+    assert "vllm::all_reduce" not in large["after"]
+    model = modelslim.exact(checkpoint(FLOAT))
+    ours, plain = (error_under(model, LONG, ranks[0][one]) for one in ("all_reduce", "plain float"))
     assert ours <= ROUNDING * plain, (ours, plain)
 
 

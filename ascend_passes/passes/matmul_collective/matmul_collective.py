@@ -62,14 +62,29 @@ class CollectiveSite:
 
 def matmul_collective(graph: fx.Graph, context: Context) -> Report:
     """Fuse matmuls with their collectives where the plan asks for it and the operators allow it."""
+    return fuse_sites(graph, context, NAME, STEPS)
+
+
+def fuse_sites(
+    graph: fx.Graph, context: Context, name: str, steps: Mapping[str, Fuse], exact: bool = True
+) -> Report:
+    """Fuse the sites of a pass that all ranks can, in place.
+
+    Args:
+        graph: changed in place.
+        context: its plan says whether anything is to be fused.
+        name: the pass.
+        steps: kind of collective -> what answers for one; others stay.
+        exact: whether what is refused is left to nobody else.
+    """
     if context.plan is None or not context.plan.matmul_collective:
         return Report()
     profile = profiles.read_profile(context.options.profile)
     numeric = cost.numbers(graph, context.plan.low)
     before = cost.estimate_nodes(graph.nodes, profile, numeric)
-    sites = sites_by_group(graph, context)
+    sites = sites_by_group(graph, context, name, steps)
     mine = {group: [site.reason for site in members] for group, members in sites.items()}
-    reasons = refused_anywhere(graph, NAME, mine)
+    reasons = refused_anywhere(graph, name, mine)
     judged = [
         (site, reason)
         for group, members in sites.items()
@@ -77,7 +92,7 @@ def matmul_collective(graph: fx.Graph, context: Context) -> Report:
     ]
     fused = [site for site, reason in judged if not reason]
     misses = tuple(
-        Miss(NAME, site.node.name, place(site.node), reason, complete=True)
+        Miss(name, site.node.name, place(site.node), reason, complete=exact)
         for site, reason in judged
         if reason and site.reason != ALONE
     )
@@ -92,11 +107,13 @@ def matmul_collective(graph: fx.Graph, context: Context) -> Report:
     after = cost.estimate_nodes(graph.nodes, profile, numeric)
     told = f"{len(fused)} of {len(judged)} collectives overlap their matmul"
     reason = f"at {context.plan.low} tokens {told}"
-    decision = Decision(NAME, "fused operators", reason, before.seconds, after.seconds)
-    return Report(fired={NAME: len(fused)}, misses=misses, decisions=(decision,))
+    decision = Decision(name, "fused operators", reason, before.seconds, after.seconds)
+    return Report(fired={name: len(fused)}, misses=misses, decisions=(decision,))
 
 
-def sites_by_group(graph: fx.Graph, context: Context) -> Mapping[Group, list[CollectiveSite]]:
+def sites_by_group(
+    graph: fx.Graph, context: Context, name: str, steps: Mapping[str, Fuse]
+) -> Mapping[Group, list[CollectiveSite]]:
     """Group -> its collectives in graph order, each with the nodes that would replace it.
 
     Those that this rank cannot fuse are among them: another rank might, and must know.
@@ -104,26 +121,25 @@ def sites_by_group(graph: fx.Graph, context: Context) -> Mapping[Group, list[Col
     sites: dict[Group, list[CollectiveSite]] = defaultdict(list)
     for node in list(graph.nodes):
         kind = plain_collective(node)
-        if not kind or writes_possible(node.target):  # one in place does more than its result says
+        if kind not in steps or writes_possible(node.target):  # in place it does more than compute
             continue
-        if not switched_on(f"{NAME}.{kind}", context.options.passes):
+        if not switched_on(f"{name}.{kind}", context.options.passes):
             continue
         group = resolve(group_name(node), family_of(node))
         if group is not None and node.users:
-            sites[group].append(prepared(graph, node, STEPS[kind], group, context))
+            sites[group].append(prepared(Build(graph, name), node, steps[kind], group, context))
     return sites
 
 
 def prepared(
-    graph: fx.Graph, node: fx.Node, fuse: Fuse, group: Group, context: Context
+    build: Build, node: fx.Node, fuse: Fuse, group: Group, context: Context
 ) -> CollectiveSite:
     """A site with its nodes added, or with the reason why there are none."""
-    build = Build(graph, NAME)
     try:
         replaced = fuse(build, node, group, context)
     except Refused as refusal:
         build.discard()
-        return CollectiveSite(node, Build(graph, NAME), {}, str(refusal))
+        return CollectiveSite(node, build, {}, str(refusal))
     return CollectiveSite(node, build, replaced or {}, "" if replaced else ALONE)
 
 

@@ -28,6 +28,29 @@ def add_rms_norm_bias(
     return y if beta is None else y + beta, rstd, total
 
 
+def matmul_allreduce_add_rmsnorm(
+    x1: Tensor,
+    x2: Tensor,
+    residual: Tensor,
+    gamma: Tensor,
+    group: str,
+    ranks: int,
+    rank: int,
+    epsilon: float,
+    transposed: bool,
+    gathered: bool,
+) -> tuple[Tensor, Tensor]:
+    """`_C_ascend::matmul_allreduce_add_rmsnorm`: (norm of the sum, sum); a rank that is not to
+    gather the sum has its own rows of it alone, here none."""
+    assert transposed, "vllm-ascend gives the weight as [N, K]"
+    part = (x1.float() @ x2.float().T).to(x1.dtype).float()
+    started = torch.ops._c10d_functional.all_reduce(part, "sum", group)
+    total = torch.ops._c10d_functional.wait_tensor(started) + residual.float()
+    rounded = total.to(x1.dtype)
+    y, _, _ = add_rms_norm_bias(rounded, torch.zeros_like(rounded), gamma, None, epsilon)
+    return y, rounded if gathered else torch.full_like(rounded, torch.nan)
+
+
 def rotary_embedding(
     positions: Tensor,
     query: Tensor,
@@ -145,6 +168,7 @@ def matmul_add(x: Tensor, weight: Tensor, c: Tensor) -> None:
 
 
 REFERENCES = {
+    "_C_ascend::matmul_allreduce_add_rmsnorm": matmul_allreduce_add_rmsnorm,
     "_C_ascend::npu_add_rms_norm_bias": add_rms_norm_bias,
     "atb::_npu_matmul_add_fp32": matmul_add,
     "atb::_npu_rotary_embedding": rotary_embedding,
