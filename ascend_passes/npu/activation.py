@@ -33,11 +33,8 @@ PLAIN = 0
 def gated(x: Tensor, dim: int, activate_left: bool) -> Tensor:
     """float32 `silu(one half) * other half` of a float32 value."""
     left, right = x.chunk(2, dim)
-    return (
-        torch.nn.functional.silu(left) * right
-        if activate_left
-        else left * torch.nn.functional.silu(right)
-    )
+    gate, other = (left, right) if activate_left else (right, left)
+    return torch.nn.functional.silu(gate).mul_(other)
 
 
 def halved(x: Tensor, dim: int) -> list[Any]:

@@ -42,6 +42,9 @@ ROUND = 1000
 PROMPTS, LONGEST, MOST_TOKENS = 300, 500, 32
 TOKENS = (1, 2, 8, 16, MOST_TOKENS)
 KINDS = ("whole", "stream", "stream", "given up", "one token")
+KEPT = 2.0
+"""Seconds for which an idle connection is used again; the servers close theirs after five, and who
+writes just then gets no answer."""
 PATIENCE = 120.0
 """Seconds after which a request counts as one without an end."""
 START = 600.0
@@ -124,12 +127,15 @@ async def load(servers: dict[str, Server], settings: argparse.Namespace) -> None
     draw = random.Random(settings.seed)
     lengths = [round(LONGEST ** draw.random()) for _ in range(PROMPTS)]
     prompts = [tuple(draw.randrange(3, 250) for _ in range(length)) for length in lengths]
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEPT)
+    async with aiohttp.ClientSession(connector=connector) as session:
         for server in servers.values():
             await ready(session, server)
         alone = [Request(prompt, MOST_TOKENS, "whole") for prompt in prompts]
         answers = [await answer(session, servers[PLAIN], request) for request in alone]
         expected = dict(zip(prompts, answers, strict=True))
+        await ask(session, servers[OURS], alone, expected, 1)  # so that both have been asked before
+        servers[OURS].processor.clear()
         for number in range(-(-settings.requests // ROUND)):
             requests = [drawn(draw, prompts) for _ in range(ROUND)]
             for name, server in servers.items():
