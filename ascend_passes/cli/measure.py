@@ -161,9 +161,9 @@ def collective_times(device: str, captured: bool = False) -> dict[str, Points]:
     wholes = [ranks * SMALL, *(int(COLLECTIVE_BYTES[device] * share) for share in SHARES)]
     wholes = [whole // (2 * ranks) * 2 * ranks for whole in wholes]
     calls: dict[str, Callable[[int], Callable[[], object]]] = {
-        ALL_REDUCE: lambda whole: reduced(device, whole),
-        REDUCE_SCATTER: lambda whole: scattered(device, whole),
-        ALL_GATHER: lambda whole: gathered(device, whole),
+        ALL_REDUCE: lambda whole: reducing(device, whole),
+        REDUCE_SCATTER: lambda whole: scattering(device, whole),
+        ALL_GATHER: lambda whole: gathering(device, whole),
     }
     found: dict[str, Points] = {}
     for kind, call in calls.items():
@@ -178,20 +178,20 @@ def collective_times(device: str, captured: bool = False) -> dict[str, Points]:
     return found
 
 
-def reduced(device: str, whole: int) -> Callable[[], object]:
+def reducing(device: str, whole: int) -> Callable[[], object]:
     """An all_reduce of so many bytes."""
     partial = torch.zeros(whole // 2, dtype=torch.bfloat16, device=device)
     return lambda: dist.all_reduce(partial)
 
 
-def scattered(device: str, whole: int) -> Callable[[], object]:
+def scattering(device: str, whole: int) -> Callable[[], object]:
     """A reduce_scatter of so many bytes."""
     partial = torch.zeros(whole // 2, dtype=torch.bfloat16, device=device)
     rows = torch.empty(len(partial) // dist.get_world_size(), dtype=torch.bfloat16, device=device)
     return lambda: dist.reduce_scatter_tensor(rows, partial)
 
 
-def gathered(device: str, whole: int) -> Callable[[], object]:
+def gathering(device: str, whole: int) -> Callable[[], object]:
     """An all_gather of so many bytes."""
     rows = torch.ones(whole // dist.get_world_size(), dtype=torch.int8, device=device)
     every = torch.empty(whole, dtype=torch.int8, device=device)
@@ -207,11 +207,11 @@ def latency_and_hop(one: float, two: float) -> tuple[float, float]:
 def measured_gather_seconds(device: str, size: int, repeats: int, captured: bool) -> float:
     """Seconds of an all_gather of `size` bytes from each rank."""
     dist.barrier()
-    gather = gathered(device, size * dist.get_world_size())
+    gather = gathering(device, size * dist.get_world_size())
     return median_seconds(gather, device, repeats, captured)
 
 
 def reduce_seconds(device: str, size: int, repeats: int, captured: bool) -> float:
     """Seconds of an all_reduce of `size` bytes."""
     dist.barrier()
-    return median_seconds(reduced(device, size), device, repeats, captured)
+    return median_seconds(reducing(device, size), device, repeats, captured)

@@ -45,10 +45,12 @@ def compared(
     together = gathers_of_one_call(new) if are_joined(context) else ()
     joined = frozenset(node.name for gathers in together for node in gathers[1:])
     before = cost.estimate_nodes(old, profile, numeric)
-    return ShardingTrial(build, old, new, joined, before, estimated(new, joined, profile, numeric))
+    return ShardingTrial(
+        build, old, new, joined, before, estimated_sharded(new, joined, profile, numeric)
+    )
 
 
-def estimated(
+def estimated_sharded(
     nodes: list[fx.Node], joined: Collection[str], profile: Profile, numeric: cost.Numbers
 ) -> Estimate:
     """The estimate of a sharded form, in which joined gathers have no latency of their own."""
@@ -73,7 +75,9 @@ def turn(
         return None
 
     def seconds(nodes: list[fx.Node], joined: Collection[str]) -> cost.Seconds:
-        return lambda tokens: estimated(nodes, joined, profile, cost.numbers(graph, tokens)).seconds
+        return lambda tokens: (
+            estimated_sharded(nodes, joined, profile, cost.numbers(graph, tokens)).seconds
+        )
 
     after = seconds(trial.new, trial.joined)
     return cost.crossing(seconds(trial.old, ()), after, high, low)
