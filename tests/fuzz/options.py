@@ -15,6 +15,8 @@ PLAIN = 0.45
 
 OWN = "+qk_norm_rope,+decode_attention"
 """Passes that are off on a CPU, whose operators have a reference there."""
+OWN_RULES = "+muls_add"
+"""Rules that are off unless they are asked for."""
 
 
 def rule_names() -> list[str]:
@@ -35,6 +37,8 @@ def drawn_options(random: Random) -> tuple[tuple[str, Any], ...]:
     found: dict[str, Any] = {}
     if random.random() < 0.3:
         found["rules"] = switches(random, rule_names(), 6)
+    if random.random() < 0.2:
+        found["rules"] = ",".join([*filter(None, [found.get("rules")]), OWN_RULES])
     if random.random() < 0.25:
         found["passes"] = switches(random, sorted({stage.name for stage in STAGES}), 3)
     if random.random() < 0.5:
