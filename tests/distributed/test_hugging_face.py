@@ -46,7 +46,9 @@ def test_transformers_plan_in_other_types(two: Ranks, name: str, tmp_path: Path)
     check(two, transformers_model, "Llama", tmp_path, kind=KINDS[name])
 
 
-@pytest.mark.parametrize("name", ["float32", pytest.param("static", marks=slow), "dynamic"])
+@pytest.mark.parametrize(
+    "name", ["dynamic", *(pytest.param(name, marks=slow) for name in ("float32", "static"))]
+)
 def test_transformers_plan_on_four_ranks(four: Ranks, name: str, tmp_path: Path) -> None:
     check(four, transformers_model, "Llama", tmp_path, kind=KINDS[name])
 

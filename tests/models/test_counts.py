@@ -16,6 +16,7 @@ from ascend_passes.models.build import small_model
 from ascend_passes.models.merged import trace_merged
 from ascend_passes.models.quantize import quantize_model, quantized_layers
 from ascend_passes.support import minor
+from tests.slow import slow
 
 LAYERS = 2
 PASSES = (
@@ -240,7 +241,9 @@ LAYERS_OF_QWEN3_32B = 64
     reason="torch 2.10 does not compile a model of fake tensors, which Qwen3-32B's size asks for",
 )
 @pytest.mark.parametrize(
-    ("layers", "dynamic"), [(64, False), (16, True), (1, False)], ids=["64", "16-dynamic", "1"]
+    ("layers", "dynamic"),
+    [pytest.param(64, False, marks=slow), (16, False), (8, True), (1, False)],
+    ids=["64", "16", "8-dynamic", "1"],
 )
 def test_merged_static_w8a8_of_qwen3_32b(layers, dynamic):
     report, calls = optimized(layers, dynamic)

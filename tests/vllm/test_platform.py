@@ -154,7 +154,6 @@ def ranks(session: Any, checkpoints: Any) -> dict[str, Any]:
     flashcomm = {"additional_config": {"ascend_passes": FLASHCOMM}}
     cases = [
         case("plain", path, "f32", PLAIN, **two),
-        case("two", path, "f32", RANGES, **two),
         case("flashcomm", path, "f32", RANGES, **two, **flashcomm),
         case("decode", path, "f32", DECODE, **two),
         case("wide plain", wide, "bf16", PLAIN, **two),
@@ -163,6 +162,7 @@ def ranks(session: Any, checkpoints: Any) -> dict[str, Any]:
     if ASKED:  # of one rank they are run always
         dynamic = checkpoints("qwen3", "bf16", "dynamic")
         cases += [
+            case("two", path, "f32", RANGES, **two),
             case("once", path, "f32", {**OURS, "mode": 2}, **two),
             case("stock", path, "f32", {**OURS, "mode": 1}, **two),
             case("captured plain", path, "f32", {"mode": 0}, **two),
@@ -172,8 +172,8 @@ def ranks(session: Any, checkpoints: Any) -> dict[str, Any]:
     return session(cases, ASCEND_TEST_PLATFORM="1", VLLM_CPU_OMP_THREADS_BIND="0|1")
 
 
-SLOW = [pytest.param(name, marks=slow) for name in ("once", "stock")]
-COMPILED = ["two", "flashcomm", "decode", *SLOW]
+SLOW = [pytest.param(name, marks=slow) for name in ("two", "once", "stock")]
+COMPILED = ["flashcomm", "decode", *SLOW]
 
 
 @pytest.mark.parametrize("name", [*COMPILED, pytest.param("captured plain", marks=slow)])
