@@ -53,13 +53,19 @@ def grouped_matmul(
         given = (scale, per_token_scale, group_list, output_dtype, *others.values())
         return products_apart(x, weight, split_item, act_type, given)
     plain = group_type == OVER_ROWS and split_item in ONE_RESULT and not act_type
-    if not plain or len(x) != 1 or len(weight) != 1 or group_list is None or any_given(others):
+    if (
+        not plain
+        or len(x) != 1
+        or len(weight) != 1
+        or group_list is None
+        or any_given(others.values())
+    ):
         raise NotImplementedError("npu_grouped_matmul: only plain groups of rows have a reference")
     ends = group_list if group_list_type == ENDS else group_list.cumsum(0)
     if scale is not None and per_token_scale is not None and output_dtype is not None:
         totals = scaled_by_group(x[0], weight[0], scale[0], ends) * per_token_scale[0].unsqueeze(-1)
         return [totals.to(dtype_of(output_dtype, x[0].dtype))]
-    if any_given({"scale": scale, "per_token": per_token_scale, "dtype": output_dtype}):
+    if any_given((scale, per_token_scale, output_dtype)):
         raise NotImplementedError("npu_grouped_matmul: only int8 with both scales has a reference")
     product = product_of_torch if fits_product_of_torch(x[0], weight[0]) else product_by_group
     return [product(x[0], weight[0], ends)]
@@ -69,14 +75,14 @@ def products_apart(
     x: list[Tensor], weight: list[Tensor], split_item: int, act_type: int, others: Iterable[Any]
 ) -> list[Tensor]:
     """Each x times its weight, as a product of its own is; errors as in `grouped_matmul`."""
-    if split_item not in RESULT_EACH or act_type or any(one is not None for one in others):
+    if split_item not in RESULT_EACH or act_type or any_given(others):
         raise NotImplementedError("npu_grouped_matmul: only plain products apart have a reference")
     return [one @ own for one, own in zip(x, weight, strict=True)]
 
 
-def any_given(others: dict[str, Any]) -> bool:
+def any_given(others: Iterable[Any]) -> bool:
     """Whether any of the arguments has a value."""
-    return any(one is not None for one in others.values())
+    return any(one is not None for one in others)
 
 
 def product_by_group(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
