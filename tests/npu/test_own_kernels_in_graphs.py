@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._inductor.utils import run_and_get_code
 
 import ascend_passes
 from tests.bench.peers_stack import PlainStack
-from tests.bench.qwen3_stack import Shape
+from tests.bench.qwen3_stack import BFLOAT16_CODE, Shape
 from tests.npu.kernel_runs import BRAIN, INTERPRETED
 
 pytestmark = [
@@ -17,6 +18,7 @@ pytestmark = [
 SHAPE = Shape(hidden=512, intermediate=1024, heads=16, kv_heads=4, head_size=64)
 LAYERS, LENGTH = 2, 256
 BOTH = {"passes": "+decode_attention,+qk_norm_rope"}
+NEITHER = "-decode_attention,-qk_norm_rope"
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +51,7 @@ def test_a_decode_step_has_both_and_is_as_near_to_eager_as_without(executor, bat
     model, given = PlainStack(SHAPE, LAYERS, "cuda"), step_inputs(batch)
     eager = model(*given)
     found = {}
-    for name, passes in (("with", BOTH["passes"]), ("without", "")):
+    for name, passes in (("with", BOTH["passes"]), ("without", NEITHER)):
         torch._dynamo.reset()
         ascend_passes.reset()
         options = {"passes": passes, "executor": executor}
@@ -97,3 +99,28 @@ def test_a_prompt_has_the_norm_and_rotation():
     assert distance(step(ids, ids, None), model(ids, ids, None)) < 0.05
     (report,) = ascend_passes.reports()
     assert report.fired["qk_norm_rope"] == LAYERS and not report.errors
+
+
+def elsewhere(matrix):
+    """The same numbers where memory begins between two multiples of 16 bytes."""
+    moved = torch.empty(1 + matrix.numel(), device="cuda", dtype=matrix.dtype)[1:]
+    return moved.view_as(matrix).copy_(matrix)
+
+
+@pytest.mark.parametrize("rows", [1, 40, 128, 512, 700, 4096])
+def test_a_product_in_a_graph_is_a_launch_of_inductors_with_the_same_bits(rows):
+    generator = torch.Generator("cuda").manual_seed(rows)
+    drawn = {"device": "cuda", "dtype": torch.int8, "generator": generator}
+    whole, weight = (torch.randint(-127, 128, (n, 1024), **drawn) for n in (rows, 512))
+    scale = torch.rand(512, device="cuda", generator=generator)
+    given = {"output_dtype": BFLOAT16_CODE}
+
+    def product(whole, weight):
+        return torch.ops.npu.npu_quant_matmul(whole, weight.t(), scale, **given) + 1
+
+    step = torch.compile(product, backend="ascend_dense", dynamic=False)
+    found, codes = run_and_get_code(lambda: step(whole, weight))
+    assert torch.equal(found, product(whole, weight))
+    assert codes and not any("npu_quant_matmul" in code for code in codes)
+    for moved in ((elsewhere(whole), weight), (whole, elsewhere(weight))):
+        assert torch.equal(step(*moved), found)

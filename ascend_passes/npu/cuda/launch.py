@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ascend_passes.ir.trace_triton import InTiles, is_traced, launch_as_node
+
 FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 MOST_COLUMNS = 16384
 """Columns that a program holds at a time; a longer row is read in blocks, or not at all."""
@@ -78,15 +80,36 @@ Launch = Callable[[Any, tuple[int, ...], tuple[Any, ...], dict[str, int]], None]
 """Launches a kernel on a grid with its arguments and its numbers of warps and stages."""
 
 
+def is_aligned(matrix: Tensor) -> bool:
+    """Whether it starts at a multiple of 16 bytes.
+
+    In a graph that is traced that is so where its memory's first byte is: what Inductor allocates
+    is aligned, and Inductor copies the inputs that are not.
+    """
+    if is_traced(matrix):
+        return int(matrix.storage_offset()) * matrix.element_size() % 16 == 0
+    return matrix.data_ptr() % 16 == 0
+
+
 def launch_now(
     kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], how: dict[str, int]
 ) -> None:
     """The launch of an eager call."""
-    kernel[grid](*arguments, **how)
+    kernel[grid](*(as_launched(argument) for argument in arguments), **how)
+
+
+def as_launched(argument: Any) -> Any:
+    """An argument as an eager launch takes it."""
+    if not isinstance(argument, InTiles):
+        return argument
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    matrix = argument.matrix
+    return TensorDescriptor(matrix, list(matrix.shape), list(matrix.stride()), [*argument.tile])
 
 
 def launch_in_graph(
     kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], how: dict[str, int]
 ) -> None:
     """The launch as a node of the graph that is traced, which Inductor launches itself."""
-    torch.library.wrap_triton(kernel)[grid](*arguments, **how)
+    launch_as_node(kernel, grid, arguments, how)

@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from triton.tools.tensor_descriptor import TensorDescriptor
 
+from ascend_passes.ir.trace_triton import InTiles
 from ascend_passes.npu.cuda.launch import (
     Defeated,
     Launch,
+    is_aligned,
     launch_in_graph,
     launch_now,
     or_self,
@@ -93,8 +94,8 @@ def quant_matmul_kernel(*arguments: Any, **keywords: Any) -> Tensor:
 
 
 def quant_matmul_in_graph(*arguments: Any, **keywords: Any) -> Tensor:
-    """`npu_quant_matmul` while Inductor traces: a few rows, whose launch takes longer than their
-    product, become launches of Inductor's own; all else stays one call."""
+    """`npu_quant_matmul` while Inductor traces: launches of Inductor's own, which cost the host a
+    fifth of a call; where a size is not known, or no kernel takes it, it stays one call."""
     whole: Callable[..., Tensor] = torch.ops.npu.npu_quant_matmul
     numbers = (*arguments[0].shape, *arguments[1].shape)
     if not all(type(number) is int for number in numbers):
@@ -103,16 +104,13 @@ def quant_matmul_in_graph(*arguments: Any, **keywords: Any) -> Tensor:
         call = checked_call(*arguments, **keywords)
     except Defeated:
         return whole(*arguments, **keywords)
-    tile = tile_for(call.rows.shape[0], *call.weight.shape)
-    if not tile.few:
-        return whole(*arguments, **keywords)
-    launch_product(call, tile, launch_in_graph)
+    launch_product(call, tile_for(call.rows.shape[0], *call.weight.shape), launch_in_graph)
     return call.out
 
 
 def can_copy_tiles(rows: Tensor, weight: Tensor) -> bool:
     """Whether the GPU copies whole tiles of these: Hopper or later, rows of 16-byte multiples."""
-    aligned = rows.data_ptr() % 16 == 0 and weight.data_ptr() % 16 == 0
+    aligned = is_aligned(rows) and is_aligned(weight)
     return rows.is_cuda and aligned and rows.shape[1] % 16 == 0 and copies_tiles(rows.device)
 
 
@@ -120,11 +118,6 @@ def can_copy_tiles(rows: Tensor, weight: Tensor) -> bool:
 def copies_tiles(device: torch.device) -> bool:
     """Whether a GPU has the copy engine of Hopper."""
     return torch.cuda.get_device_capability(device) >= (9, 0)
-
-
-def tile_descriptor(matrix: Tensor, rows: int, columns: int) -> Any:
-    """A descriptor of a row-major matrix, read in such blocks."""
-    return TensorDescriptor(matrix, list(matrix.shape), list(matrix.stride()), [rows, columns])
 
 
 def launch_product(call: ProductCall, tile: Tile, launch: Launch = launch_now) -> None:
@@ -152,10 +145,8 @@ def launch_product(call: ProductCall, tile: Tile, launch: Launch = launch_now) -
         return
     if tile.tma and can_copy_tiles(*factors):
         blocks = (tile.rows, tile.columns)
-        described_factors = (
-            tile_descriptor(t, n, tile.depth) for t, n in zip(factors, blocks, strict=True)
-        )
-        every = (*described_factors, *pointers, *sizes, *flags, *shape, tile.group)
+        tiled = (InTiles(t, (n, tile.depth)) for t, n in zip(factors, blocks, strict=True))
+        every = (*tiled, *pointers, *sizes, *flags, *shape, tile.group)
         launch(int8_matmul_tma, (across * along,), every, how)
         return
     even = width % tile.columns == 0 and depth % tile.depth == 0
