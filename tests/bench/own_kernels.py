@@ -220,7 +220,7 @@ def whole_steps(settings: argparse.Namespace) -> Iterator[bool]:
     model = PlainStack(Shape(), settings.layers, "cuda")
     steps = [*(("decode", n) for n in settings.batches), *(("prefill", n) for n in PROMPTS)]
     for kind, rows in steps:
-        given = step_inputs(model, rows, settings.tokens if kind == "decode" else None)
+        given = model.inputs(rows, settings.tokens if kind == "decode" else None)
         exact = model(*given).double()
         times, far = {}, {}
         for name, passes in STEPS.items():
@@ -235,17 +235,6 @@ def whole_steps(settings: argparse.Namespace) -> Iterator[bool]:
         said = ", ".join(f"{name} {times[name]:.3f} ({far[name]:.3f})" for name in STEPS)
         print(f"{settings.layers} layers, {kind} {rows}, ms (distance): {said}", flush=True)
         yield max(far.values()) > 1.5 * far["neither"]
-
-
-def step_inputs(model: PlainStack, rows: int, cached: int | None) -> tuple[Any, ...]:
-    """Tokens, positions and caches of so many tokens; of a prompt where there is None."""
-    drawn: dict[str, Any] = {"device": "cuda", "dtype": torch.bfloat16}
-    ids = torch.randint(0, model.embedding.shape[0], (rows,), device="cuda")
-    if cached is None:
-        return ids, torch.arange(rows, device="cuda"), None
-    sizes = (rows, KEYS, cached, SIZE)
-    caches = [(torch.randn(sizes, **drawn), torch.randn(sizes, **drawn)) for _ in model.layers]
-    return ids, torch.full((1,), cached - 1, device="cuda"), caches
 
 
 def main() -> int:

@@ -3,11 +3,14 @@
     python tests/bench/peers.py [--layers 8] [--decode 1 32 128 256] [--prefill 512 2048 8192]
     python tests/bench/peers.py --layers 64 --decode 1 --prefill --captured
     python tests/bench/peers.py --layers 64 --decode 1 32 128 --prefill 4096 --captured --each-layer
+    python tests/bench/peers.py --stack hugging_face [--no-decode-mask] [--no-float-weights]
 
-Qwen3-32B's sizes, W8A8, plain torch (`peers_stack.py`). The floor is measured in the same run:
+Qwen3-32B's sizes, W8A8, plain torch (`peers_stack.py`) or Hugging Face's own model
+(`peers_hugging_face.py`: which masks, which weights). The floor is measured in the same run:
 each product takes the bytes of its weight at the card's read bandwidth or its operations at the
 best rate that cuBLAS or our kernel has for a large int8 product, whichever is longer, and attention
-its KV cache or its bfloat16 operations. All peers are timed in turns. Writes `peers.json` and
+its KV cache or its bfloat16 operations. It counts no norm, no activation, no mask and no embedding,
+and no stack has a head. All peers are timed in turns. Writes `peers.json` and
 `peers.md` into `$OUT`, or `build`, after each row.
 The exit status is the number of rows in which a captured `ascend_dense` is not the fastest.
 """
@@ -15,6 +18,7 @@ The exit status is the number of rows in which a captured `ascend_dense` is not 
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import json
 import os
@@ -22,6 +26,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,13 +101,32 @@ def compiled(model: Any, backend: str, each_layer: bool) -> Any:
     With `each_layer` its layers share one compilation, as in a server: it takes the place of the
     last one.
     """
-    torch._dynamo.reset()
     how: dict[str, Any] = {"backend": backend, "dynamic": False, "fullgraph": True}
     if not each_layer:
         return torch.compile(model, **how)
+    torch._dynamo.reset()
     for layer in model.layers:
         layer.compile(**how)
     return model
+
+
+def peers_of(stack: Any) -> dict[str, tuple[Any, str]]:
+    """Name of a compiled peer -> the model and its backend: Inductor has all programs, we the
+    first."""
+    programs = stack.programs()
+    rivals = {f"Inductor{suffix}": (model, "inductor") for suffix, model in programs.items()}
+    return {**rivals, "ascend_dense": (programs[""], "ascend_dense")}
+
+
+def stack_of(settings: argparse.Namespace, shape: Shape) -> Any:
+    """The model that is asked for, on the GPU."""
+    if settings.stack == "plain":
+        return PlainStack(shape, settings.layers, "cuda")
+    from tests.bench.peers_hugging_face import HuggingFaceStack
+
+    return HuggingFaceStack(
+        shape, settings.layers, "cuda", settings.float_weights, settings.decode_mask
+    )
 
 
 def use_ascend_dense() -> None:
@@ -122,27 +146,23 @@ def require_no_errors() -> None:
         raise RuntimeError(failed[0])
 
 
-def measure(model: Any, tokens: int, decode: bool, settings: argparse.Namespace) -> dict[str, Any]:
+def measure(stack: Any, tokens: int, decode: bool, settings: argparse.Namespace) -> dict[str, Any]:
     """Milliseconds of each peer: the median, the least and the most of the rounds."""
-    shape, vocabulary = model.shape, model.embedding.shape[0]
-    ids = torch.randint(0, vocabulary, (tokens,), device="cuda")
-    positions = torch.full((1,), CONTEXT - 1, device="cuda")
-    if not decode:
-        positions = torch.arange(tokens, device="cuda")
-    caches = None
-    if decode:
-        sizes = (tokens, shape.kv_heads, CONTEXT, shape.head_size)
-        drawn = {"device": "cuda", "dtype": torch.bfloat16}
-        caches = [(torch.randn(sizes, **drawn), torch.randn(sizes, **drawn)) for _ in model.layers]
-    steps: dict[str, Step] = {"eager": lambda: model(ids, positions, caches)}
-    seconds, results = {}, {"eager": model(ids, positions, caches)}
-    for name, backend in (("Inductor", "inductor"), ("ascend_dense", "ascend_dense")):
+    torch._dynamo.reset()  # not between peers: the first would be compiled again when it is timed
+    gc.collect()  # the last row's cache
+    call = stack.step(tokens, CONTEXT if decode else None)
+    steps: dict[str, Step] = {}
+    seconds, results = {}, {}
+    for suffix, model in stack.programs().items():
+        steps[f"eager{suffix}"] = partial(call, model)
+        results[f"eager{suffix}"] = call(model)
+    for name, (model, backend) in peers_of(stack).items():
         begin = time.perf_counter()
-        step = compiled(model, backend, settings.each_layer)
-        results[name] = step(ids, positions, caches)
+        forward = compiled(model, backend, settings.each_layer)
+        results[name] = call(forward)
         require_no_errors()
         seconds[name] = time.perf_counter() - begin
-        steps[name] = lambda step=step: step(ids, positions, caches)
+        steps[name] = partial(call, forward)
         steps[f"{name} captured"] = captured(steps[name])
     if settings.captured:
         steps = {name: step for name, step in steps.items() if name.endswith("captured")}
@@ -153,8 +173,9 @@ def measure(model: Any, tokens: int, decode: bool, settings: argparse.Namespace)
     for _ in range(ROUNDS):
         for name, step in steps.items():
             samples[name].append(milliseconds(step, repeats[name]))
-    for layer in model.layers:
-        layer._compiled_call_impl = None  # the next row's eager step is eager
+    for model in stack.programs().values():
+        for layer in model.layers:
+            layer._compiled_call_impl = None  # the next row's eager step is eager
     exact = results["eager"].double()
     scale = exact.norm()
     return {
@@ -212,9 +233,24 @@ def main() -> int:
     parser.add_argument(
         "--each-layer", action="store_true", help="compile one layer for all; with --captured"
     )
+    parser.add_argument("--stack", choices=("plain", "hugging_face"), default="plain")
+    parser.add_argument(
+        "--decode-mask",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="of hugging_face: decode with the mask that `generate` makes, though all is seen",
+    )
+    parser.add_argument(
+        "--float-weights",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="of hugging_face: time eager and Inductor with bfloat16 weights as well",
+    )
     parser.add_argument("--small", action="store_true", help="a model that any card runs")
     parser.add_argument("--out", default=os.environ.get("OUT", "build"))
     settings = parser.parse_args()
+    if settings.each_layer and settings.stack != "plain":
+        parser.error("--each-layer: layers of hugging_face know their numbers and share no code")
     Path(settings.out).mkdir(exist_ok=True, parents=True)
     use_ascend_dense()
     importlib.import_module("ascend_passes.npu")
@@ -225,14 +261,15 @@ def main() -> int:
         + ", ".join(f"{v:.4g} {k}/ms" for k, v in rate.items())
     )
     with torch.no_grad():
-        model = PlainStack(shape, settings.layers, "cuda")
+        stack = stack_of(settings, shape)
         for step, tokens in [
             *(("decode", n) for n in settings.decode),
             *(("prefill", n) for n in settings.prefill),
         ]:
             row = {"step": step, "tokens": tokens, "layers": settings.layers}
+            row["stack"] = settings.stack
             row["floor"] = floor(shape, settings.layers, tokens, step == "decode", rate)
-            row |= measure(model, tokens, step == "decode", settings)
+            row |= measure(stack, tokens, step == "decode", settings)
             rows.append(row)
             print(
                 table(rows[-1:]).splitlines()[-1],

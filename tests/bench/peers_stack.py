@@ -3,6 +3,9 @@ spelled in plain torch: what a user writes who knows nothing of NPUs."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +14,8 @@ from tests.bench.qwen3_stack import EPSILON, VOCABULARY, Linear, Shape, gated, q
 PLAIN = "plain"
 THETA = 1e6
 Cache = tuple[Tensor, Tensor]
+Forward = Callable[..., Any]
+"""A model, or what `torch.compile` made of it."""
 
 
 def rms_norm(x: Tensor, gain: Tensor) -> Tensor:
@@ -107,3 +112,32 @@ class PlainStack(nn.Module):
             cache = None if caches is None else caches[index]
             hidden = layer(hidden, angles, cache, positions)
         return rms_norm(hidden, self.norm)
+
+    def inputs(self, tokens: int, cached: int | None) -> tuple[Tensor, Tensor, list[Cache] | None]:
+        """Random arguments of a step.
+
+        Args:
+            tokens: of one prompt, or sequences of one new token each.
+            cached: positions in the cache of a sequence, the last of which is the new token's;
+                None for a prompt.
+        """
+        made: dict[str, Any] = {"device": self.embedding.device}
+        ids = torch.randint(0, self.embedding.shape[0], (tokens,), **made)
+        if cached is None:
+            return ids, torch.arange(tokens, **made), None
+        sizes = (tokens, self.shape.kv_heads, cached, self.shape.head_size)
+        made["dtype"] = torch.bfloat16
+        caches = [(torch.randn(sizes, **made), torch.randn(sizes, **made)) for _ in self.layers]
+        return ids, torch.full((1,), cached - 1, device=ids.device), caches
+
+    def step(self, tokens: int, cached: int | None) -> Callable[[Forward], Tensor]:
+        """A function of the model that gives the `[tokens, H]` of a step, with random inputs.
+
+        Arguments as in `inputs`.
+        """
+        given = self.inputs(tokens, cached)
+        return lambda forward: forward(*given)
+
+    def programs(self) -> dict[str, nn.Module]:
+        """The model alone."""
+        return {"": self}
