@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
+from ascend_passes.ir.arguments import is_random
+
 GROUP_ARGUMENTS = ("group_name", "hcom", "groupTp", "process_group", "group")
 """Names under which collectives take their group."""
 RESIZING = ("aten::resize_", "aten::set_", "aten::resize_as_")
@@ -42,7 +44,7 @@ def capture_refusal(
         return "dynamic_shape" if any(map(is_mask, given["indices"])) else None
     if torch.Tag.dynamic_output_shape in function.tags:
         return "dynamic_shape"
-    if torch.Tag.nondeterministic_seeded in function.tags and draws(given):
+    if is_random(function, given):
         return "random"
     return "resized" if name in RESIZING else None
 
@@ -50,11 +52,6 @@ def capture_refusal(
 def is_mask(index: Any) -> bool:
     """Whether an index selects by truth values."""
     return isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8)
-
-
-def draws(given: Mapping[str, Any]) -> bool:
-    """Whether a random operator draws: attention without dropout is tagged random and is not."""
-    return given.get("dropout_p", 1.0) != 0.0 and given.get("train", True) is not False
 
 
 def group_of(function: OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:

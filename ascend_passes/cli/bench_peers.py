@@ -31,6 +31,7 @@ from ascend_passes.cli.measure import device_name, synchronize
 from ascend_passes.cli.output import console, print_json, print_table, progress
 from ascend_passes.cli.peers_figure import peers_figure
 from ascend_passes.cli.tune import accelerator
+from ascend_passes.executors.after_calls import CALLS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -78,7 +79,7 @@ class Peer:
     """Milliseconds of one token behind it, the median of the rounds."""
     token_range: tuple[float, float]
     first_seconds: float
-    """Of the first prompt and the first token, compilation included."""
+    """Of the rounds before those that count, compilation included."""
     from_eager: float
     """Norm of the difference of its logits from eager's, over the norm of eager's."""
 
@@ -198,8 +199,8 @@ def measured_peers(
         for name, given in compiled.items():
             steps[name] = torch.compile(work.model, dynamic=False, **given)
         for done, (name, step) in enumerate(steps.items()):
-            stage(f"first call of {name}", done, len(steps))
-            first[name], logits[name] = first_call(work, step, where)
+            stage(f"first calls of {name}", done, len(steps))
+            first[name], logits[name] = first_calls(work, step, where)
         for done in range(rounds):
             stage("rounds", done, rounds)
             for name, step in steps.items():
@@ -207,14 +208,14 @@ def measured_peers(
     return [peer_of(name, times[name], first[name], logits) for name in steps]
 
 
-def first_call(work: PeerWork, step: Step, where: str) -> tuple[float, Tensor]:
-    """Seconds of the first prompt and token, and the logits of all tokens in float64."""
+def first_calls(work: PeerWork, step: Step, where: str) -> tuple[float, Tensor]:
+    """Seconds of the rounds in which a peer compiles, and the last one's logits in float64."""
     started = time.perf_counter()
-    work.cache.reset()
-    found = [step(**work.prompt).logits.double(), step(**work.tokens[0]).logits.double()]
-    synchronize(where.partition(":")[0])
+    for _ in range(1 + CALLS // len(work.tokens)):
+        one_round(work, step, where)
     seconds = time.perf_counter() - started
-    found += [step(**one).logits.double() for one in work.tokens[1:]]
+    work.cache.reset()
+    found = [step(**one).logits.double() for one in (work.prompt, *work.tokens)]
     return seconds, torch.cat(found, dim=1)
 
 
@@ -266,7 +267,7 @@ def print_peers(peers: Sequence[Peer], about: str, arguments: argparse.Namespace
     )
     table = Table(box=None)
     table.add_column("peer", no_wrap=True)
-    titles = ("prompt, ms", "of eager's", "a token, ms", "of eager's", "first call, s")
+    titles = ("prompt, ms", "of eager's", "a token, ms", "of eager's", "first calls, s")
     for title in (*titles, "logits from eager's"):
         table.add_column(title, justify="right", no_wrap=True)
     for row in rows(peers):

@@ -22,6 +22,7 @@ from ascend_passes.compile.stages import NORMALIZE, STAGES
 from ascend_passes.cost.profiles import read_profile
 from ascend_passes.cost.record import Recorded, both_graphs, recorded
 from ascend_passes.distributed.rehearsal import DepartureError, Script, replaying
+from ascend_passes.executors.after_calls import AfterCalls
 from ascend_passes.executors.execute import choice_of_auto, execute
 from ascend_passes.frontends.compressed_tensors_layers import read_back_layers
 from ascend_passes.ir.blueprint import copied
@@ -242,7 +243,10 @@ def finished(work: VariantWork, made: Rewritten) -> tuple[Variant, Callable[[], 
     inputs = gm.graph.find_nodes(op="placeholder")
     values = [node.meta.get("val") for node in inputs]
     function, failed = guarded(
-        "execute", gm, context, lambda: execute(gm, values, work.options, work.device, static)
+        "execute",
+        gm,
+        context,
+        lambda: execute(gm, values, work.options, work.device, static, not work.training),
     )
     plain = function or gm.forward
     captured, uncaptured = guarded("capture", gm, context, lambda: capture(work, plain, gm, static))
@@ -251,8 +255,14 @@ def finished(work: VariantWork, made: Rewritten) -> tuple[Variant, Callable[[], 
     positions = {node.name: index for index, node in enumerate(inputs)}
     folded = FoldedValues(made.folded) if made.folded is not None else None
     variant = Variant(captured or plain, folded, Facts(facts_of(gm.graph), positions))
-    later = captured.log.report if isinstance(captured, Runner) else Report
-    return variant, functools.partial(publish, work, report, later)
+    return variant, functools.partial(publish, work, report, runs_of(captured or plain))
+
+
+def runs_of(function: Callable[..., Any]) -> Later:
+    """What tells of a compiled graph's runs."""
+    if isinstance(function, Runner):
+        return function.log.report
+    return function.report if isinstance(function, AfterCalls) else Report
 
 
 def publish(work: VariantWork, report: Report, later: Later) -> None:

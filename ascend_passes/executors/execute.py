@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from ascend_passes.executors.after_calls import AfterCalls
 from ascend_passes.executors.inductor import SizedGraph
 from ascend_passes.executors.references import on_cpu
 from ascend_passes.ir import graph as facts
@@ -36,6 +37,7 @@ def execute(
     options: Options,
     device: str,
     static: Collection[int] = (),
+    repeated: bool = False,
 ) -> Runner:
     """A callable that takes the graph's flat inputs and returns its flat outputs.
 
@@ -45,6 +47,7 @@ def execute(
         options: `executor` and `cudagraph_mode` are read.
         device: type of the device that runs the graph: npu, cuda or cpu.
         static: positions of the inputs that keep their memory between calls, such as parameters.
+        repeated: whether what runs the graph may change after some calls, see `AfterCalls`.
 
     Raises:
         ExecutorError: the executor needs torch_npu and it is not here, or the graph has an operator
@@ -61,14 +64,17 @@ def execute(
                 "executor 'inductor' is for CUDA and CPU; use 'npugraph_ex' on NPU."
             )
         return SizedGraph(gm, example_inputs, device)
-    return on_cpu(gm) if device == "cpu" else gm.forward
+    if device != "cpu":
+        return gm.forward
+    return AfterCalls(gm, example_inputs) if repeated and name != options.executor else on_cpu(gm)
 
 
 def chosen(options: Options, device: str) -> str:
     """The executor that `options.executor` comes to on this device; `auto` is resolved.
 
-    On CUDA the fastest is Inductor around our kernels. On a CPU `auto` stays eager: it gives the
-    references' numbers bit for bit, which Inductor's own exponentials and order of sums do not.
+    On CUDA the fastest is Inductor around our kernels. On a CPU `auto` gives eager's numbers bit for
+    bit, which Inductor's own exponentials and order of sums do not: it is eager, and where a graph
+    is called often the loops that cannot change a bit are Inductor's (`AfterCalls`).
     """
     if options.executor != "auto":
         return options.executor

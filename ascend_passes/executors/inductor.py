@@ -67,7 +67,7 @@ class SizedGraph:
     def add(self, values: Sequence[Any]) -> Compiled:
         """Compile for the sizes of `values`."""
         gm = fx.GraphModule(self.gm, copied(self.gm.graph))  # the compiler takes it over
-        run, holds = compile_with_inductor(gm, values, self.places)
+        run, holds = compile_with_inductor(gm, values, self.places, {})
         made = Compiled(holds, run)
         self.compiled.append(made)
         return made

@@ -87,6 +87,19 @@ def named_arguments(node: fx.Node) -> dict[str, Any]:
     return dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
 
 
+def is_random(target: torch._ops.OpOverload, given: Mapping[str, Any]) -> bool:
+    """Whether a call draws random numbers: attention without dropout is tagged so and does not.
+
+    Args:
+        target: what is called.
+        given: its arguments by name; the schema has the others.
+    """
+    if torch.Tag.nondeterministic_seeded not in target.tags:
+        return False
+    every = {entry.name: entry.default_value for entry in target._schema.arguments} | {**given}
+    return every.get("dropout_p", 1.0) != 0.0 and every.get("train", True) is not False
+
+
 def schema_order(
     target: torch._ops.OpOverload, given: Mapping[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -5,7 +5,7 @@ Beside `trace` the only file with private torch imports.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,11 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 
 
 def compile_with_inductor(
-    gm: fx.GraphModule, values: Sequence[Any], places: Sequence[tuple[int, int | None]]
+    gm: fx.GraphModule,
+    values: Sequence[Any],
+    places: Sequence[tuple[int, int | None]],
+    settings: Mapping[str, Any],
+    decompositions: dict[Any, Any] | None = None,
 ) -> tuple[Callable[..., Any], Callable[[Sequence[int]], bool]]:
     """Inductor's code for a graph at the level of AOTAutograd's, and what it holds for.
 
@@ -24,6 +28,8 @@ def compile_with_inductor(
         gm: taken over by the compiler.
         values: one for each placeholder, fake or real; where they are symbolic, their hints count.
         places: inputs, or dims of inputs, that other calls may have otherwise.
+        settings: of Inductor's configuration, beside those that keep eager's roundings.
+        decompositions: what operators are taken apart into, where it is not Inductor's own table.
 
     Returns:
         What runs the graph, and whether it is right for the numbers at `places`.
@@ -32,9 +38,12 @@ def compile_with_inductor(
 
     mode = FakeTensorMode(shape_env=ShapeEnv())
     fakes = fresh_fakes(mode, values, set(places))
-    precise = {"emulate_precision_casts": True, "triton.cudagraphs": False}
+    precise = {"emulate_precision_casts": True, "triton.cudagraphs": False, **settings}
+    chosen: dict[str, Any] = {}
+    if decompositions is not None:
+        chosen["decompositions"] = decompositions
     with tracing(TracingContext(mode)), torch.no_grad():
-        run: Any = compile_fx(gm, fakes, config_patches=precise)
+        run: Any = compile_fx(gm, fakes, config_patches=precise, **chosen)
     numbers = [fakes[at] if dim is None else fakes[at].shape[dim] for at, dim in places]
     return run, assumptions(mode, numbers)
 

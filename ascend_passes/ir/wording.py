@@ -29,3 +29,8 @@ def operator_text(target: Any) -> str:
 def short(dtype: torch.dtype) -> str:
     """`bfloat16` for `torch.bfloat16`."""
     return str(dtype).removeprefix("torch.")
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text."""
+    return str(error).partition("\n")[0]

@@ -21,6 +21,7 @@ from ascend_passes.engine.emission import Emission
 from ascend_passes.engine.found import Found
 from ascend_passes.ir.graph import Context, value
 from ascend_passes.ir.trace import not_faking
+from ascend_passes.ir.wording import first_line
 from ascend_passes.passes.constants.fold import folded_of
 from ascend_passes.verify.exact import Exact, distance, magnitude
 from ascend_passes.verify.sample import number, sample
@@ -243,8 +244,3 @@ def notes_of(baseline: Baseline | str | None) -> tuple[str, ...]:
     if not isinstance(baseline, str):
         return ()
     return (f"validate: its stages were not compared, since {baseline}",)
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's text."""
-    return str(error).partition("\n")[0]

@@ -121,6 +121,6 @@ def test_a_product_in_a_graph_is_a_launch_of_inductors_with_the_same_bits(rows):
     step = torch.compile(product, backend="ascend_dense", dynamic=False)
     found, codes = run_and_get_code(lambda: step(whole, weight))
     assert torch.equal(found, product(whole, weight))
-    assert codes and not any("npu_quant_matmul" in code for code in codes)
+    assert codes and not any("torch.ops.npu." in code for code in codes)
     for moved in ((elsewhere(whole), weight), (whole, elsewhere(weight))):
         assert torch.equal(step(*moved), found)

@@ -1,0 +1,58 @@
+"""Inductor with loops for some operators alone; the others stay calls of eager's kernels.
+
+One of the files with private torch imports; it is imported when a graph is compiled so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import fx
+from torch._inductor.custom_graph_pass import CustomGraphPass
+from torch._inductor.decomposition import select_decomp_table
+
+
+class EagerCalls(CustomGraphPass):
+    """Leaves what may not be a loop to eager's kernels."""
+
+    def __init__(self, may_be_loop: Callable[[fx.Node], bool], name: str) -> None:
+        self.may_be_loop, self.name = may_be_loop, name
+
+    def __call__(self, graph: fx.Graph) -> None:
+        """Mark the nodes."""
+        for node in graph.nodes:
+            if isinstance(node.target, torch._ops.OpOverload) and not self.may_be_loop(node):
+                node.meta["should_fallback"] = True
+
+    def uuid(self) -> str:
+        """Part of the name under which Inductor stores its code."""
+        return self.name
+
+
+def loops_alone(may_be_loop: Callable[[fx.Node], bool], name: str) -> dict[str, Any]:
+    """Settings of Inductor under which only such nodes become loops.
+
+    Its rewrites that are right for real numbers, such as `x` for `x + 0`, are off.
+
+    Args:
+        may_be_loop: asked of each node.
+        name: another one where `may_be_loop` answers otherwise.
+    """
+    return {
+        "post_grad_custom_post_pass": EagerCalls(may_be_loop, name),
+        "use_joint_graph_passes": False,
+        "joint_graph_constant_folding": False,
+        "pattern_matcher": False,
+        "size_asserts": False,
+    }
+
+
+def decompositions(
+    wanted: Callable[[torch._ops.OpOverload], bool], ours: Mapping[Any, Callable[..., Any]]
+) -> dict[Any, Callable[..., Any]]:
+    """Those of Inductor's own that are wanted, and ours."""
+    table = select_decomp_table()
+    operators = [one for one in table if isinstance(one, torch._ops.OpOverload)]
+    return {**{one: table[one] for one in operators if wanted(one)}, **ours}
