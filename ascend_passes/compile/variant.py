@@ -260,9 +260,7 @@ def finished(work: VariantWork, made: Rewritten) -> tuple[Variant, Callable[[], 
 
 def runs_of(function: Callable[..., Any]) -> Later:
     """What tells of a compiled graph's runs."""
-    if isinstance(function, Runner):
-        return function.log.report
-    return function.report if isinstance(function, AfterCalls) else Report
+    return function.log.report if isinstance(function, Runner | AfterCalls) else Report
 
 
 def publish(work: VariantWork, report: Report, later: Later) -> None:

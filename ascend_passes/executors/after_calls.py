@@ -33,8 +33,20 @@ CALLS = 32
 """Calls that nothing compiled fits before their sizes are compiled for, which takes seconds."""
 MOST_COMPILED = 4
 """Sizes of one graph that are compiled for."""
-LEAST_OPERATORS = 32
-"""Operators of a graph that is worth it: a layer of a model has about as many."""
+LEAST_OPERATORS, MOST_OPERATORS = 32, 2000
+"""Operators of a graph that is worth it: a layer of a model has about as many as the least; with
+more than the most a compilation takes minutes, and products take most of a call."""
+
+
+class CallsLog:
+    """What the calls of a graph have come to; keeps nothing of the graph alive."""
+
+    def __init__(self) -> None:
+        self.said = ""
+
+    def report(self) -> Report:
+        """As a report's note."""
+        return Report(notes=(self.said,) if self.said else ())
 
 
 class AfterCalls:
@@ -52,7 +64,7 @@ class AfterCalls:
         self.written = written_inputs(gm.graph)
         self.compiled: tuple[Compiled, ...] = ()
         self.calls = 0
-        self.said = ""
+        self.log = CallsLog()
         self.most = MOST_COMPILED if is_worth_it(gm.graph) else 0
         self.lock = threading.Lock()
 
@@ -81,8 +93,8 @@ class AfterCalls:
 
     def tried(self, inputs: Sequence[Any]) -> Any:
         """Eager's results, after the compiled graph is held against them."""
-        apart = [apart_of(x) if at in self.written else x for at, x in enumerate(inputs)]
         try:
+            apart = [apart_of(x) if at in self.written else x for at, x in enumerate(inputs)]
             made = self.made(inputs)
             found = made.run(*apart)
         except Exception as error:  # an optimization never breaks the user's model
@@ -91,7 +103,7 @@ class AfterCalls:
         wanted = self.plain(*inputs)
         if same_results(found, apart, wanted, inputs):
             self.compiled = (*self.compiled, made)
-            self.said = "Inductor's loops run, with the same bits"
+            self.log.said = "Inductor's loops run, with the same bits"
         else:
             self.give_up("Inductor's loops gave other bits")
         return wanted
@@ -109,17 +121,14 @@ class AfterCalls:
 
     def give_up(self, reason: str) -> None:
         """Stay eager."""
-        self.most, self.said = len(self.compiled), f"calls stay eager: {reason}"
-
-    def report(self) -> Report:
-        """What the calls have come to."""
-        return Report(notes=(self.said,) if self.said else ())
+        self.most, self.log.said = len(self.compiled), f"calls stay eager: {reason}"
 
 
 def is_worth_it(graph: fx.Graph) -> bool:
     """Whether a graph is compiled: a model's, whose operators Inductor knows and may run twice."""
     calls = [node for node in graph.nodes if node.op == "call_function"]
-    return len(calls) >= LEAST_OPERATORS and all(may_run_twice(node) for node in calls)
+    fitting = LEAST_OPERATORS <= len(calls) <= MOST_OPERATORS
+    return fitting and all(may_run_twice(node) for node in calls)
 
 
 def may_run_twice(node: fx.Node) -> bool:

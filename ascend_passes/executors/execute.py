@@ -72,9 +72,9 @@ def execute(
 def chosen(options: Options, device: str) -> str:
     """The executor that `options.executor` comes to on this device; `auto` is resolved.
 
-    On CUDA the fastest is Inductor around our kernels. On a CPU `auto` gives eager's numbers bit for
-    bit, which Inductor's own exponentials and order of sums do not: it is eager, and where a graph
-    is called often the loops that cannot change a bit are Inductor's (`AfterCalls`).
+    On CUDA the fastest is Inductor around our kernels. On a CPU `auto` gives eager's numbers bit
+    for bit, which Inductor's own exponentials and order of sums do not: it is eager, and where a
+    graph is called often the loops that cannot change a bit are Inductor's (`AfterCalls`).
     """
     if options.executor != "auto":
         return options.executor
