@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.vllm.installed_platform import SOURCE, describe_platform
 from tests.vllm.session import MARK
 
 HERE = Path(__file__).parent
@@ -69,16 +70,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that makes vLLM find the test platform, as an installed package would."""
     folder = tmp_path_factory.mktemp("platform")
-    information = folder / "ascend_test_platform-1.0.dist-info"
-    information.mkdir()
-    (information / "METADATA").write_text(
-        "Metadata-Version: 2.1\nName: ascend-test-platform\nVersion: 1.0\n"
-    )
-    (information / "entry_points.txt").write_text(
-        "[vllm.platform_plugins]\nascend_test_platform = ascend_test_platform:activate\n"
-        "[vllm.general_plugins]\nwithout_amx = ascend_test_platform:without_amx\n"
-        "local_experts = ascend_test_platform:local_experts\n"
-    )
+    describe_platform(folder)
     return folder
 
 
@@ -89,7 +81,7 @@ def environment(platform: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
         **os.environ,
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": f"{platform}:{HERE / 'platform'}:{ROOT}",
+        "PYTHONPATH": f"{platform}:{SOURCE}:{ROOT}",
         # vLLM's all_reduce returns the tensor that it was given, which torch reports as an error
         # where CI is set in the environment, and as a warning for users.
         "TORCHINDUCTOR_ERROR_ON_CUSTOM_OP_ALIASING": "0",

@@ -8,11 +8,10 @@ import pytest
 
 from tests.slow import ASKED, slow
 from tests.vllm.reference import error
-from tests.vllm.test_models import LAYERS, PROMPTS, ROUNDING, case, counts, model_lines
+from tests.vllm.test_models import LAYERS, OURS, PROMPTS, ROUNDING, case, counts, model_lines
 
 PLAIN = {"mode": 0, "cudagraph_mode": "NONE"}
 """Neither compiled nor captured; without the second, vLLM captures what it does not compile."""
-OURS = {"backend": "ascend_dense"}
 SPECULATIVE = {"method": "draft_model", "num_speculative_tokens": 2}
 EXPECT = {"ascend_passes": {"expect": {"add_rms_norm": 2 * LAYERS}}}
 WHOLE = {**OURS, "splitting_ops": []}
