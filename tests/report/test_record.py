@@ -122,7 +122,7 @@ def negate_rows(rows: Tensor) -> None:
 
 
 def test_a_call_that_writes_is_a_kernel_in_both_graphs() -> None:
-    """Before, AOTAutograd has it wrapped; a kernel of the graph after alone would look like a loss."""
+    """Before, AOTAutograd has it wrapped; one of the graph after alone would look like a loss."""
 
     def model(x: Tensor) -> Tensor:
         rows = x + 1
