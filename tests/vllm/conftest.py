@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.vllm.cache_root import make_cache_root
 from tests.vllm.installed_platform import SOURCE, describe_platform
 from tests.vllm.session import MARK
 
@@ -75,7 +76,13 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def environment(platform: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def cache_root(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], str]:
+    """A function that makes a folder for VLLM_CACHE_ROOT without compiled code."""
+    return lambda: make_cache_root(tmp_path_factory.mktemp("cache"), python.parent.parent)
+
+
+@pytest.fixture(scope="session")
+def environment(platform: Path, cache_root: Callable[[], str]) -> dict[str, str]:
     """Variables for a vLLM process: quiet, offline, one thread, a compile cache of its own."""
     return {
         **os.environ,
@@ -85,7 +92,7 @@ def environment(platform: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
         # vLLM's all_reduce returns the tensor that it was given, which torch reports as an error
         # where CI is set in the environment, and as a warning for users.
         "TORCHINDUCTOR_ERROR_ON_CUSTOM_OP_ALIASING": "0",
-        "VLLM_CACHE_ROOT": str(tmp_path_factory.mktemp("cache")),
+        "VLLM_CACHE_ROOT": cache_root(),
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",

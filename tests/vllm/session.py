@@ -49,7 +49,7 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
         ignore_eos=True,
         logprobs=case.get("logprobs"),
     )
-    tokens, texts, logprobs = [], [], []
+    tokens, logprobs = [], []
     called: list[str] = []
     for batch in case["batches"]:
         prompts = [{"prompt_token_ids": prompt} for prompt in batch]
@@ -57,7 +57,6 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
             called += operators(functools.partial(llm.generate, prompts, sampling, use_tqdm=False))
         for output in llm.generate(prompts, sampling, use_tqdm=False):
             tokens.append(list(output.outputs[0].token_ids))
-            texts.append(output.outputs[0].text)
             logprobs.append(
                 [
                     {str(token): entry.logprob for token, entry in step.items()}
@@ -66,7 +65,6 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
             )
     result = {
         "tokens": tokens,
-        "texts": texts,
         "logprobs": logprobs,
         "mode": config.compilation_config.mode.name,
         "backend": config.compilation_config.backend,

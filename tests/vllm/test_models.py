@@ -92,7 +92,7 @@ def case(name: str, model: str, dtype: str, compilation: Any, **engine: Any) -> 
 
 
 @pytest.fixture(scope="module")
-def results(session: Any, checkpoints: Any, tmp_path_factory: Any) -> dict[str, Any]:
+def results(session: Any, checkpoints: Any, cache_root: Any) -> dict[str, Any]:
     """Every engine, in one process and from an empty compile cache that no other test fills."""
     cases = []
     for name, model in MODELS.items():
@@ -100,7 +100,7 @@ def results(session: Any, checkpoints: Any, tmp_path_factory: Any) -> dict[str, 
         cases.append(case(f"{name} plain", path, model[1], {"mode": 0}))
         cases.append(case(f"{name} ours", path, model[1], OURS))
     cases += switched_cases(checkpoints())
-    return session(cases, VLLM_CACHE_ROOT=str(tmp_path_factory.mktemp("cache")))
+    return session(cases, VLLM_CACHE_ROOT=cache_root())
 
 
 @pytest.mark.parametrize("name", MODELS)
