@@ -9,6 +9,7 @@ ENTRY_POINTS = """\
 ascend_test_platform = ascend_test_platform:activate
 [vllm.general_plugins]
 without_amx = ascend_test_platform:without_amx
+few_collections = ascend_test_platform:few_collections
 local_experts = ascend_test_platform:local_experts
 """
 SOURCE = Path(__file__).parent / "platform"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from typing import Any
 
@@ -19,6 +20,13 @@ def without_amx() -> None:
     import torch
 
     torch.cpu._is_amx_tile_supported = lambda: False
+
+
+def few_collections() -> None:
+    """Leave vLLM's own garbage collections out where the environment asks for it: ten of them go over
+    all that a process has imported, and take as long as all else that a small engine does."""
+    if os.environ.get("ASCEND_TEST_FEW_COLLECTIONS") == "1":
+        gc.collect = lambda generation=2: 0
 
 
 def local_experts() -> None:
