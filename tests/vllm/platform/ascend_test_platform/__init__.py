@@ -23,8 +23,10 @@ def without_amx() -> None:
 
 
 def few_collections() -> None:
-    """Leave vLLM's own garbage collections out where the environment asks for it: ten of them go over
-    all that a process has imported, and take as long as all else that a small engine does."""
+    """Leave vLLM's own garbage collections out where the environment asks for it.
+
+    A small engine has ten, over all that its process imported: as long as all else that it does.
+    """
     if os.environ.get("ASCEND_TEST_FEW_COLLECTIONS") == "1":
         gc.collect = lambda generation=2: 0
 
