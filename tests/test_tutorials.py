@@ -34,6 +34,16 @@ def test_each_of_the_eight_systems_has_a_page_of_one_form():
         assert page.stem == "index" or tuple(heads) == SECTIONS, page
 
 
+@pytest.mark.parametrize(
+    ("system", "page"), [("rope", "rope"), ("AddRMSNormQuant", "add-rms-norm-quant")]
+)
+def test_what_turns_a_system_off_is_the_same_on_every_page(system, page):
+    whole = (ROOT / f"docs/systems/{page}.md").read_text()
+    for table in (ROOT / "README.md", ROOT / "docs/vllm.md"):
+        (switch,) = re.findall(rf'^\| {system}.*?`(\w+="-.*?")`', table.read_text(), re.M)
+        assert switch in whole
+
+
 def texts():
     return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 

@@ -19,14 +19,19 @@ from torch import Tensor, fx
 from ascend_passes.cost.profiles import Profile
 from ascend_passes.distributed.groups import FUNCTIONAL, group_name, resolve
 from ascend_passes.ir.graph import argument_of, is_view_target, operator_name, value
+from ascend_passes.ir.in_place import AUTO_FUNCTIONALIZED, AUTO_FUNCTIONALIZED_V2
 from ascend_passes.ir.traits import (
     ALL_GATHER,
     ALL_REDUCE,
     REDUCE_SCATTER,
     Matmul,
+    name_of,
     rests_on_traits,
     traits_of,
 )
+
+FUNCTIONALIZED = (AUTO_FUNCTIONALIZED, AUTO_FUNCTIONALIZED_V2)
+"""What wraps a call that writes its arguments."""
 
 
 class OperatorCost(NamedTuple):
@@ -92,6 +97,8 @@ def estimate_nodes(nodes: Iterable[fx.Node], profile: Profile, numeric: Numbers)
 
 def operator_cost(node: fx.Node, profile: Profile, numeric: Numbers) -> OperatorCost | None:
     """The cost of one node; None for what costs nothing."""
+    if node.op == "call_function" and node.target in FUNCTIONALIZED:
+        return wrapped_cost(node, profile, numeric)
     if node.op != "call_function" or takes_no_time(node.target):
         return None
     name, traits = operator_name(node), traits_of(node.target)
@@ -111,6 +118,19 @@ def operator_cost(node: fx.Node, profile: Profile, numeric: Numbers) -> Operator
     # A fused operator overlaps its arithmetic with its bytes, but not with the latency.
     total = launch + latency + max(seconds, wire) if traits.matmul else latency + wire
     return OperatorCost(node.name, name, total, memory, sent, kind)
+
+
+def wrapped_cost(node: fx.Node, profile: Profile, numeric: Numbers) -> OperatorCost | None:
+    """The cost of an operator that writes its arguments, in the form that AOTAutograd gives it: as
+    of the call in place that it becomes in the end, whose results the written ones are not."""
+    inner: Any = node.args[0]
+    if takes_no_time(inner):
+        return None
+    made = tensors(value(node)[: len(inner._schema.returns)])
+    parts = [*made, *(t for n in node.all_input_nodes for t in tensors(value(n)))]
+    memory = math.fsum(tensor_bytes(t, numeric) for t in parts)
+    seconds = memory / profile.memory_bandwidth + profile.vector_launch
+    return OperatorCost(node.name, name_of(inner), seconds, memory)
 
 
 @rests_on_traits

@@ -17,6 +17,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from tests.vllm.installed_platform import SOURCE, describe_platform
+
 ROOT = Path(__file__).parents[2]
 SHARE = 0.05
 KINDS: dict[str, dict[str, Any]] = {
@@ -61,9 +63,11 @@ def start_all(python: str, layers: int, folder: Path) -> dict[str, Any]:
 def start(python: str, case: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Start one engine in a process of its own."""
     folder.mkdir()
+    describe_platform(folder)
     variables = {
         "HF_HUB_OFFLINE": "1",
-        "PYTHONPATH": str(ROOT),
+        # Without AMX, which vLLM's kernels end by an illegal instruction with on some machines.
+        "PYTHONPATH": f"{folder}:{SOURCE}:{ROOT}",
         "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",
         "VLLM_CACHE_ROOT": str(folder / "cache"),
         "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -82,7 +86,7 @@ def start(python: str, case: dict[str, Any], folder: Path) -> dict[str, Any]:
         text=True,
     )
     if not target.exists():
-        sys.exit(done.stdout)
+        sys.exit(f"{done.stdout}\n{case['name']}: ended with {done.returncode}")
     result: dict[str, Any] = json.loads(target.read_text())[case["name"]]
     if "error" in result:
         sys.exit(f"{result['error']}\n{done.stdout}")

@@ -22,6 +22,7 @@ import pytest
 from tests.pairs import modelslim, standin
 from tests.slow import slow
 from tests.vllm import checkpoints
+from tests.vllm.cache_root import make_cache_root
 from tests.vllm.reference import error_under
 from tests.vllm.session import MARK
 
@@ -92,7 +93,7 @@ def run(folder: Path, cases: list[dict[str, Any]], ranks: int = 1) -> list[dict[
             **RUNNING,
             RANK=str(rank),
             WORLD_SIZE=str(ranks),
-            VLLM_CACHE_ROOT=str(folder / f"cache-{rank}"),
+            VLLM_CACHE_ROOT=make_cache_root(folder / f"cache-{rank}", Path(sys.prefix)),
         )
         log = (folder / f"{rank}.log").open("w")
         command = [sys.executable, "-m", "tests.pairs.inside.session", str(folder / f"{rank}.json")]

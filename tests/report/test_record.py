@@ -6,8 +6,9 @@ from collections import Counter
 
 import pytest
 import torch
-from torch import fx
+from torch import Tensor, fx
 
+import ascend_passes
 from ascend_passes.compile import variant
 from ascend_passes.compile.stages import STAGES
 from ascend_passes.cost.profiles import ATLAS_800_A2
@@ -112,3 +113,26 @@ def test_a_plan_in_words(low, high, text):
 
 def test_stages_are_timed_by_name():
     assert set(report().seconds) <= {stage.name for stage in STAGES}
+
+
+@torch.library.custom_op("ascend_passes_record::negate_rows", mutates_args=("rows",))
+def negate_rows(rows: Tensor) -> None:
+    """An operator as vLLM's: all that it computes is what it writes."""
+    rows.neg_()
+
+
+def test_a_call_that_writes_is_a_kernel_in_both_graphs() -> None:
+    """Before, AOTAutograd has it wrapped; one of the graph after alone would look like a loss."""
+
+    def model(x: Tensor) -> Tensor:
+        rows = x + 1
+        negate_rows(rows)
+        return rows
+
+    report = ascend_passes.explain(model, torch.ones(4, 8))
+    before, after = (
+        [(one.operator, one.seconds, one.memory_bytes) for one in kernels]
+        for kernels in (report.before, report.after)
+    )
+    assert "ascend_passes_record::negate_rows" in [name for name, *_ in before]
+    assert before == after and report.fired["reinplace"] == 1

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.vllm.cache_root import make_cache_root
+from tests.vllm.installed_platform import SOURCE, describe_platform
 from tests.vllm.session import MARK
 
 HERE = Path(__file__).parent
@@ -69,31 +71,29 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that makes vLLM find the test platform, as an installed package would."""
     folder = tmp_path_factory.mktemp("platform")
-    information = folder / "ascend_test_platform-1.0.dist-info"
-    information.mkdir()
-    (information / "METADATA").write_text(
-        "Metadata-Version: 2.1\nName: ascend-test-platform\nVersion: 1.0\n"
-    )
-    (information / "entry_points.txt").write_text(
-        "[vllm.platform_plugins]\nascend_test_platform = ascend_test_platform:activate\n"
-        "[vllm.general_plugins]\nwithout_amx = ascend_test_platform:without_amx\n"
-        "local_experts = ascend_test_platform:local_experts\n"
-    )
+    describe_platform(folder)
     return folder
 
 
 @pytest.fixture(scope="session")
-def environment(platform: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def cache_root(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], str]:
+    """A function that makes a folder for VLLM_CACHE_ROOT without compiled code."""
+    return lambda: make_cache_root(tmp_path_factory.mktemp("cache"), python.parent.parent)
+
+
+@pytest.fixture(scope="session")
+def environment(platform: Path, cache_root: Callable[[], str]) -> dict[str, str]:
     """Variables for a vLLM process: quiet, offline, one thread, a compile cache of its own."""
     return {
         **os.environ,
+        "ASCEND_TEST_FEW_COLLECTIONS": "1",
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": f"{platform}:{HERE / 'platform'}:{ROOT}",
+        "PYTHONPATH": f"{platform}:{SOURCE}:{ROOT}",
         # vLLM's all_reduce returns the tensor that it was given, which torch reports as an error
         # where CI is set in the environment, and as a warning for users.
         "TORCHINDUCTOR_ERROR_ON_CUSTOM_OP_ALIASING": "0",
-        "VLLM_CACHE_ROOT": str(tmp_path_factory.mktemp("cache")),
+        "VLLM_CACHE_ROOT": cache_root(),
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",

@@ -15,9 +15,11 @@ COMPILATION = {"backend": "ascend_dense", "splitting_ops": [], "cudagraph_mode":
 
 
 @pytest.fixture(scope="module")
-def starts(session: Any, checkpoints: Any, tmp_path_factory: Any) -> list[dict[str, Any]]:
+def starts(
+    session: Any, checkpoints: Any, cache_root: Any, tmp_path_factory: Any
+) -> list[dict[str, Any]]:
     """A start from an empty cache, the same again, and one with a changed rule of the user's."""
-    cache, folder = tmp_path_factory.mktemp("cache"), tmp_path_factory.mktemp("rules")
+    cache, folder = cache_root(), tmp_path_factory.mktemp("rules")
     (ours,) = pattern_folders()
     for shared in helper_files(ours):
         shutil.copy(shared, folder)
@@ -26,7 +28,7 @@ def starts(session: Any, checkpoints: Any, tmp_path_factory: Any) -> list[dict[s
     one = case("start", checkpoints(), "f32", COMPILATION, additional_config=options)
 
     def start() -> dict[str, Any]:
-        variables = {"ASCEND_TEST_PLATFORM": "1", "VLLM_CACHE_ROOT": str(cache)}
+        variables = {"ASCEND_TEST_PLATFORM": "1", "VLLM_CACHE_ROOT": cache}
         result: dict[str, Any] = session([one], **variables)["start"]
         return result
 

@@ -12,8 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import AutoTokenizer
 
-from tests.vllm.test_models import LAYERS, case, counts, model_lines
+from ascend_passes.models.load import load_model
+from ascend_passes.models.reference import reference_logits
+from tests.vllm.test_models import LAYERS, counts, model_lines
 
 PROMPT, TOKENS = [5, 6, 7, 8], 8
 SECONDS = 600
@@ -56,15 +60,16 @@ def wait_until_ready(url: str, server: subprocess.Popen[bytes], log: Path) -> No
     pytest.fail(f"the server did not come up:\n{log.read_text()}")
 
 
-@pytest.fixture(scope="module")
-def offline(session: Any, checkpoints: Any) -> dict[str, Any]:
-    """The same prompt through plain vLLM without a server."""
-    one = case("offline", checkpoints(), "f32", {"mode": 0})
-    return session([{**one, "batches": [[PROMPT]], "tokens": TOKENS}])["offline"]
+def exact_tokens(checkpoint: str, tokens: list[int]) -> list[int]:
+    """What a checkpoint chooses behind the prompt and each of the tokens, in float64."""
+    model = load_model(Path(checkpoint))
+    logits = reference_logits(model, torch.tensor([PROMPT]), torch.tensor([tokens]))
+    chosen: list[int] = logits[0, len(PROMPT) - 1 :].argmax(-1).tolist()
+    return chosen[: len(tokens)]
 
 
-def test_a_completion_is_that_of_plain_vllm(
-    address: tuple[str, Path], offline: dict[str, Any]
+def test_a_completion_is_that_of_the_model_in_float64(
+    address: tuple[str, Path], checkpoints: Any
 ) -> None:
     url, log = address
     body = {"model": "small", "prompt": PROMPT, "max_tokens": TOKENS, "temperature": 0}
@@ -75,8 +80,9 @@ def test_a_completion_is_that_of_plain_vllm(
     with urllib.request.urlopen(request, timeout=60) as response:
         answer = json.load(response)
     (choice,) = answer["choices"]
-    assert choice["token_ids"] == offline["tokens"][0]
-    assert choice["text"] == offline["texts"][0]
+    tokens = choice["token_ids"]
+    assert len(tokens) == TOKENS and tokens == exact_tokens(checkpoints(), tokens)
+    assert choice["text"] == AutoTokenizer.from_pretrained(checkpoints()).decode(tokens)
     lines = [line for line in log.read_text().splitlines() if "ascend_dense:" in line]
     (line,) = model_lines(lines)
     assert counts(line)["add_rms_norm"] == 2 * LAYERS

@@ -67,6 +67,7 @@ WARNINGS = {
     "eager": (case({"mode": 2, "backend": "eager"}, {}), "runs no passes"),
     "one rank": (case(OURS, {"flashcomm": True}), "tensor_parallel_size is 1"),
     "enforce eager": (case(OURS, engine={"enforce_eager": True}), "leave --enforce-eager away"),
+    "adapters": (case(OURS, engine={"enable_lora": True}), "does not compile with LoRA"),
     "stock on a CPU": (case({**OURS, "mode": 1}), '"mode": "DYNAMO_TRACE_ONCE" instead'),
     "from the environment": (
         case(OURS, environment={"VLLM_ASCEND_ENABLE_FLASHCOMM1": "1"}),
@@ -81,6 +82,12 @@ ERRORS = {
         case({"mode": 2, "backend": "ascend-passes"}),
         "Did you mean 'ascend_dense'?",
     ),
+    "the package's module": (
+        case({"mode": 2, "backend": "ascend_passes"}),
+        "Did you mean 'ascend_dense'?",
+    ),
+    "profile": (case(OURS, {"profile": "atlas-900"}), "neither one of atlas-800-a2, "),
+    "chip": (case(OURS, {"soc": "Ascend910C"}), "known chips begin with Ascend910B"),
     "part of a pass": (
         case(OURS, {"passes": "-sequence_parallel.cots"}),
         "Did you mean 'sequence_parallel.cost'?",
