@@ -112,10 +112,12 @@ class AfterCalls:
         """The graph compiled for the sizes of these inputs."""
         from ascend_passes.ir import trace_loops  # imports Inductor
 
-        settings = trace_loops.loops_alone(exact_loops.may_be_loop, exact_loops.IDENTITY)
+        settings = trace_loops.loops_alone(
+            exact_loops.may_be_loop, exact_loops.IDENTITY, symbolic=bool(self.places)
+        )
         table = trace_loops.decompositions(exact_loops.may_be_taken_apart, exact_loops.TAKEN_APART)
         gm = with_references(self.gm, "cpu")
-        with trace.outside_compilation():
+        with trace.outside_compilation(), trace_loops.no_word_of_calls():
             run, holds = compile_with_inductor(gm, inputs, self.places, settings, table)
         return Compiled(holds, run)
 

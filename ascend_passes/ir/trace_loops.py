@@ -5,7 +5,9 @@ One of the files with private torch imports; it is imported when a graph is comp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -31,22 +33,42 @@ class EagerCalls(CustomGraphPass):
         return self.name
 
 
-def loops_alone(may_be_loop: Callable[[fx.Node], bool], name: str) -> dict[str, Any]:
+def loops_alone(
+    may_be_loop: Callable[[fx.Node], bool], name: str, symbolic: bool
+) -> dict[str, Any]:
     """Settings of Inductor under which only such nodes become loops.
 
-    Its rewrites that are right for real numbers, such as `x` for `x + 0`, are off.
+    Its rewrites that are right for real numbers, such as `x` for `x + 0`, are off. What calls loops
+    and kernels is C++ as well, since there are more of both than where Inductor fuses sums; where
+    sizes are symbolic it is Python: from its C++, kernels of torch 2.13 return no elements there.
 
     Args:
         may_be_loop: asked of each node.
         name: another one where `may_be_loop` answers otherwise.
+        symbolic: whether sizes are.
     """
     return {
         "post_grad_custom_post_pass": EagerCalls(may_be_loop, name),
-        "use_joint_graph_passes": False,
         "joint_graph_constant_folding": False,
         "pattern_matcher": False,
         "size_asserts": False,
+        "cpp_wrapper": not symbolic,
     }
+
+
+@contextlib.contextmanager
+def no_word_of_calls() -> Iterator[None]:
+    """Inductor warns of each eager kernel that its C++ calls through Python; here that is meant."""
+
+    def other(record: logging.LogRecord) -> bool:
+        return "c-shim" not in str(record.msg)
+
+    logger = logging.getLogger("torch._inductor.ir")
+    logger.addFilter(other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(other)
 
 
 def decompositions(
