@@ -105,7 +105,7 @@ class AfterCalls:
             self.compiled = (*self.compiled, made)
             self.log.said = "Inductor's loops run, with the same bits"
         else:
-            self.give_up("Inductor's loops gave other bits")
+            self.give_up("Inductor's loops gave other bits, strides or memory")
         return wanted
 
     def made(self, inputs: Sequence[Any]) -> Compiled:
