@@ -98,6 +98,8 @@ def choice_of_auto(options: Options, device: str) -> tuple[str, ...]:
     why = WHY[name]
     if device == "cuda" and name == "eager":
         why = "Triton, which Inductor and our kernels need, is not installed"
+    if device == "cpu":
+        why += "; what is called often runs loops of Inductor's that keep the bits"
     return (f"executor auto is {name} on {device}: {why}",)
 
 
