@@ -3,9 +3,10 @@
 Hugging Face's q, k and v, and gate and up, are products of their own with weights of their own. The
 operator takes them as they lie: a list with the rows once for each weight, and a result for each,
 so that no weight is copied and launches are saved, which a decode step of few rows spends most on.
-Its documentation takes float16 and bfloat16 so; W8A8 stays, since a scale of each row is for single
-tensors only (`perTokenScaleOptional` of aclnnGroupedMatmulV4), and so does a bias, which beside
-bfloat16 would have to be float32. That a list names one tensor several times it neither allows nor
+Its documentation takes float16 and bfloat16 so. W8A8 with dynamic rows stays, since a scale of each
+row is for single tensors only (`perTokenScaleOptional` of aclnnGroupedMatmulV4); with stored scales
+it stays because lists of scales have no reference here; a bias does, which beside bfloat16 would
+have to be float32. That a list names one tensor several times it neither allows nor
 forbids, and no NPU has run it: the pass is off unless `passes="+merge_products"` asks for it.
 
 It acts on an NPU alone. On CUDA and on a CPU torch, Inductor or a kernel of ours runs each product
@@ -40,10 +41,11 @@ LEAST_GAIN = 0.05
 each product's own tiling is not known, so that where products are long they stay."""
 STAY: Mapping[Any, str] = {
     aten.addmm.default: "they have biases; beside bfloat16 the operator takes float32 ones only",
-    torch.ops.npu.npu_quant_matmul.default: "they are W8A8; the operator takes scales of rows for "
-    "single tensors only",
+    torch.ops.npu.npu_quant_matmul.default: "they are W8A8, and lists with stored scales have no "
+    "reference here",
 }
 """Products that no list takes, each with the reason."""
+SCALED_ROWS = "they are W8A8; the operator takes scales of rows for single tensors only"
 Siblings = Sequence[fx.Node]
 
 
@@ -122,6 +124,8 @@ def merge(products: Siblings, context: Context) -> None:
         Refused: a limit of the operator, or what they read is not the same at each of them.
     """
     begin, end = products[0], products[-1]
+    scaled = named_arguments(begin).get("pertoken_scale") is not None
+    refuse_unless(not scaled, SCALED_ROWS)
     refuse_unless(begin.target not in STAY, STAY.get(begin.target, ""))
     rows, rights = first(begin), [named_arguments(node)["mat2"] for node in products]
     owners = [parameter(right) for right in rights]
