@@ -61,9 +61,13 @@ def calls_in(code: str, operator: Operator) -> int:
 
 def filled(tensor: Tensor, experts: int | None = None) -> Tensor:
     """CPU numbers for a meta tensor: positive floats, small or, as positions, distinct integers; or
-    numbers of experts, which are below how many there are."""
+    numbers of experts, which are below how many there are.
+
+    The floats are 128ths from a half to one and a half: a few hundred products of them are exact in
+    float32 in any order, which is another one where a factor lies otherwise.
+    """
     if tensor.dtype.is_floating_point:
-        found = torch.rand(tensor.shape).to(tensor.dtype) + 0.5
+        found = torch.randint(64, 192, tensor.shape).to(tensor.dtype) / 128
     elif tensor.dtype == torch.int8:
         found = torch.randint(-127, 128, tensor.shape).to(tensor.dtype)
     else:
