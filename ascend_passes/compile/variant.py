@@ -250,7 +250,7 @@ def finished(work: VariantWork, made: Rewritten) -> tuple[Variant, Callable[[], 
     )
     plain = function or gm.forward
     captured, uncaptured = guarded("capture", gm, context, lambda: capture(work, plain, gm, static))
-    how = Report(notes=choice_of_auto(work.options, work.device))
+    how = Report(notes=choice_of_auto(work.options, work.device, function))
     report = report + failed + uncaptured + how
     positions = {node.name: index for index, node in enumerate(inputs)}
     folded = FoldedValues(made.folded) if made.folded is not None else None

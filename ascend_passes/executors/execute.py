@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from ascend_passes.executors.after_calls import AfterCalls
+from ascend_passes.executors.after_calls import CALLS, AfterCalls
 from ascend_passes.executors.inductor import SizedGraph
 from ascend_passes.executors.references import on_cpu
 from ascend_passes.ir import graph as facts
@@ -90,16 +90,22 @@ WHY = {
 }
 
 
-def choice_of_auto(options: Options, device: str) -> tuple[str, ...]:
-    """What `auto` has come to and why, as a report's notes; nothing where it was not asked for."""
+def choice_of_auto(options: Options, device: str, run: Runner | None = None) -> tuple[str, ...]:
+    """What `auto` has come to and why, as a report's notes; nothing where it was not asked for.
+
+    Args:
+        options: `executor` is read.
+        device: type of the device.
+        run: what `execute` gave.
+    """
     if options.executor != "auto" or options.off:
         return ()
     name = chosen(options, device)
     why = WHY[name]
     if device == "cuda" and name == "eager":
         why = "Triton, which Inductor and our kernels need, is not installed"
-    if device == "cpu":
-        why += "; what is called often runs loops of Inductor's that keep the bits"
+    if isinstance(run, AfterCalls) and run.most:
+        why += f"; after {CALLS} calls loops of Inductor's, if they keep the bits"
     return (f"executor auto is {name} on {device}: {why}",)
 
 
