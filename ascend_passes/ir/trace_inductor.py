@@ -38,6 +38,8 @@ def compile_with_inductor(
 
     mode = FakeTensorMode(shape_env=ShapeEnv())
     fakes = fresh_fakes(mode, values, set(places))
+    for node, fake in zip(gm.graph.find_nodes(op="placeholder"), fakes, strict=True):
+        node.meta["val"] = fake  # which torch 2.10 compiles C++ for
     precise = {"emulate_precision_casts": True, "triton.cudagraphs": False, **settings}
     chosen: dict[str, Any] = {}
     if decompositions is not None:
