@@ -61,11 +61,11 @@ class AfterCalls:
         self.plain = on_cpu(gm)
         self.gm = gm
         self.places = tuple(symbolic_places(values))
-        self.written = written_inputs(gm.graph)
         self.compiled: tuple[Compiled, ...] = ()
         self.calls = 0
         self.log = CallsLog()
         self.most = MOST_COMPILED if is_worth_it(gm.graph) else 0
+        self.written = written_inputs(gm.graph) if self.most else frozenset()
         self.lock = threading.Lock()
 
     def __call__(self, *inputs: Any) -> Any:
