@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ascend_passes.capture.fault import fault_error
+from ascend_passes.ir.content import storage_address
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,6 @@ class Reference:
     offset: int
     """In elements of `dtype`, from the start of the input's storage."""
     dtype: torch.dtype
-
-
-def storage_address(tensor: Tensor) -> int:
-    """Where the storage of a tensor begins."""
-    return tensor.untyped_storage().data_ptr()
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from ascend_passes.capture.symbols import (
     is_tensor,
     source_of_number,
 )
+from ascend_passes.ir.content import storage_address
 from ascend_passes.ir.graph import base, value
 
 Strided = tuple[Sequence[int], Sequence[int], int]
@@ -110,7 +111,7 @@ def seen_in_input(
     if result.root is None:
         return None
     given, buffer = inputs[result.root], buffers.get(result.root)
-    if storage(output) != storage(given if buffer is None else buffer):
+    if storage_address(output) != storage_address(given if buffer is None else buffer):
         return None
     if buffer is None:
         return torch.ops.aten.alias.default(output)  # type: ignore[no-any-return]
@@ -138,7 +139,7 @@ def copies(own: Mapping[int, Tensor], layouts: Sequence[Strided] | None) -> dict
     places = {i: layouts[i] if layouts else strided_place(tensor) for i, tensor in distinct.items()}
     groups: dict[int, list[int]] = {}
     for index, tensor in distinct.items():
-        groups.setdefault(storage(tensor) or -1 - index, []).append(index)
+        groups.setdefault(storage_address(tensor) or -1 - index, []).append(index)
     made: dict[int, Tensor] = {}
     for group in groups.values():
         made |= room({i: places[i] for i in group}, own)
@@ -217,8 +218,3 @@ def span(size: Sequence[int], stride: Sequence[int]) -> int:
 def strided_place(tensor: Tensor) -> Strided:
     """Where a tensor lies in its memory."""
     return tensor.shape, tensor.stride(), int(tensor.storage_offset())
-
-
-def storage(tensor: Tensor) -> int:
-    """Where the memory of a tensor begins; 0 for one without."""
-    return tensor.untyped_storage().data_ptr()

@@ -19,7 +19,7 @@ from torch import Tensor, fx
 from ascend_passes.cost.profiles import Profile
 from ascend_passes.distributed.groups import FUNCTIONAL, group_name, resolve
 from ascend_passes.ir.graph import argument_of, is_view_target, operator_name, value
-from ascend_passes.ir.in_place import AUTO_FUNCTIONALIZED, AUTO_FUNCTIONALIZED_V2
+from ascend_passes.ir.in_place import FUNCTIONALIZED
 from ascend_passes.ir.traits import (
     ALL_GATHER,
     ALL_REDUCE,
@@ -29,9 +29,6 @@ from ascend_passes.ir.traits import (
     rests_on_traits,
     traits_of,
 )
-
-FUNCTIONALIZED = (AUTO_FUNCTIONALIZED, AUTO_FUNCTIONALIZED_V2)
-"""What wraps a call that writes its arguments."""
 
 
 class OperatorCost(NamedTuple):

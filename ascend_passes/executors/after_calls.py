@@ -18,12 +18,12 @@ from torch import Tensor, fx
 
 from ascend_passes import npu
 from ascend_passes.executors import exact_loops
-from ascend_passes.executors.inductor import Compiled, size_at, symbolic_places
+from ascend_passes.executors.inductor import Compiled, compiled_for, symbolic_places
 from ascend_passes.executors.references import is_watched, on_cpu, with_references
 from ascend_passes.ir import graph as facts
 from ascend_passes.ir import trace
 from ascend_passes.ir.arguments import is_random, named_arguments
-from ascend_passes.ir.content import same_bits
+from ascend_passes.ir.content import same_bits, storage_address
 from ascend_passes.ir.trace_inductor import compile_with_inductor
 from ascend_passes.ir.traits import traits_of
 from ascend_passes.ir.wording import first_line
@@ -50,7 +50,7 @@ class CallsLog:
 
 
 class AfterCalls:
-    """Callable with a graph's flat inputs."""
+    """Callable with the flat inputs of a graph that is worth it."""
 
     def __init__(self, gm: fx.GraphModule, values: Sequence[Any]) -> None:
         """
@@ -64,18 +64,17 @@ class AfterCalls:
         self.compiled: tuple[Compiled, ...] = ()
         self.calls = 0
         self.log = CallsLog()
-        self.most = MOST_COMPILED if is_worth_it(gm.graph) else 0
-        self.written = written_inputs(gm.graph) if self.most else frozenset()
+        self.most = MOST_COMPILED
+        self.written = written_inputs(gm.graph)
         self.lock = threading.Lock()
 
     def __call__(self, *inputs: Any) -> Any:
         """Run the graph."""
         if is_watched():
             return self.plain(*inputs)
-        sizes = [size_at(inputs, place) for place in self.places]
-        for one in self.compiled:
-            if one.holds(sizes):
-                return one.run(*inputs)
+        fitting = compiled_for(inputs, self.places, self.compiled)
+        if fitting is not None:
+            return fitting.run(*inputs)
         self.calls += 1
         if self.calls < CALLS or len(self.compiled) >= self.most:
             return self.plain(*inputs)
@@ -113,7 +112,7 @@ class AfterCalls:
         from ascend_passes.ir import trace_loops  # imports Inductor
 
         settings = trace_loops.loops_alone(
-            exact_loops.may_be_loop, exact_loops.IDENTITY, symbolic=bool(self.places)
+            exact_loops.may_be_loop, exact_loops.loops_identity(), symbolic=bool(self.places)
         )
         table = trace_loops.decompositions(exact_loops.may_be_taken_apart, exact_loops.TAKEN_APART)
         gm = with_references(self.gm, "cpu")
@@ -150,8 +149,7 @@ def may_run_twice(node: fx.Node) -> bool:
 def written_inputs(graph: fx.Graph) -> frozenset[int]:
     """Positions of the inputs whose memory a node writes."""
     positions = {node: at for at, node in enumerate(graph.find_nodes(op="placeholder"))}
-    bases = {facts.base(argument) for node in graph.nodes for argument in facts.written(node)}
-    return frozenset(at for node, at in positions.items() if node in bases)
+    return frozenset(positions[node] for node in facts.written_bases(graph) if node in positions)
 
 
 def apart_of(tensor: Tensor) -> Tensor:
@@ -186,10 +184,5 @@ def one_nan(tensor: Tensor) -> Tensor:
 
 def sharing(results: Sequence[Any], inputs: Sequence[Any]) -> list[int]:
     """For each result the first value, of inputs and results, whose memory it has."""
-    places = [memory_of(x) for x in (*inputs, *results)]
-    return [places.index(memory_of(x)) for x in results]
-
-
-def memory_of(x: Any) -> int:
-    """The address of a tensor's memory; 0 for what has none."""
-    return x.untyped_storage().data_ptr() if isinstance(x, Tensor) else 0
+    places = [storage_address(x) if isinstance(x, Tensor) else 0 for x in (*inputs, *results)]
+    return [places.index(place) for place in places[len(inputs) :]]

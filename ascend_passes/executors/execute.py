@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from ascend_passes.executors.after_calls import CALLS, AfterCalls
+from ascend_passes.executors.after_calls import CALLS, AfterCalls, is_worth_it
 from ascend_passes.executors.inductor import SizedGraph
 from ascend_passes.executors.references import on_cpu
 from ascend_passes.ir import graph as facts
@@ -66,7 +66,9 @@ def execute(
         return SizedGraph(gm, example_inputs, device)
     if device != "cpu":
         return gm.forward
-    return AfterCalls(gm, example_inputs) if repeated and name != options.executor else on_cpu(gm)
+    if repeated and options.executor == "auto" and is_worth_it(gm.graph):
+        return AfterCalls(gm, example_inputs)
+    return on_cpu(gm)
 
 
 def chosen(options: Options, device: str) -> str:
@@ -104,7 +106,7 @@ def choice_of_auto(options: Options, device: str, run: Runner | None = None) -> 
     why = WHY[name]
     if device == "cuda" and name == "eager":
         why = "Triton, which Inductor and our kernels need, is not installed"
-    if isinstance(run, AfterCalls) and run.most:
+    if isinstance(run, AfterCalls):
         why += f"; after {CALLS} calls loops of Inductor's, if they keep the bits"
     return (f"executor auto is {name} on {device}: {why}",)
 

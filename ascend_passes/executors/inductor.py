@@ -54,10 +54,9 @@ class SizedGraph:
 
     def __call__(self, *inputs: Any) -> Any:
         """Run what is compiled for these sizes."""
-        sizes = [size_at(inputs, place) for place in self.places]
-        for one in self.compiled:
-            if one.holds(sizes):
-                return one.run(*inputs)
+        fitting = compiled_for(inputs, self.places, self.compiled)
+        if fitting is not None:
+            return fitting.run(*inputs)
         if len(self.compiled) == MOST_COMPILED:
             return self.plain(*inputs)
         with trace.outside_compilation():
@@ -71,6 +70,14 @@ class SizedGraph:
         made = Compiled(holds, run)
         self.compiled.append(made)
         return made
+
+
+def compiled_for(
+    inputs: Sequence[Any], places: Sequence[Place], compiled: Sequence[Compiled]
+) -> Compiled | None:
+    """What is compiled for the sizes of a call; None where nothing is."""
+    sizes = [size_at(inputs, place) for place in places]
+    return next((one for one in compiled if one.holds(sizes)), None)
 
 
 def symbolic_places(values: Sequence[Any]) -> list[Place]:

@@ -27,8 +27,7 @@ from ascend_passes.ir.graph import (
     value,
 )
 from ascend_passes.ir.in_place import (
-    AUTO_FUNCTIONALIZED,
-    AUTO_FUNCTIONALIZED_V2,
+    FUNCTIONALIZED,
     Call,
     View,
     read_call,
@@ -80,7 +79,7 @@ def translate(
 
 def wrapped_name(node: fx.Node) -> str:
     """The operator that a node calls, itself or inside a functional form; "" for other nodes."""
-    if node.target in (AUTO_FUNCTIONALIZED, AUTO_FUNCTIONALIZED_V2):
+    if node.target in FUNCTIONALIZED:
         wrapped: Any = node.args[0]
         return str(wrapped._schema.name) if hasattr(wrapped, "_schema") else ""
     return operator_name(node) if node.op == "call_function" else ""
@@ -95,7 +94,7 @@ def erase_between(first: fx.Node, last: fx.Node) -> None:
 def translate_call(site: Site, translate: Translation) -> None:
     """Replace one call, wrapped or not; the graph gains nothing where it raises `Refused`."""
     node = site.node
-    if node.target not in (AUTO_FUNCTIONALIZED, AUTO_FUNCTIONALIZED_V2):
+    if node.target not in FUNCTIONALIZED:
         hand_over(node, translate(site, named_arguments(node)))
         return
     call = read_call(node)

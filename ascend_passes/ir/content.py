@@ -80,6 +80,11 @@ def tensor_identity(tensor: Tensor) -> tuple[int, int, int]:
     return tensor.untyped_storage()._cdata, tensor.data_ptr(), tensor._version
 
 
+def storage_address(tensor: Tensor) -> int:
+    """Where the memory of a tensor begins; 0 for one without."""
+    return tensor.untyped_storage().data_ptr()
+
+
 def words(tensor: Tensor) -> Tensor:
     """The bits of a tensor as whole numbers."""
     flat = tensor.detach().contiguous().reshape(-1)

@@ -214,6 +214,11 @@ def base(node: fx.Node) -> fx.Node:
         node = first
 
 
+def written_bases(graph: fx.Graph) -> set[fx.Node]:
+    """The nodes whose memory some node writes, itself or through a view."""
+    return {base(target) for node in graph.nodes for target in written(node)}
+
+
 def plain_size(size: Any) -> int | None:
     """A size as a number, also where a guard has made one of a symbol; None for other symbols."""
     if isinstance(size, int):

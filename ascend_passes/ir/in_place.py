@@ -28,6 +28,8 @@ aten = torch.ops.aten
 AUTHOR = "reinplace"
 AUTO_FUNCTIONALIZED = torch.ops.higher_order.auto_functionalized
 AUTO_FUNCTIONALIZED_V2 = torch.ops.higher_order.auto_functionalized_v2
+FUNCTIONALIZED = (AUTO_FUNCTIONALIZED, AUTO_FUNCTIONALIZED_V2)
+"""What wraps a call that writes its arguments."""
 SCATTERS: Mapping[Any, OpOverload] = MappingProxyType(
     {
         aten.slice_scatter.default: aten.slice.Tensor,
@@ -175,10 +177,7 @@ def read_view(given: Mapping[str, Any], prefix: str) -> View | None:
 
 def readers(node: fx.Node) -> dict[int, tuple[fx.Node, ...]]:
     """Result index -> the nodes that take this result of a call with several."""
-    if not isinstance(value(node), (tuple, list)) and node.target not in (
-        AUTO_FUNCTIONALIZED,
-        AUTO_FUNCTIONALIZED_V2,
-    ):
+    if not isinstance(value(node), (tuple, list)) and node.target not in FUNCTIONALIZED:
         return {0: (node,)}
     found: dict[int, tuple[fx.Node, ...]] = {}
     for user in node.users:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from ascend_passes.ir.arguments import arguments
-from ascend_passes.ir.graph import Context, base, has_effect, value, written
+from ascend_passes.ir.graph import Context, base, has_effect, value, written_bases
 from ascend_passes.ir.sharing import may_replace, read_instead
 from ascend_passes.report.value import Report
 
@@ -20,7 +20,7 @@ def deduplicate(graph: fx.Graph, context: Context) -> Report:
     Values that are random, freshly allocated without content, or whose memory somebody writes are
     kept, and so are two that the caller gets: what is computed from them is merged all the same.
     """
-    touched = {base(target) for node in graph.nodes for target in written(node)}
+    touched = written_bases(graph)
     alike: dict[Any, fx.Node] = {}
     first: dict[Any, fx.Node] = {}
     merged = 0

@@ -5,9 +5,9 @@ operator takes them as they lie: a list with the rows once for each weight, and 
 so that no weight is copied and launches are saved, which a decode step of few rows spends most on.
 Its documentation takes float16 and bfloat16 so. W8A8 with dynamic rows stays, since a scale of each
 row is for single tensors only (`perTokenScaleOptional` of aclnnGroupedMatmulV4); with stored scales
-it stays because lists of scales have no reference here; a bias does, which beside bfloat16 would
-have to be float32. That a list names one tensor several times it neither allows nor
-forbids, and no NPU has run it: the pass is off unless `passes="+merge_products"` asks for it.
+it stays since lists of scales have no reference here, and so does a bias, which beside bfloat16
+would have to be float32. That a list names one tensor several times it neither allows nor forbids,
+and no NPU has run it: the pass is off unless `passes="+merge_products"` asks for it.
 
 It acts on an NPU alone. On CUDA and on a CPU torch, Inductor or a kernel of ours runs each product
 as its own; the reference does as well, and there is no launch to be saved.
@@ -124,9 +124,8 @@ def merge(products: Siblings, context: Context) -> None:
         Refused: a limit of the operator, or what they read is not the same at each of them.
     """
     begin, end = products[0], products[-1]
-    scaled = named_arguments(begin).get("pertoken_scale") is not None
-    refuse_unless(not scaled, SCALED_ROWS)
-    refuse_unless(begin.target not in STAY, STAY.get(begin.target, ""))
+    why = reason_to_stay(begin)
+    refuse_unless(not why, why)
     rows, rights = first(begin), [named_arguments(node)["mat2"] for node in products]
     owners = [parameter(right) for right in rights]
     early = all(owner is not None and owner < begin for owner in owners)
@@ -139,6 +138,13 @@ def merge(products: Siblings, context: Context) -> None:
     call = site.npu("npu_grouped_matmul", x=many, weight=weights, split_item=0, group_type=APART)
     for index, node in enumerate(products):
         node.replace_all_uses_with(site.item(call, index))
+
+
+def reason_to_stay(product: fx.Node) -> str:
+    """Why no list takes a product; "" where one may."""
+    if named_arguments(product).get("pertoken_scale") is not None:
+        return SCALED_ROWS
+    return STAY.get(product.target, "")
 
 
 def turned_again(site: Site, right: fx.Node) -> fx.Node:

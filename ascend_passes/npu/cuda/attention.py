@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ascend_passes.ir.trace_triton import launch_as_node
 from ascend_passes.npu.attention import HALVES, HEAD_SIZES, MOST_ROWS, scale_of
 from ascend_passes.npu.cuda.launch import (
     Defeated,
     Launch,
-    launch_in_graph,
     launch_now,
     or_self,
     require_that,
@@ -150,7 +150,7 @@ def decode_attention_in_graph(*arguments: Any, **keywords: Any) -> Tensor:
     if not all(type(size) is int for size in sizes):
         return whole(*arguments, **keywords)
     try:
-        return attended(launch_in_graph, *arguments, **keywords)
+        return attended(launch_as_node, *arguments, **keywords)
     except Defeated:
         return whole(*arguments, **keywords)
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ascend_passes.ir.trace_triton import InTiles, is_traced, launch_as_node
+from ascend_passes.ir.trace_triton import InTiles, is_traced
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 MOST_COLUMNS = 16384
@@ -106,10 +106,3 @@ def as_launched(argument: Any) -> Any:
 
     matrix = argument.matrix
     return TensorDescriptor(matrix, list(matrix.shape), list(matrix.stride()), [*argument.tile])
-
-
-def launch_in_graph(
-    kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], how: dict[str, int]
-) -> None:
-    """The launch as a node of the graph that is traced, which Inductor launches itself."""
-    launch_as_node(kernel, grid, arguments, how)

@@ -10,12 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ascend_passes.ir.trace_triton import InTiles
+from ascend_passes.ir.trace_triton import InTiles, launch_as_node
 from ascend_passes.npu.cuda.launch import (
     Defeated,
     Launch,
     is_aligned,
-    launch_in_graph,
     launch_now,
     or_self,
     require_that,
@@ -104,7 +103,7 @@ def quant_matmul_in_graph(*arguments: Any, **keywords: Any) -> Tensor:
         call = checked_call(*arguments, **keywords)
     except Defeated:
         return whole(*arguments, **keywords)
-    launch_product(call, tile_for(call.rows.shape[0], *call.weight.shape), launch_in_graph)
+    launch_product(call, tile_for(call.rows.shape[0], *call.weight.shape), launch_as_node)
     return call.out
 
 

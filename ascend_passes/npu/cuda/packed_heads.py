@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ascend_passes.ir.trace_triton import launch_as_node
 from ascend_passes.npu.cuda.launch import (
     Defeated,
     Launch,
-    launch_in_graph,
     launch_now,
     require_rows,
     require_that,
@@ -85,7 +85,7 @@ def qk_norm_rope_in_graph(*arguments: Any, **keywords: Any) -> tuple[Tensor, Ten
     if not all(type(size) is int for size in sizes):
         return whole(*arguments, **keywords)
     try:
-        return launched(launch_in_graph, *arguments, **keywords)
+        return launched(launch_as_node, *arguments, **keywords)
     except Defeated:
         return whole(*arguments, **keywords)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor, fx
 
 from ascend_passes.ir.content import Snapshot, all_zero, same_bits
-from ascend_passes.ir.graph import Context, base, written
+from ascend_passes.ir.graph import Context, base, written_bases
 
 FACTS = "ascend_facts"
 """Key of a placeholder's meta entry that holds its facts."""
@@ -58,7 +58,7 @@ def untouched(graph: fx.Graph, context: Context) -> dict[fx.Node, Tensor]:
     graph must not rest on what they hold."""
     if not context.trust:
         return {}
-    changed = {base(target) for node in graph.nodes for target in written(node)}
+    changed = written_bases(graph)
     returned = {base(node) for node in graph.output_node().all_input_nodes}
     return {
         node: context.constants[str(node.target)]

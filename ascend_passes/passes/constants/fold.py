@@ -17,7 +17,15 @@ from torch import Tensor, fx
 from ascend_passes.engine.normalize import remove_dead
 from ascend_passes.ir.content import Snapshot, comparable
 from ascend_passes.ir.edit import Editor
-from ascend_passes.ir.graph import Context, base, has_effect, operator_name, place, value, written
+from ascend_passes.ir.graph import (
+    Context,
+    base,
+    has_effect,
+    operator_name,
+    place,
+    value,
+    written_bases,
+)
 from ascend_passes.options.value import MEBIBYTE
 from ascend_passes.report.value import Miss, Report
 
@@ -174,7 +182,7 @@ def overlaps(tensor: Tensor) -> bool:
 
 def constant_nodes(graph: fx.Graph, context: Context) -> dict[fx.Node, frozenset[fx.Node]]:
     """The parameters, and the pure nodes that come from nothing else, each with its sources."""
-    changed = {base(target) for node in graph.nodes for target in written(node)}
+    changed = written_bases(graph)
     returned = {base(node) for node in graph.output_node().all_input_nodes}
     found: dict[fx.Node, frozenset[fx.Node]] = {}
     for node in graph.nodes:

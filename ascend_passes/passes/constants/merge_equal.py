@@ -14,7 +14,7 @@ from torch import Tensor, fx
 
 from ascend_passes.ir.arguments import arguments
 from ascend_passes.ir.content import comparable, same_bits, words
-from ascend_passes.ir.graph import Context, base, written
+from ascend_passes.ir.graph import Context, base, written_bases
 from ascend_passes.ir.trace import unobserved
 from ascend_passes.passes.constants.facts import EQUAL_LIMIT, Fact, record, untouched
 from ascend_passes.passes.deduplicate import frozen, is_pure
@@ -97,7 +97,7 @@ def numbered(
     graph: fx.Graph, classes: Mapping[fx.Node, Any]
 ) -> tuple[dict[fx.Node, int], set[fx.Node]]:
     """Equal numbers for nodes of equal value, and the nodes that come from the parameters alone."""
-    touched = {base(target) for node in graph.nodes for target in written(node)}
+    touched = written_bases(graph)
     keys: dict[Any, int] = {}
     numbers: dict[fx.Node, int] = {}
     constant = set(classes)

@@ -20,7 +20,7 @@ from ascend_passes.engine.site import Refused, Site
 from ascend_passes.ir.arguments import arguments
 from ascend_passes.ir.content import comparable, same_bits
 from ascend_passes.ir.graph import Context, place
-from ascend_passes.ir.in_place import AUTO_FUNCTIONALIZED, AUTO_FUNCTIONALIZED_V2, readers
+from ascend_passes.ir.in_place import FUNCTIONALIZED, readers
 from ascend_passes.passes.constants.facts import untouched
 from ascend_passes.passes.constants.merge_equal import Pair, share, tensor_layout
 from ascend_passes.passes.rope.cached_rotation import rotary_embedding
@@ -112,6 +112,6 @@ def equal_pairs(tables: Mapping[fx.Node, Tensor]) -> Iterator[Pair]:
 
 def table_of(node: fx.Node) -> Any:
     """The table that a node looks up rows of: cosines and sines, or something read alike."""
-    if node.target in (AUTO_FUNCTIONALIZED, AUTO_FUNCTIONALIZED_V2):
+    if node.target in FUNCTIONALIZED:
         return node.kwargs.get("cos_sin_cache")
     return node.args[LOOKUPS[node.target]] if node.target in LOOKUPS else None

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx
 
 from ascend_passes.ir.graph import is_view, operator_name, same_size, value
-from ascend_passes.ir.in_place import AUTO_FUNCTIONALIZED, AUTO_FUNCTIONALIZED_V2
+from ascend_passes.ir.in_place import FUNCTIONALIZED
 from ascend_passes.ir.proof import prove
 from ascend_passes.ir.trace import not_faking
 from ascend_passes.ir.traits import traits_of
@@ -90,7 +90,7 @@ def unwritten_reader(node: fx.Node) -> str:
     if node.op == "output":
         return "the graph returns elements that were not written"
     name = operator_name(node)
-    if node.target in (AUTO_FUNCTIONALIZED, AUTO_FUNCTIONALIZED_V2):
+    if node.target in FUNCTIONALIZED:
         name = node.args[0]._schema.name  # type: ignore[union-attr]
     partial = traits_of(name).partial_writes
     return f"{name}: {partial}" if partial else f"{name} reads elements that were not written"
