@@ -22,6 +22,7 @@ SPECIAL = (0.0, -0.0, float("inf"), -float("inf"), float("nan"), 1e-41, -1e-6, 3
 @pytest.fixture(autouse=True)
 def few_calls(monkeypatch):
     monkeypatch.setattr(after_calls, "CALLS", 3)
+    monkeypatch.setenv("CI", "true")  # Inductor then refuses to call what it could take apart
     torch._dynamo.reset()
     ascend_passes.reset()
     with torch.no_grad():
@@ -193,4 +194,4 @@ def test_loops_give_eagers_bits_for_every_kind_of_number(dtype):
         given = matrix(), matrix(), torch.randint(-9, 9, (37,), generator=generator)
         for found, wanted in zip(later(*given), eager(*given), strict=True):
             assert after_calls.is_same(found, wanted)
-    assert LATER in notes(), notes()
+    assert LATER in notes(), "\n".join(notes())

@@ -23,15 +23,15 @@ from ascend_passes.ir.graph import is_view_target, value
 from ascend_passes.ir.wording import operator_text
 
 ARITHMETIC = "add sub mul div neg abs rsqrt reciprocal square floor ceil trunc"
-COMPARING = "eq ne lt le gt ge where masked_fill logical_not logical_and logical_or"
+COMPARING = "eq ne lt le gt ge where logical_not logical_and logical_or"
 WHOLE_NUMBERS = "bitwise_and bitwise_or bitwise_not bitwise_xor"
 MOVING = (
     "alias arange as_strided cat clone constant_pad_nd convert_element_type copy copy_ detach "
     "embedding empty empty_like expand fill full full_like gather index index_copy index_copy_ "
-    "index_put index_put_ index_select iota lift_fresh_copy new_empty new_full new_ones new_zeros "
-    "ones ones_like permute repeat reshape scalar_tensor select select_scatter slice slice_scatter "
-    "split split_with_sizes squeeze stack t transpose unbind unsafe_split unsqueeze view zeros "
-    "zeros_like _to_copy _unsafe_view"
+    "index_put index_put_ index_select iota lift_fresh_copy masked_fill new_empty new_full "
+    "new_ones new_zeros ones ones_like permute repeat reshape scalar_tensor select select_scatter "
+    "slice slice_scatter split split_with_sizes squeeze stack t transpose unbind unsafe_split "
+    "unsqueeze view zeros zeros_like _to_copy _unsafe_view"
 )
 PRODUCTS = "mm bmm"
 LOOPS = frozenset(f"{ARITHMETIC} {COMPARING} {WHOLE_NUMBERS} {MOVING} {PRODUCTS}".split())

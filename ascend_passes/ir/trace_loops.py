@@ -12,8 +12,10 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._inductor import lowering
 from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch._inductor.decomposition import select_decomp_table
+from torch._library.utils import get_layout_constraint_tag
 
 
 class EagerCalls(CustomGraphPass):
@@ -25,12 +27,25 @@ class EagerCalls(CustomGraphPass):
     def __call__(self, graph: fx.Graph) -> None:
         """Mark the nodes."""
         for node in graph.nodes:
-            if isinstance(node.target, torch._ops.OpOverload) and not self.may_be_loop(node):
-                node.meta["should_fallback"] = True
+            if isinstance(node.target, torch._ops.OpOverload):
+                allow_call(node.target)
+                if not self.may_be_loop(node):
+                    node.meta["should_fallback"] = True
 
     def uuid(self) -> str:
         """Part of the name under which Inductor stores its code."""
         return self.name
+
+
+def allow_call(operator: torch._ops.OpOverload) -> None:
+    """Let Inductor call an operator that it has no lowering for and could take apart.
+
+    Left to itself it refuses: torch 2.10 always, later ones where the variable CI is set.
+    """
+    if operator not in lowering.lowerings:
+        tag = get_layout_constraint_tag(operator, with_default=True)
+        constraint = lowering.tag_to_layout_constraint(tag)
+        lowering.make_fallback(operator, constraint, warn=False, override_decomp=True)
 
 
 def loops_alone(
