@@ -21,6 +21,7 @@ from torch import Tensor, fx
 from ascend_passes.ir.arguments import named_arguments
 from ascend_passes.ir.graph import is_view_target, value
 from ascend_passes.ir.wording import operator_text
+from ascend_passes.npu.operator import HALVES
 
 ARITHMETIC = "add sub mul div neg abs rsqrt reciprocal square floor ceil trunc"
 COMPARING = "eq ne lt le gt ge where logical_not logical_and logical_or"
@@ -37,7 +38,6 @@ PRODUCTS = "mm bmm"
 LOOPS = frozenset(f"{ARITHMETIC} {COMPARING} {WHOLE_NUMBERS} {MOVING} {PRODUCTS}".split())
 """Names of the operators that may be loops, or be made of others that may."""
 SQUARE = 2
-HALVES = frozenset({torch.float16, torch.bfloat16})
 OTHER_SUMS = ("alpha", "accumulate", "rounding_mode")
 """Arguments under which eager rounds in another place, or adds in an order of its own."""
 
@@ -50,7 +50,8 @@ def may_be_loop(node: fx.Node) -> bool:
     dtypes = {value_dtype(one) for one in (node, *node.all_input_nodes)}
     if any(dtype is not None and dtype.is_complex for dtype in dtypes):
         return False
-    if dtypes & HALVES and (name == "rsqrt" or not all(map(is_half_number, given.values()))):
+    halves = not dtypes.isdisjoint(HALVES)
+    if halves and (name == "rsqrt" or not all(map(is_half_number, given.values()))):
         return False
     if name == "pow":
         return bool(given["exponent"] == SQUARE)  # eager multiplies as well

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ascend_passes.npu.accuracy import LSB, NEAREST_BEHIND, ONE_ROUNDING, SINGLE, ULP, Bound, halves
 from ascend_passes.npu.operator import (
+    FLOATS,
     INT8_CODES,
     Arguments,
     Conditions,
@@ -22,7 +23,6 @@ from ascend_passes.npu.operator import (
 )
 from ascend_passes.npu.rounding import dynamic_int8, to_integer
 
-FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 STATIC, DYNAMIC = 0, 1
 SWIGLU_QUANT_LAST_DIM = 8192
 """Largest last dim of x for `npu_swiglu_quant`, by its documentation."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ascend_passes.npu.operator import (
+    HALVES,
     OWN,
     Arguments,
     Conditions,
@@ -23,7 +24,6 @@ from ascend_passes.npu.operator import (
     require_shape,
 )
 
-HALVES = (torch.float16, torch.bfloat16)
 HEAD_SIZES = (64, 128, 256)
 """Columns of a head that the kernel takes: what its matrix unit multiplies whole."""
 MOST_ROWS = 64

@@ -11,6 +11,7 @@ from ascend_passes.distributed.groups import FUNCTIONAL, resolve
 from ascend_passes.npu.operator import (
     A2,
     A3,
+    HALVES,
     Arguments,
     Conditions,
     require,
@@ -20,7 +21,6 @@ from ascend_passes.npu.operator import (
     require_soc,
 )
 
-HALVES = (torch.float16, torch.bfloat16)
 DEPTH_LOW, DEPTH_HIGH = 256, 65535
 """K of a matmul with a reduce-scatter or a gather is in [256, 65535)."""
 VECTOR_MODE = "aiv"

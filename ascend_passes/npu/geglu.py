@@ -12,6 +12,7 @@ from ascend_passes.npu.accuracy import ONE_ROUNDING, ULP, Bound, halves
 from ascend_passes.npu.operator import (
     A2,
     A3,
+    FLOATS,
     Arguments,
     Conditions,
     Operator,
@@ -21,7 +22,6 @@ from ascend_passes.npu.operator import (
     require_dtype,
 )
 
-FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 ERF, TANH = 0, 1
 """`approximate`: the exact GELU, and the one that takes a tanh for the error function."""
 MOST_DIMS = 8

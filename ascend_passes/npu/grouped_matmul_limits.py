@@ -12,6 +12,8 @@ from ascend_passes.npu.matmul import CODE_BFLOAT16, CODE_FLOAT16
 from ascend_passes.npu.operator import (
     A2,
     A3,
+    FLOATS,
+    HALVES,
     Arguments,
     Conditions,
     is_soc,
@@ -21,7 +23,6 @@ from ascend_passes.npu.operator import (
     require_shape,
 )
 
-FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 INNER_LIMIT = 65536
 """InnerLimit of the documentation: the last dims of x and of weight, as they lie, are below it."""
 MOST_GROUPS = 1024
@@ -36,8 +37,6 @@ RESULT_EACH = (0, 1)
 """Values of split_item for which each weight has a result of its own."""
 MOST_APART = 128
 """Longest lists of x and weight."""
-HALVES = (torch.float16, torch.bfloat16)
-"""What lists of several tensors may hold; float32 stands alone."""
 SCALES = ("scale", "per_token_scale")
 """Of each column of each group, [E, N], and of each row, [M]."""
 OTHER_QUANTIZED = (

@@ -16,6 +16,7 @@ from ascend_passes.npu import collective_parts as parts
 from ascend_passes.npu.norm import rms_norm
 from ascend_passes.npu.operator import (
     A2,
+    HALVES,
     Arguments,
     Conditions,
     Operator,
@@ -25,7 +26,6 @@ from ascend_passes.npu.operator import (
     require_shape,
 )
 
-HALVES = (torch.bfloat16, torch.float16)
 WORLDS = (2, 4, 8)
 """The ranks share 16 cores evenly, and a host has 8 cards whose windows reach each other."""
 ALIGNED_COLUMNS = 16

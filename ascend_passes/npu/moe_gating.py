@@ -11,6 +11,7 @@ from ascend_passes.npu.accuracy import ONE_ROUNDING, ULP, Bound, halves
 from ascend_passes.npu.operator import (
     A2,
     A3,
+    FLOATS,
     Arguments,
     Conditions,
     Operator,
@@ -21,7 +22,6 @@ from ascend_passes.npu.operator import (
     require_dtype,
 )
 
-FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 MOST_CHOSEN = 1024
 """Largest k of the choice, by its documentation."""
 SOFTMAX = 8.0

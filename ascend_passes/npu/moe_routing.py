@@ -11,6 +11,7 @@ from ascend_passes.npu.accuracy import ONE_ROUNDING, SINGLE, ULP, Bound, halves
 from ascend_passes.npu.operator import (
     A2,
     A3,
+    FLOATS,
     Arguments,
     Conditions,
     Operator,
@@ -22,7 +23,6 @@ from ascend_passes.npu.operator import (
     require_shape,
 )
 
-FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 MOST_EXPERTS = 10240
 """Largest number of experts of the routing, where it counts their rows."""
 EVERYTHING = (-1, 0)

@@ -8,6 +8,8 @@ from torch import Tensor
 from ascend_passes.npu.operator import (
     A2,
     A3,
+    FLOATS,
+    HALVES,
     INT8_CODES,
     Arguments,
     Conditions,
@@ -16,9 +18,6 @@ from ascend_passes.npu.operator import (
     require_dtype,
     require_shape,
 )
-
-HALVES = (torch.float16, torch.bfloat16)
-FLOATS = (*HALVES, torch.float32)
 
 
 def gain_limits(x: Tensor, gamma: Tensor) -> Conditions:

@@ -39,6 +39,9 @@ CODES: Mapping[int, torch.dtype] = {
 torch_npu adds codes of its own from 285 on (int4, hifloat8, float4); none of them is known here.
 """
 INT8_CODES = (1, 12)
+HALVES = (torch.float16, torch.bfloat16)
+FLOATS = (*HALVES, torch.float32)
+"""What most operators of floats take: half precisions alone, or float32 as well."""
 OWN = "ascend_passes"
 """The namespace of operators that CANN does not have: a reference, and a kernel of ours."""
 

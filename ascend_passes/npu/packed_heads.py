@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ascend_passes.npu.norm import EPSILON, rms_norm
 from ascend_passes.npu.operator import (
+    FLOATS,
     OWN,
     Arguments,
     Conditions,
@@ -24,7 +25,7 @@ from ascend_passes.npu.operator import (
     require_dtype,
     require_shape,
 )
-from ascend_passes.npu.rotary import FLOATS, HALF, turned
+from ascend_passes.npu.rotary import HALF, turned
 
 HEAD_SIZES = (16, 32, 64, 128, 256)
 """Head sizes that the kernel takes: powers of two, whose halves a vector holds."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from ascend_passes.npu.accuracy import LSB, NEAREST, ULP, Bound, halves
 from ascend_passes.npu.operator import (
     CODES,
+    FLOATS,
     INT8_CODES,
     Arguments,
     Conditions,
@@ -26,7 +27,6 @@ from ascend_passes.npu.operator import (
 )
 from ascend_passes.npu.rounding import dynamic_int8, scaled, to_integer
 
-FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 QUANTIZED = (torch.int8, torch.uint8, torch.int32)
 REDUCED = {"pertoken": (-1,), "perchannel": (-2,)}
 """The dims that share one dynamic scale; `pertensor` reduces all of them."""

@@ -12,6 +12,7 @@ from ascend_passes.npu.accuracy import CANCELS, ROTATED, ULP, Bound
 from ascend_passes.npu.operator import (
     A2,
     A3,
+    FLOATS,
     Arguments,
     Conditions,
     Operator,
@@ -23,7 +24,6 @@ from ascend_passes.npu.operator import (
     require_dtype,
 )
 
-FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 HALF, INTERLEAVE = "half", "interleave"
 ROTARY_MUL_WIDTH = 896
 """Head sizes of `npu_rotary_mul` are below this."""

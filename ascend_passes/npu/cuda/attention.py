@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ascend_passes.ir.trace_triton import launch_as_node
-from ascend_passes.npu.attention import HALVES, HEAD_SIZES, MOST_ROWS, scale_of
+from ascend_passes.npu.attention import HEAD_SIZES, MOST_ROWS, scale_of
 from ascend_passes.npu.cuda.launch import (
     Defeated,
     Launch,
@@ -20,6 +20,7 @@ from ascend_passes.npu.cuda.launch import (
     require_that,
 )
 from ascend_passes.npu.kernels.attention import attention_join, attention_parts
+from ascend_passes.npu.operator import HALVES
 
 FEWEST_ROWS = 16
 """Rows of the smallest product of the matrix unit."""

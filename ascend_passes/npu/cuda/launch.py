@@ -6,12 +6,11 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ascend_passes.ir.trace_triton import InTiles, is_traced
+from ascend_passes.npu.operator import FLOATS
 
-FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 MOST_COLUMNS = 16384
 """Columns that a program holds at a time; a longer row is read in blocks, or not at all."""
 PROGRAM_COLUMNS = 1024
