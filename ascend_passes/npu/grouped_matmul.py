@@ -17,7 +17,7 @@ from ascend_passes.npu.grouped_matmul_limits import (
     RESULT_EACH,
     grouped_matmul_limits,
 )
-from ascend_passes.npu.matmul import integer_matmul
+from ascend_passes.npu.matmul import integer_matmul, quant_matmul
 from ascend_passes.npu.operator import Operator, dtype_of, empty
 
 CUDA_ALIGNMENT = 8
@@ -28,6 +28,7 @@ def grouped_matmul(
     x: list[Tensor],
     weight: list[Tensor],
     *,
+    bias: list[Tensor] | None = None,
     scale: list[Tensor] | None = None,
     per_token_scale: list[Tensor] | None = None,
     group_list: Tensor | None = None,
@@ -42,23 +43,28 @@ def grouped_matmul(
     nothing is grouped, each x times its weight: [..., K] and [K, N] give [..., N].
 
     Floating factors are summed in float32 and rounded once. int8 ones are summed exactly, times
-    scale [E, N] and per_token_scale [M] in float32, and rounded once to the dtype of output_dtype.
+    scale [E, N] and per_token_scale [M] in float32, and rounded once to the dtype of output_dtype;
+    in lists they have an int32 bias [N] each, or none, and a scale [N] each, and none of a row.
     Rows behind the last group, which no legal call has, are zero.
 
     Raises:
-        NotImplementedError: groups of several tensors, a bias, an activation, or int8 without both
-            scales or in lists.
+        NotImplementedError: groups of several tensors, a bias of groups or of floats, an
+            activation, or int8 without the scales.
     """
     if group_type == APART:
-        given = (scale, per_token_scale, group_list, output_dtype, *others.values())
-        return products_apart(x, weight, split_item, act_type, given)
+        absent = (per_token_scale, group_list, *others.values())
+        if split_item != RESULT_EACH or act_type or any_given(absent):
+            raise NotImplementedError(
+                "npu_grouped_matmul: only plain products apart have a reference"
+            )
+        return products_apart(x, weight, bias, scale, output_dtype)
     plain = group_type == OVER_ROWS and split_item in ONE_RESULT and not act_type
     if (
         not plain
         or len(x) != 1
         or len(weight) != 1
         or group_list is None
-        or any_given(others.values())
+        or any_given((bias, *others.values()))
     ):
         raise NotImplementedError("npu_grouped_matmul: only plain groups of rows have a reference")
     ends = group_list if group_list_type == ENDS else group_list.cumsum(0)
@@ -72,12 +78,20 @@ def grouped_matmul(
 
 
 def products_apart(
-    x: list[Tensor], weight: list[Tensor], split_item: int, act_type: int, others: Iterable[Any]
+    x: list[Tensor],
+    weight: list[Tensor],
+    bias: list[Tensor] | None,
+    scale: list[Tensor] | None,
+    code: int | None,
 ) -> list[Tensor]:
     """Each x times its weight, as a product of its own is; errors as in `grouped_matmul`."""
-    if split_item not in RESULT_EACH or act_type or any_given(others):
-        raise NotImplementedError("npu_grouped_matmul: only plain products apart have a reference")
-    return [one @ own for one, own in zip(x, weight, strict=True)]
+    if scale is None:
+        if any_given((bias, code)) or not all(one.is_floating_point() for one in x):
+            raise NotImplementedError("npu_grouped_matmul: int8 products apart need scales")
+        return [one @ own for one, own in zip(x, weight, strict=True)]
+    biases = [None] * len(x) if bias is None else bias
+    products = zip(x, weight, scale, biases, strict=True)
+    return [quant_matmul(*one, bias=own, output_dtype=code) for *one, own in products]
 
 
 def any_given(others: Iterable[Any]) -> bool:
@@ -133,7 +147,10 @@ def fake_grouped_matmul(
     """One result with the rows of x and the columns of weight; one for each weight of several."""
     if group_type == APART:
         pairs = zip(x, weight, strict=True)
-        return [empty(one, (*one.shape[:-1], own.shape[-1])) for one, own in pairs]
+        return [
+            empty(one, (*one.shape[:-1], own.shape[-1]), dtype_of(output_dtype, one.dtype))
+            for one, own in pairs
+        ]
     size = (x[0].shape[0], weight[0].shape[-1])
     return [empty(x[0], size, dtype_of(output_dtype, x[0].dtype))]
 

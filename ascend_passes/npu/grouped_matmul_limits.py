@@ -33,8 +33,9 @@ ONE_RESULT = (2, 3)
 """Values of split_item for which all groups are rows of one result."""
 OVER_ROWS, APART = 0, -1
 """group_type: the groups are rows of x, or nothing is grouped: x, weight and result are lists."""
-RESULT_EACH = (0, 1)
-"""Values of split_item for which each weight has a result of its own."""
+RESULT_EACH = 0
+"""split_item for which each weight has a result of its own. The documentation has 1 for the same,
+but torch_npu's shapes of that ask for a group_list."""
 MOST_APART = 128
 """Longest lists of x and weight."""
 SCALES = ("scale", "per_token_scale")
@@ -56,8 +57,7 @@ def grouped_matmul_limits(arguments: Arguments, soc: str) -> Conditions:
         yield require_absent(name, arguments[name], "has no reference here")
     for name in RESERVED:
         yield require_absent(name, arguments[name], "is reserved")
-    for name in ("bias", "tuning_config"):
-        yield require_absent(name, arguments[name], "has no reference here")
+    yield require_absent("tuning_config", arguments["tuning_config"], "has no reference here")
     yield not arguments["act_type"], "act_type is given but only a per-token quantized x takes it"
     apart = arguments["group_type"] == APART
     yield from apart_limits(arguments) if apart else over_rows_limits(arguments)
@@ -73,6 +73,7 @@ def over_rows_limits(arguments: Arguments) -> Conditions:
     yield arguments["split_item"] in ONE_RESULT, "split_item is not 2 or 3, one result"
     grouped = arguments["group_type"] == OVER_ROWS
     yield grouped, "group_type is not 0, groups of rows, or -1, products apart"
+    yield require_absent("bias", arguments["bias"], "has no reference here")
     if len(arguments["x"]) == 1 and len(arguments["weight"]) == 1:
         x, weight = arguments["x"][0], arguments["weight"][0]
         yield from shapes_limits(x, weight)
@@ -83,20 +84,17 @@ def over_rows_limits(arguments: Arguments) -> Conditions:
 
 def apart_limits(arguments: Arguments) -> Conditions:
     """Lists of several x and weights, with a result for each: the documentation's case of several
-    tensors each. It takes scales of rows for single tensors only, and floats of one half precision.
-    Whether a list may name one tensor several times it does not say."""
+    tensors each. Whether a list may name one tensor several times it does not say."""
     x, weight = arguments["x"], arguments["weight"]
     split = arguments["split_item"]
-    yield split in RESULT_EACH, "split_item is not 0 or 1, a result for each weight"
+    yield split == RESULT_EACH, "split_item is not 0, a result for each weight"
     yield require_absent("group_list", arguments["group_list"], "nothing is grouped")
-    for name in (*SCALES, "output_dtype"):
-        yield require_absent(name, arguments[name], "is for groups of rows here")
     fits = 1 <= len(x) == len(weight) <= MOST_APART
     yield fits, f"{len(x)} x and {len(weight)} weights are not as many, 1 to {MOST_APART}"
     turned = {is_transposed(one) for one in weight if one.dim() == 2}
     yield len(turned) < 2, "some weights are transposed and some are not"
     for one, own in zip(x, weight, strict=False):
-        yield require_dtype("x", one, HALVES)
+        yield require_dtype("x", one, (*HALVES, torch.int8))
         yield require_dtype("weight", own, (x[0].dtype,))
         ranks = one.dim() == own.dim() == 2
         yield ranks, f"x and weight have {one.dim()} and {own.dim()} dims but must have 2"
@@ -104,6 +102,39 @@ def apart_limits(arguments: Arguments) -> Conditions:
             yield from factor_limits(one, *own.shape)
             lies = own.is_contiguous() or own.mT.is_contiguous()
             yield lies, "a weight is neither contiguous nor the transpose of one that is"
+    integers = bool(x) and x[0].dtype == torch.int8
+    yield from int8_apart_limits(arguments) if integers else floating_apart_limits(arguments)
+
+
+def floating_apart_limits(arguments: Arguments) -> Conditions:
+    """Lists of one half precision, which is the results'."""
+    for name in (*SCALES, "output_dtype"):
+        yield require_absent(name, arguments[name], "the factors are not quantized")
+    yield require_absent("bias", arguments["bias"], "has no reference here")
+
+
+def int8_apart_limits(arguments: Arguments) -> Conditions:
+    """Lists of int8 factors: a scale of each column, in the dtype that the results' asks for, and
+    an int32 bias or none. Scales of rows are for single tensors only."""
+    rows, code, bias = (arguments[name] for name in ("per_token_scale", "output_dtype", "bias"))
+    yield require_absent("per_token_scale", rows, "is for single tensors only")
+    yield code in SCALE_OF_RESULT, f"output_dtype is {code}, not 15 (bfloat16) or 5 (float16)"
+    if code in SCALE_OF_RESULT:
+        scales, dtype = arguments["scale"] or [], SCALE_OF_RESULT[code]
+        yield from listed_limits("scale", scales, dtype, arguments["weight"])
+    if bias is not None:
+        yield from listed_limits("bias", bias, torch.int32, arguments["weight"])
+
+
+def listed_limits(
+    name: str, listed: list[Tensor], dtype: torch.dtype, weight: list[Tensor]
+) -> Conditions:
+    """One of each column of each weight."""
+    count = len(listed)
+    yield count == len(weight), f"{name} is {count} tensors but weight is {len(weight)}"
+    for one, own in zip(listed, weight, strict=False):
+        yield require_dtype(name, one, (dtype,))
+        yield require_shape(name, one, (own.shape[-1],), "one of each column")
 
 
 def is_transposed(weight: Tensor) -> bool:

@@ -3,11 +3,11 @@
 Hugging Face's q, k and v, and gate and up, are products of their own with weights of their own. The
 operator takes them as they lie: a list with the rows once for each weight, and a result for each,
 so that no weight is copied and launches are saved, which a decode step of few rows spends most on.
-Its documentation takes float16 and bfloat16 so. W8A8 with dynamic rows stays, since a scale of each
-row is for single tensors only (`perTokenScaleOptional` of aclnnGroupedMatmulV4); with stored scales
-it stays since lists of scales have no reference here, and so does a bias, which beside bfloat16
-would have to be float32. That a list names one tensor several times it neither allows nor forbids,
-and no NPU has run it: the pass is off unless `passes="+merge_products"` asks for it.
+Its documentation (aclnnGroupedMatmulV4) takes float16 and bfloat16 so, and int8 with stored scales
+in the dtype that goes with the result's. W8A8 with dynamic rows stays, since a scale of each row is
+for single tensors only, and so does a float bias, which beside bfloat16 would have to be float32.
+That a list names one tensor several times it neither allows nor forbids, and no NPU has run it: the
+pass is off unless `passes="+merge_products"` asks for it.
 
 It acts on an NPU alone. On CUDA and on a CPU torch, Inductor or a kernel of ours runs each product
 as its own; the reference does as well, and there is no launch to be saved.
@@ -16,7 +16,7 @@ as its own; the reference does as well, and there is no launch to be saved.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -30,7 +30,7 @@ from ascend_passes.ir.arguments import named_arguments
 from ascend_passes.ir.graph import Context, first, is_call, place
 from ascend_passes.ir.moving import boundary_between, written_between
 from ascend_passes.ir.traits import traits_of
-from ascend_passes.npu.grouped_matmul_limits import APART
+from ascend_passes.npu.grouped_matmul_limits import APART, RESULT_EACH
 from ascend_passes.options.value import switched_on
 from ascend_passes.report.value import Decision, Miss, Report
 
@@ -39,13 +39,12 @@ RULE = "merge_products"
 LEAST_GAIN = 0.05
 """Share of the products' estimated time that the saved launches must be. What one kernel loses to
 each product's own tiling is not known, so that where products are long they stay."""
-STAY: Mapping[Any, str] = {
-    aten.addmm.default: "they have biases; beside bfloat16 the operator takes float32 ones only",
-    torch.ops.npu.npu_quant_matmul.default: "they are W8A8, and lists with stored scales have no "
-    "reference here",
-}
-"""Products that no list takes, each with the reason."""
+W8A8_PRODUCT = torch.ops.npu.npu_quant_matmul.default
+PRODUCTS = (aten.mm.default, aten.addmm.default, W8A8_PRODUCT)
+BIASED = "they have biases; beside bfloat16 the operator takes float32 ones only"
 SCALED_ROWS = "they are W8A8; the operator takes scales of rows for single tensors only"
+LISTED = ("scale", "bias")
+"""Arguments of a W8A8 product of which the operator takes a list."""
 Siblings = Sequence[fx.Node]
 
 
@@ -82,15 +81,21 @@ def siblings(graph: fx.Graph) -> list[list[fx.Node]]:
     the graph."""
     found: dict[Any, list[fx.Node]] = defaultdict(list)
     for node in graph.nodes:
-        if node.target is not aten.mm.default and node.target not in STAY:
+        if node.target not in PRODUCTS:
             continue
-        matmul = traits_of(node.target).matmul
-        assert matmul is not None
-        given = named_arguments(node)
-        right = given[matmul.right]
+        rows, right, others = factors_of(node)
         if parameter(right) is not None:
-            found[given[matmul.left], node.target, is_turned(right)].append(node)
+            way = (node.target, is_turned(right), frozenset(others), others.get("output_dtype"))
+            found[rows, way].append(node)
     return [products for products in found.values() if len(products) > 1]
+
+
+def factors_of(product: fx.Node) -> tuple[fx.Node, fx.Node, dict[str, Any]]:
+    """A product's rows, its weight, and its other arguments by name."""
+    matmul = traits_of(product.target).matmul
+    assert matmul is not None
+    given = {name: one for name, one in named_arguments(product).items() if one is not None}
+    return given.pop(matmul.left), given.pop(matmul.right), given
 
 
 def is_turned(right: fx.Node) -> bool:
@@ -126,25 +131,39 @@ def merge(products: Siblings, context: Context) -> None:
     begin, end = products[0], products[-1]
     why = reason_to_stay(begin)
     refuse_unless(not why, why)
-    rows, rights = first(begin), [named_arguments(node)["mat2"] for node in products]
-    owners = [parameter(right) for right in rights]
-    early = all(owner is not None and owner < begin for owner in owners)
-    refuse_unless(early, "a weight is read behind the first product")
-    apart = written_between(begin, end, [rows, *rights]) or boundary_between(begin, end)
+    rows, rights, others = zip(*map(factors_of, products), strict=True)
+    lists = {name: [one[name] for one in others] for name in LISTED if name in others[0]}
+    kept = [one for listed in lists.values() for one in listed]
+    early = all(is_known_at(begin, one) for one in (*map(parameter, rights), *kept))
+    refuse_unless(early, "a weight or its scale is read behind the first product")
+    apart = written_between(begin, end, [rows[0], *rights, *kept]) or boundary_between(begin, end)
     refuse_unless(not apart, "something is written, or a stream ends, between them")
     site = Site(begin, context.options.soc, RULE)
-    weights = [right if right < begin else turned_again(site, right) for right in rights]
-    many = [rows] * len(products)
-    call = site.npu("npu_grouped_matmul", x=many, weight=weights, split_item=0, group_type=APART)
+    given: dict[str, Any] = {
+        "x": list(rows),
+        **lists,
+        "split_item": RESULT_EACH,
+        "group_type": APART,
+    }
+    given["weight"] = [one if one < begin else turned_again(site, one) for one in rights]
+    if begin.target is W8A8_PRODUCT:
+        given["output_dtype"] = others[0].get("output_dtype")
+    call = site.npu("npu_grouped_matmul", **given)
     for index, node in enumerate(products):
         node.replace_all_uses_with(site.item(call, index))
 
 
+def is_known_at(begin: fx.Node, operand: fx.Node | None) -> bool:
+    """Whether an operand of a list is there when the first product runs."""
+    return operand is not None and operand < begin
+
+
 def reason_to_stay(product: fx.Node) -> str:
     """Why no list takes a product; "" where one may."""
-    if named_arguments(product).get("pertoken_scale") is not None:
-        return SCALED_ROWS
-    return STAY.get(product.target, "")
+    if product.target is aten.addmm.default:
+        return BIASED
+    _, _, others = factors_of(product)
+    return SCALED_ROWS if "pertoken_scale" in others else ""
 
 
 def turned_again(site: Site, right: fx.Node) -> fx.Node:

@@ -34,6 +34,13 @@ APART = {
     "split_item": 0,
     "group_type": -1,
 }
+INT8_APART = {
+    **APART,
+    "x": [t(4, 8, dtype=I8)] * 2,
+    "weight": [t(8, 16, dtype=I8)] * 2,
+    "scale": [t(16)] * 2,
+    "output_dtype": 15,
+}
 NORMED = "matmul_allreduce_add_rmsnorm"
 LEGAL = {
     NORMED: {
@@ -177,7 +184,7 @@ BROKEN = [
         NORMED,
         {"x1": t(8, 24, dtype=F32)},
         [
-            "x1 is float32 but must be bfloat16 or float16",
+            "x1 is float32 but must be float16 or bfloat16",
             *(f"{name} is bfloat16 but must be float32" for name in ("x2", "residual", "gamma")),
         ],
     ),
@@ -1003,6 +1010,11 @@ BROKEN = [
     ("npu_grouped_matmul", {"bias": [t(16)]}, ["bias is given but has no reference here"]),
     (
         "npu_grouped_matmul",
+        {"tuning_config": [4]},
+        ["tuning_config is given but has no reference here"],
+    ),
+    (
+        "npu_grouped_matmul",
         {"act_type": 5},
         ["act_type is given but only a per-token quantized x takes it"],
     ),
@@ -1014,8 +1026,8 @@ BROKEN = [
     ),
     (
         "npu_grouped_matmul",
-        {**APART, "split_item": 3},
-        ["split_item is not 0 or 1, a result for each weight"],
+        {**APART, "split_item": 1},
+        ["split_item is not 0, a result for each weight"],
     ),
     (
         "npu_grouped_matmul",
@@ -1026,9 +1038,54 @@ BROKEN = [
         (
             "npu_grouped_matmul",
             {**APART, name: given},
-            [f"{name} is given but is for groups of rows here"],
+            [f"{name} is given but the factors are not quantized"],
         )
         for name, given in (("scale", [t(16)]), ("per_token_scale", [t(4)]), ("output_dtype", 15))
+    ),
+    (
+        "npu_grouped_matmul",
+        {**APART, "bias": [t(16)] * 2},
+        ["bias is given but has no reference here"],
+    ),
+    (
+        "npu_grouped_matmul",
+        {**INT8_APART, "per_token_scale": [t(4, dtype=F32)] * 2},
+        ["per_token_scale is given but is for single tensors only"],
+    ),
+    (
+        "npu_grouped_matmul",
+        {**INT8_APART, "output_dtype": None},
+        ["output_dtype is None, not 15 (bfloat16) or 5 (float16)"],
+    ),
+    (
+        "npu_grouped_matmul",
+        {**INT8_APART, "scale": [t(16, dtype=F32)] * 2},
+        ["scale is float32 but must be bfloat16"] * 2,
+    ),
+    (
+        "npu_grouped_matmul",
+        {**INT8_APART, "output_dtype": 5},
+        ["scale is bfloat16 but must be float32"] * 2,
+    ),
+    (
+        "npu_grouped_matmul",
+        {**INT8_APART, "scale": None},
+        ["scale is 0 tensors but weight is 2"],
+    ),
+    (
+        "npu_grouped_matmul",
+        {**INT8_APART, "scale": [t(16), t(1)]},
+        ["scale has shape [1] but must have one of each column, [16]"],
+    ),
+    (
+        "npu_grouped_matmul",
+        {**INT8_APART, "bias": [t(16, dtype=F32)] * 2},
+        ["bias is float32 but must be int32"] * 2,
+    ),
+    (
+        "npu_grouped_matmul",
+        {**INT8_APART, "bias": [t(16, dtype=I32)]},
+        ["bias is 1 tensors but weight is 2"],
     ),
     (
         "npu_grouped_matmul",
@@ -1048,7 +1105,7 @@ BROKEN = [
     (
         "npu_grouped_matmul",
         {**APART, "x": [t(4, 8, dtype=F32)] * 2, "weight": [t(8, 16, dtype=F32)] * 2},
-        ["x is float32 but must be float16 or bfloat16"] * 2,
+        ["x is float32 but must be float16 or bfloat16 or int8"] * 2,
     ),
     (
         "npu_grouped_matmul",

@@ -166,8 +166,44 @@ def test_products_apart_are_those_of_each_weight(seed, rows, depth, dtype):
         assert bool(((one.double() - exact).abs() <= bound).all())
 
 
-def test_products_apart_with_scales_have_no_reference():
-    x, weight = [torch.ones(2, 4).bfloat16()] * 2, [torch.ones(4, 3).bfloat16()] * 2
-    for more in ({"scale": [torch.ones(3)] * 2}, {"split_item": 3}, {"act_type": 1}):
-        with pytest.raises(NotImplementedError, match="plain products apart"):
+@given(seeds, tokens, st.integers(1, 40), st.sampled_from((5, 15)), st.booleans())
+def test_int8_products_apart_are_those_of_each_weight(seed, rows, depth, code, biased):
+    """Exact totals, and within half a unit of the result and what float32 loses in the total and
+    one product."""
+    source = generator(seed)
+    dtype, of_scale = {5: (torch.float16, torch.float32), 15: (torch.bfloat16,) * 2}[code]
+    x = integers(source, rows, depth)
+    weights = [integers(source, depth, 7), integers(source, 5, depth).T]
+    widths = [one.shape[1] for one in weights]
+    scales = [(torch.rand(width, generator=source) / 500 + 1e-4).to(of_scale) for width in widths]
+    biases = [torch.randint(-9999, 9999, (n,), generator=source).int() for n in widths]
+    more = {"scale": scales, "output_dtype": code, "bias": biases if biased else None}
+    found = npu.npu_grouped_matmul([x] * 2, weights, split_item=0, group_type=-1, **more)
+    for one, weight, scale, bias in zip(found, weights, scales, biases, strict=True):
+        total = (x.double()[:, :, None] * weight.double()).sum(1) + (bias.double() if biased else 0)
+        exact = total * scale.double()
+        rounding = (torch.finfo(dtype).eps / 2 + 2 * 2.0**-24) * exact.abs()
+        bound = 1.02 * rounding + torch.finfo(dtype).smallest_normal
+        assert one.dtype == dtype and one.shape == exact.shape
+        assert bool(((one.double() - exact).abs() <= bound).all())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8])
+def test_products_apart_that_no_documentation_has_say_so(dtype):
+    x, weight = [torch.ones(2, 4).to(dtype)] * 2, [torch.ones(4, 3).to(dtype)] * 2
+    columns = [torch.ones(3)] * 2
+    for more in (
+        {"split_item": 3},
+        {"act_type": 1},
+        {"per_token_scale": [torch.ones(2)]},
+        {"bias": columns},
+        {"output_dtype": 15},
+    ):
+        with pytest.raises(NotImplementedError, match="apart"):
             npu.npu_grouped_matmul(x, weight, group_type=-1, **{"split_item": 0, **more})
+
+
+def test_int8_products_apart_without_scales_say_so():
+    x, weight = [torch.ones(2, 4).to(torch.int8)] * 2, [torch.ones(4, 3).to(torch.int8)] * 2
+    with pytest.raises(NotImplementedError, match="int8 products apart need scales"):
+        npu.npu_grouped_matmul(x, weight, group_type=-1, split_item=0)

@@ -135,26 +135,66 @@ def test_what_is_no_sibling_is_not_told(function):
     assert not report.fired and not report.misses and not calls(gm)
 
 
+def int8_inputs(of_scale):
+    """Rows, and weights, scales and int32 biases of k and v."""
+    source = torch.Generator().manual_seed(1)
+    x, *_ = inputs()
+    weights = [torch.randint(-9, 9, (16, DEPTH), generator=source).to(torch.int8) for _ in "kv"]
+    scales = [(torch.rand(16, generator=source) / 100).to(of_scale) for _ in "kv"]
+    biases = [torch.randint(-99, 99, (16,), generator=source).int() for _ in "kv"]
+    return [x, *weights, *scales, *biases]
+
+
+def stored(x, k, v, k_scale, v_scale, k_bias, v_bias):
+    rows = npu.npu_quantize(x, torch.full((1,), 0.05), None, torch.qint8, -1, False)
+    k_heads = npu.npu_quant_matmul(rows, k.t(), k_scale, output_dtype=15)
+    return k_heads, npu.npu_quant_matmul(rows, v.t(), v_scale, output_dtype=15)
+
+
+def stored_biased(x, k, v, k_scale, v_scale, k_bias, v_bias):
+    rows = npu.npu_quantize(x, torch.full((1,), 0.05), None, torch.qint8, -1, False)
+    k_heads = npu.npu_quant_matmul(rows, k.t(), k_scale, bias=k_bias, output_dtype=15)
+    return k_heads, npu.npu_quant_matmul(rows, v.t(), v_scale, bias=v_bias, output_dtype=15)
+
+
+def one_biased(x, k, v, k_scale, v_scale, k_bias, v_bias):
+    rows = npu.npu_quantize(x, torch.full((1,), 0.05), None, torch.qint8, -1, False)
+    k_heads = npu.npu_quant_matmul(rows, k.t(), k_scale, bias=k_bias, output_dtype=15)
+    return k_heads, npu.npu_quant_matmul(rows, v.t(), v_scale, output_dtype=15)
+
+
+def dynamic_rows(x, k, v, k_scale, v_scale, k_bias, v_bias):
+    rows, per_token = npu.npu_dynamic_quant(x)
+    more = {"pertoken_scale": per_token, "output_dtype": 15}
+    k_heads = npu.npu_quant_matmul(rows, k.t(), k_scale, **more)
+    return k_heads, npu.npu_quant_matmul(rows, v.t(), v_scale, **more)
+
+
+@pytest.mark.parametrize("function", [stored, stored_biased])
+def test_w8a8_with_stored_scales_becomes_one_call(function):
+    given = int8_inputs(torch.bfloat16)
+    gm, report, before = merged(function, given)
+    assert report.fired == {"merge_products": 1} and len(calls(gm)) == 1, report.misses
+    for new, old in zip(run_graph(gm, given), run_graph(before, given), strict=True):
+        assert torch.equal(new, old) and new.dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize(
-    ("dynamic", "why"),
+    ("function", "of_scale", "why"),
     [
-        (True, "scales of rows for single tensors only"),
-        (False, "lists with stored scales have no reference"),
+        (dynamic_rows, torch.float32, "scales of rows for single tensors only"),
+        (stored, torch.float32, "scale is float32 but must be bfloat16"),
     ],
 )
-def test_w8a8_stays_with_the_reason(dynamic, why):
-    x, *_ = inputs()
-    source = torch.Generator().manual_seed(1)
-    weights = [torch.randint(-9, 9, (16, DEPTH), generator=source).to(torch.int8) for _ in "kv"]
-
-    def layer(x, k, v, scale):
-        rows, per_token = npu.npu_dynamic_quant(x)
-        more = {"pertoken_scale": per_token if dynamic else None, "output_dtype": 15}
-        return tuple(npu.npu_quant_matmul(rows, w.t(), scale, **more) for w in (k, v))
-
-    _, report, _ = merged(layer, [x, *weights, torch.rand(16)])
+def test_w8a8_stays_with_the_reason(function, of_scale, why):
+    gm, report, _ = merged(function, int8_inputs(of_scale))
     (miss,) = report.misses
-    assert why in miss.reason
+    assert why in miss.reason and not calls(gm)
+
+
+def test_a_product_with_a_bias_and_one_without_are_no_siblings():
+    gm, report, _ = merged(one_biased, int8_inputs(torch.bfloat16))
+    assert not report.fired and not report.misses and not calls(gm)
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

@@ -136,7 +136,34 @@ def code(dtype: torch.dtype) -> int:
 
 
 def grouped_matmul(d: Draw) -> Call:
-    """Rows of three experts, whose weights lie as torch's linear layers have them or transposed."""
+    """Rows of three experts, or products apart; weights lie as torch's linear layers have them or
+    transposed."""
+    return rows_of_experts(d) if d.one(True, False) else products_apart(d)
+
+
+def products_apart(d: Draw) -> Call:
+    """The same rows times two weights, of one half precision or of int8 with a scale a column."""
+    widths, turned, out = (64, 48), d.one(True, False), d.one(*HALVES)
+    integers = d.one(True, False)
+    dtype = torch.int8 if integers else out
+    weights = [
+        meta(width, d.hidden, dtype=dtype).T if turned else meta(d.hidden, width, dtype=dtype)
+        for width in widths
+    ]
+    options = {"split_item": 0, "group_type": -1}
+    if integers:
+        of_scale = torch.float32 if out == torch.float16 else out
+        biases = [meta(width, dtype=torch.int32) for width in widths]
+        options |= {
+            "scale": [meta(width, dtype=of_scale) for width in widths],
+            "bias": d.one(None, biases),
+            "output_dtype": code(out),
+        }
+    return Call(([meta(d.tokens, d.hidden, dtype=dtype)] * 2, weights), options)
+
+
+def rows_of_experts(d: Draw) -> Call:
+    """The rows of three experts in one tensor."""
     dtype = d.one(*FLOATS)
     weight = d.one(
         meta(3, d.hidden, 64, dtype=dtype), meta(3, 64, d.hidden, dtype=dtype).transpose(1, 2)

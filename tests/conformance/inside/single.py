@@ -45,11 +45,10 @@ def graph_of(operator: Operator, call: inputs.Call) -> tuple[fx.GraphModule, lis
 
     args, kwargs = pytree.tree_map_only(Tensor, placeholder, (call.args, call.kwargs))
     node = graph.call_function(wheel.overload(operator), args, kwargs)
-    returns = wheel.overload(operator)._schema.returns
-    count = len(returns)
-    several = count > 1 or "List" in "".join(str(one.type) for one in returns)  # a list has one
-    items = [graph.call_function(getitem, (node, i)) for i in range(count if several else 0)]
-    graph.output(tuple(items) if items else (node,) * count)
+    results = operator.fake(*call.args, **call.kwargs)
+    count = len(results) if isinstance(results, (list, tuple)) else 0
+    items = [graph.call_function(getitem, (node, i)) for i in range(count)]
+    graph.output(tuple(items) if items else (node,) * len(wheel.overload(operator)._schema.returns))
     return fx.GraphModule({}, graph), values
 
 
