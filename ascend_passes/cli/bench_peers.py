@@ -211,7 +211,7 @@ def measured_peers(
 def first_calls(work: PeerWork, step: Step, where: str) -> tuple[float, Tensor]:
     """Seconds of the rounds in which a peer compiles, and the last one's logits in float64."""
     started = time.perf_counter()
-    for _ in range(1 + CALLS // len(work.tokens)):
+    for _ in range(CALLS):
         one_round(work, step, where)
     seconds = time.perf_counter() - started
     work.cache.reset()

@@ -29,8 +29,9 @@ from ascend_passes.ir.traits import traits_of
 from ascend_passes.ir.wording import first_line
 from ascend_passes.report.value import Report
 
-CALLS = 32
-"""Calls that nothing compiled fits before their sizes are compiled for, which takes seconds."""
+CALLS = 4
+"""The call, of those that nothing compiled fits, for whose sizes the graph is compiled. That takes
+seconds: a prompt, a trial and a comparison are over before, and a loop of steps is not."""
 MOST_COMPILED = 4
 """Sizes of one graph that are compiled for."""
 LEAST_OPERATORS, MOST_OPERATORS = 32, 2000

@@ -148,7 +148,7 @@ class Options:
         "auto",
         "ASCEND_PASSES_EXECUTOR",
         "What runs the rewritten graph; auto is npugraph_ex on NPU, Inductor around our Triton "
-        "kernels on CUDA, and on CPU eager, with loops of Inductor's after 32 calls, bit for bit "
+        "kernels on CUDA, and on CPU eager, with loops of Inductor's after 4 calls, bit for bit "
         "the references.",
         EXECUTORS,
     )
