@@ -83,14 +83,19 @@ def test_what_gives_other_bits_stays_eager(monkeypatch):
 
 
 def test_a_compiler_that_fails_is_told_and_changes_nothing(monkeypatch):
+    results, tried = [], []
+
     def broken(*given):
+        tried.append(len(results))
         raise OSError("no compiler here")
 
     monkeypatch.setattr(after_calls, "compile_with_inductor", broken)
     run = compiled(deep)
     x = torch.randn(4, 4)
     for _ in range(6):
-        assert torch.equal(run(x), deep(x))
+        results.append(run(x))
+    assert all(torch.equal(one, deep(x)) for one in results)
+    assert tried == [after_calls.CALLS - 1]
     assert stays("Inductor failed: OSError: no compiler here")
 
 

@@ -71,13 +71,11 @@ class AfterCalls:
 
     def __call__(self, *inputs: Any) -> Any:
         """Run the graph."""
-        if is_watched():
-            return self.plain(*inputs)
-        fitting = compiled_for(inputs, self.places, self.compiled)
+        fitting, watched = compiled_for(inputs, self.places, self.compiled), is_watched()
         if fitting is not None:
-            return fitting.run(*inputs)
+            return self.plain(*inputs) if watched else fitting.run(*inputs)
         self.calls += 1
-        if self.calls < CALLS or len(self.compiled) >= self.most:
+        if watched or self.calls < CALLS or len(self.compiled) >= self.most:
             return self.plain(*inputs)
         return self.compiling(inputs)
 
