@@ -85,9 +85,12 @@ def products_apart(
     code: int | None,
 ) -> list[Tensor]:
     """Each x times its weight, as a product of its own is; errors as in `grouped_matmul`."""
+    integers = all(one.dtype == torch.int8 for one in x)
+    if integers != (scale is not None) or (not integers and any_given((bias, code))):
+        raise NotImplementedError(
+            "npu_grouped_matmul: int8 products apart need scales, and others take nothing of theirs"
+        )
     if scale is None:
-        if any_given((bias, code)) or not all(one.is_floating_point() for one in x):
-            raise NotImplementedError("npu_grouped_matmul: int8 products apart need scales")
         return [one @ own for one, own in zip(x, weight, strict=True)]
     biases = [None] * len(x) if bias is None else bias
     products = zip(x, weight, scale, biases, strict=True)

@@ -102,15 +102,11 @@ def apart_limits(arguments: Arguments) -> Conditions:
             yield from factor_limits(one, *own.shape)
             lies = own.is_contiguous() or own.mT.is_contiguous()
             yield lies, "a weight is neither contiguous nor the transpose of one that is"
-    integers = bool(x) and x[0].dtype == torch.int8
-    yield from int8_apart_limits(arguments) if integers else floating_apart_limits(arguments)
-
-
-def floating_apart_limits(arguments: Arguments) -> Conditions:
-    """Lists of one half precision, which is the results'."""
-    for name in (*SCALES, "output_dtype"):
-        yield require_absent(name, arguments[name], "the factors are not quantized")
-    yield require_absent("bias", arguments["bias"], "has no reference here")
+    if x and x[0].dtype == torch.int8:
+        yield from int8_apart_limits(arguments)
+    else:
+        yield from unquantized_limits(arguments)
+        yield require_absent("bias", arguments["bias"], "has no reference here")
 
 
 def int8_apart_limits(arguments: Arguments) -> Conditions:
@@ -144,10 +140,15 @@ def is_transposed(weight: Tensor) -> bool:
 
 def floating_limits(arguments: Arguments, x: Tensor, weight: Tensor) -> Conditions:
     """One floating dtype, which is the result's."""
-    for name in (*SCALES, "output_dtype"):
-        yield require_absent(name, arguments[name], "the factors are not quantized")
+    yield from unquantized_limits(arguments)
     yield require_dtype("x", x, FLOATS)
     yield require_dtype("weight", weight, (x.dtype,))
+
+
+def unquantized_limits(arguments: Arguments) -> Conditions:
+    """Nothing that goes with int8 factors alone."""
+    for name in (*SCALES, "output_dtype"):
+        yield require_absent(name, arguments[name], "the factors are not quantized")
 
 
 def int8_limits(arguments: Arguments, x: Tensor, weight: Tensor) -> Conditions:

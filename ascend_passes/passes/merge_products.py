@@ -39,8 +39,7 @@ RULE = "merge_products"
 LEAST_GAIN = 0.05
 """Share of the products' estimated time that the saved launches must be. What one kernel loses to
 each product's own tiling is not known, so that where products are long they stay."""
-W8A8_PRODUCT = torch.ops.npu.npu_quant_matmul.default
-PRODUCTS = (aten.mm.default, aten.addmm.default, W8A8_PRODUCT)
+PRODUCTS = (aten.mm.default, aten.addmm.default, torch.ops.npu.npu_quant_matmul.default)
 BIASED = "they have biases; beside bfloat16 the operator takes float32 ones only"
 SCALED_ROWS = "they are W8A8; the operator takes scales of rows for single tensors only"
 LISTED = ("scale", "bias")
@@ -84,7 +83,7 @@ def siblings(graph: fx.Graph) -> list[list[fx.Node]]:
         if node.target not in PRODUCTS:
             continue
         rows, right, others = factors_of(node)
-        if parameter(right) is not None:
+        if owner_of(right).op in ("placeholder", "get_attr"):
             way = (node.target, is_turned(right), frozenset(others), others.get("output_dtype"))
             found[rows, way].append(node)
     return [products for products in found.values() if len(products) > 1]
@@ -103,10 +102,9 @@ def is_turned(right: fx.Node) -> bool:
     return is_call(right, aten.permute.default)
 
 
-def parameter(right: fx.Node) -> fx.Node | None:
-    """The parameter that is a product's factor, or its transpose; None for a computed one."""
-    owner = first(right) if is_turned(right) else right
-    return owner if owner.op in ("placeholder", "get_attr") else None
+def owner_of(right: fx.Node) -> fx.Node:
+    """What lies in memory: a product's factor, or what that is the transpose of."""
+    return first(right) if is_turned(right) else right
 
 
 def require_gain(saved: float, seconds: float) -> None:
@@ -133,29 +131,29 @@ def merge(products: Siblings, context: Context) -> None:
     refuse_unless(not why, why)
     rows, rights, others = zip(*map(factors_of, products), strict=True)
     lists = {name: [one[name] for one in others] for name in LISTED if name in others[0]}
-    kept = [one for listed in lists.values() for one in listed]
-    early = all(is_known_at(begin, one) for one in (*map(parameter, rights), *kept))
-    refuse_unless(early, "a weight or its scale is read behind the first product")
-    apart = written_between(begin, end, [rows[0], *rights, *kept]) or boundary_between(begin, end)
-    refuse_unless(not apart, "something is written, or a stream ends, between them")
+    require_alike(begin, end, rows[0], rights, [one for listed in lists.values() for one in listed])
     site = Site(begin, context.options.soc, RULE)
-    given: dict[str, Any] = {
-        "x": list(rows),
-        **lists,
-        "split_item": RESULT_EACH,
-        "group_type": APART,
-    }
+    given: dict[str, Any] = {"x": list(rows), "split_item": RESULT_EACH, "group_type": APART}
     given["weight"] = [one if one < begin else turned_again(site, one) for one in rights]
-    if begin.target is W8A8_PRODUCT:
-        given["output_dtype"] = others[0].get("output_dtype")
-    call = site.npu("npu_grouped_matmul", **given)
+    if "output_dtype" in others[0]:
+        given["output_dtype"] = others[0]["output_dtype"]
+    call = site.npu("npu_grouped_matmul", **given, **lists)
     for index, node in enumerate(products):
         node.replace_all_uses_with(site.item(call, index))
 
 
-def is_known_at(begin: fx.Node, operand: fx.Node | None) -> bool:
-    """Whether an operand of a list is there when the first product runs."""
-    return operand is not None and operand < begin
+def require_alike(
+    begin: fx.Node, end: fx.Node, rows: fx.Node, rights: Siblings, kept: Siblings
+) -> None:
+    """Check that what products read is at the first of them what it is at the last.
+
+    Raises:
+        Refused: it is not.
+    """
+    early = all(one < begin for one in (*map(owner_of, rights), *kept))
+    refuse_unless(early, "a weight or its scale is read behind the first product")
+    apart = written_between(begin, end, [rows, *rights, *kept]) or boundary_between(begin, end)
+    refuse_unless(not apart, "something is written, or a stream ends, between them")
 
 
 def reason_to_stay(product: fx.Node) -> str:

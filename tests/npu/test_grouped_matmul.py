@@ -11,6 +11,8 @@ from tests.npu.examples import groups
 
 GROUPS = {"split_item": 3, "group_type": 0}
 EXPERTS = 5
+INT8_RESULTS = {5: (torch.float16, torch.float32), 15: (torch.bfloat16, torch.bfloat16)}
+"""output_dtype -> the dtypes of results and of the columns' scales."""
 
 
 def exact_groups(x, weight, counts):
@@ -84,7 +86,7 @@ def test_int8_groups_are_summed_exactly_and_scaled(seed, rows, depth, kind, code
     """Within half a unit of the result, and what float32 loses in the total and two products."""
     source = generator(seed)
     x, weight = integers(source, rows, depth), integers(source, EXPERTS, depth, 7)
-    dtype, of_scale = {5: (torch.float16, torch.float32), 15: (torch.bfloat16,) * 2}[code]
+    dtype, of_scale = INT8_RESULTS[code]
     scale = (torch.rand(EXPERTS, 7, generator=source) / 500 + 1e-4).to(of_scale)
     row_scale = torch.rand(rows, generator=source) / 50 + 1e-3
     groups_given = groups(source, rows, EXPERTS, kind)
@@ -171,7 +173,7 @@ def test_int8_products_apart_are_those_of_each_weight(seed, rows, depth, code, b
     """Exact totals, and within half a unit of the result and what float32 loses in the total and
     one product."""
     source = generator(seed)
-    dtype, of_scale = {5: (torch.float16, torch.float32), 15: (torch.bfloat16,) * 2}[code]
+    dtype, of_scale = INT8_RESULTS[code]
     x = integers(source, rows, depth)
     weights = [integers(source, depth, 7), integers(source, 5, depth).T]
     widths = [one.shape[1] for one in weights]
@@ -203,7 +205,10 @@ def test_products_apart_that_no_documentation_has_say_so(dtype):
             npu.npu_grouped_matmul(x, weight, group_type=-1, **{"split_item": 0, **more})
 
 
-def test_int8_products_apart_without_scales_say_so():
-    x, weight = [torch.ones(2, 4).to(torch.int8)] * 2, [torch.ones(4, 3).to(torch.int8)] * 2
+@pytest.mark.parametrize(
+    ("dtype", "scale"), [(torch.int8, None), (torch.bfloat16, [torch.ones(3)] * 2)]
+)
+def test_products_apart_have_scales_where_they_are_of_int8(dtype, scale):
+    x, weight = [torch.ones(2, 4).to(dtype)] * 2, [torch.ones(4, 3).to(dtype)] * 2
     with pytest.raises(NotImplementedError, match="int8 products apart need scales"):
-        npu.npu_grouped_matmul(x, weight, group_type=-1, split_item=0)
+        npu.npu_grouped_matmul(x, weight, scale=scale, group_type=-1, split_item=0)

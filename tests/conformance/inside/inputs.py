@@ -141,6 +141,11 @@ def grouped_matmul(d: Draw) -> Call:
     return rows_of_experts(d) if d.one(True, False) else products_apart(d)
 
 
+def of_columns(out: torch.dtype) -> torch.dtype:
+    """The dtype of the columns' scales, by that of the result."""
+    return torch.float32 if out == torch.float16 else out
+
+
 def products_apart(d: Draw) -> Call:
     """The same rows times two weights, of one half precision or of int8 with a scale a column."""
     widths, turned, out = (64, 48), d.one(True, False), d.one(*HALVES)
@@ -152,10 +157,9 @@ def products_apart(d: Draw) -> Call:
     ]
     options = {"split_item": 0, "group_type": -1}
     if integers:
-        of_scale = torch.float32 if out == torch.float16 else out
         biases = [meta(width, dtype=torch.int32) for width in widths]
         options |= {
-            "scale": [meta(width, dtype=of_scale) for width in widths],
+            "scale": [meta(width, dtype=of_columns(out)) for width in widths],
             "bias": d.one(None, biases),
             "output_dtype": code(out),
         }
@@ -176,7 +180,7 @@ def rows_of_experts(d: Draw) -> Call:
     x, weight = (one.to(torch.int8) for one in (x, weight))
     out = d.one(torch.float16, torch.bfloat16)
     scales = {
-        "scale": [meta(3, 64, dtype=torch.float32 if out == torch.float16 else out)],
+        "scale": [meta(3, 64, dtype=of_columns(out))],
         "per_token_scale": [meta(d.tokens, dtype=torch.float32)],
         "output_dtype": code(out),
     }
