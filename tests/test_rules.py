@@ -29,6 +29,8 @@ INT8 = 1  # torch's number for the dtype
 Rows = Annotated[Tensor, "... H"]
 Gain = Annotated[Tensor, "H"]
 Scale = Annotated[Tensor, "1"]
+PROMISED = 6
+"""Units in the last place that docs/accuracy.md allows npu_swiglu and npu_rms_norm in float32."""
 
 
 def tried(rule):
@@ -122,12 +124,12 @@ def findings_of(rule, one):
     ids=lambda function: function.__name__,
 )
 def test_a_wrong_replacement_is_found(pattern, replacement, finder):
-    assert findings_of(broken(pattern, replacement, tolerance=2), finder)
+    assert findings_of(broken(pattern, replacement, tolerance=PROMISED), finder)
 
 
 def test_right_rules_pass():
-    assert not names_of(broken(swiglu, swiglu_right, tolerance=2))
-    assert not names_of(broken(norm, norm_right, tolerance=2))
+    assert not names_of(broken(swiglu, swiglu_right, tolerance=PROMISED))
+    assert not names_of(broken(norm, norm_right, tolerance=PROMISED))
 
 
 def test_a_replacement_that_keeps_the_strides_to_itself_is_not_applied():
@@ -145,7 +147,7 @@ def test_a_pattern_that_never_matches_is_found():
     def never(gate):
         yield gate.dim() > 9, "gate has few dims"
 
-    rule = broken(swiglu, swiglu_right, where=never, tolerance=2)
+    rule = broken(swiglu, swiglu_right, where=never, tolerance=PROMISED)
     assert "gate has few dims" in str(findings_of(rule, checks.fires_and_agrees))
 
 
@@ -163,7 +165,7 @@ def test_a_limit_on_rows_is_found():
     def few(x):
         yield x.shape[0] < 1000, "there are many rows"
 
-    rule = broken(swiglu, swiglu_right, where=lambda gate: few(gate), tolerance=2)
+    rule = broken(swiglu, swiglu_right, where=lambda gate: few(gate), tolerance=PROMISED)
     found = findings_of(rule, checks.takes_symbolic_rows)
     assert any("cannot be proved" in str(finding) for finding in found), found
 
@@ -201,34 +203,34 @@ def test_the_command_checks_a_folder_and_names_what_is_wrong(capsys, tmp_path):
 
 def test_a_matcher_that_ignores_literals_is_found(monkeypatch):
     monkeypatch.setattr(bind, "same_literal", lambda wanted, given: True)
-    assert findings_of(broken(norm, norm_right, tolerance=2), checks.literals_count)
+    assert findings_of(broken(norm, norm_right, tolerance=PROMISED), checks.literals_count)
 
 
 def test_an_engine_that_takes_shared_values_is_found(monkeypatch):
     monkeypatch.setattr(rewrite, "refuse", lambda found, effects: None)
-    assert findings_of(broken(norm, norm_right, tolerance=2), checks.shared_values_stay)
+    assert findings_of(broken(norm, norm_right, tolerance=PROMISED), checks.shared_values_stay)
 
 
 def test_an_engine_that_looks_over_writes_is_found(monkeypatch):
     monkeypatch.setattr(hazards, "refuse_boundary", lambda effects, found, earliest: None)
-    assert findings_of(broken(swiglu, swiglu_right, tolerance=2), checks.respects_writes)
+    assert findings_of(broken(swiglu, swiglu_right, tolerance=PROMISED), checks.respects_writes)
 
 
 def test_a_matcher_for_one_order_of_operands_is_found(monkeypatch):
     monkeypatch.setattr(template, "COMMUTATIVE", frozenset())
-    assert findings_of(broken(norm, norm_right, tolerance=2), checks.operands_commute)
+    assert findings_of(broken(norm, norm_right, tolerance=PROMISED), checks.operands_commute)
 
 
 def test_no_ops_that_stay_are_found(monkeypatch):
     monkeypatch.setattr(checks, "normalize", lambda graph: None)
-    assert findings_of(broken(norm, norm_right, tolerance=2), checks.sees_through_no_ops)
+    assert findings_of(broken(norm, norm_right, tolerance=PROMISED), checks.sees_through_no_ops)
 
 
 def test_a_condition_that_is_not_asked_is_found(monkeypatch):
     def wide(H):
         yield H >= 64, f"H is {H}"
 
-    rule = broken(norm, norm_right, where=wide, tolerance=2)
+    rule = broken(norm, norm_right, where=wide, tolerance=PROMISED)
     assert not findings_of(rule, checks.conditions_refuse)
     monkeypatch.setattr(emission, "conditions", lambda *given: iter(()))
     assert findings_of(rule, checks.conditions_refuse)
@@ -244,10 +246,10 @@ def test_each_line_of_where_is_tried(monkeypatch):
         yield H > 0, f"H is {H}"
 
     assert not findings_of(
-        broken(norm, norm_right, where=two, tolerance=2), checks.conditions_refuse
+        broken(norm, norm_right, where=two, tolerance=PROMISED), checks.conditions_refuse
     )
     (dead,) = findings_of(
-        broken(norm, norm_right, where=never, tolerance=2), checks.conditions_refuse
+        broken(norm, norm_right, where=never, tolerance=PROMISED), checks.conditions_refuse
     )
     assert "falsifies line 2 of where" in str(dead)
     first = emission.refusal
@@ -255,7 +257,7 @@ def test_each_line_of_where_is_tried(monkeypatch):
         emission, "refusal", lambda given: None if "even" in given[1] else first(given)
     )
     (deaf,) = findings_of(
-        broken(norm, norm_right, where=two, tolerance=2), checks.conditions_refuse
+        broken(norm, norm_right, where=two, tolerance=PROMISED), checks.conditions_refuse
     )
     assert "fires although" in str(deaf) and "not even" in str(deaf)
 

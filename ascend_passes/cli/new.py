@@ -59,9 +59,15 @@ def where(H):
     yield H % 2 == 0, f"H is {H}; name the limit and its source"
 
 
-rule = Rule(pattern, replacement, where, examples=[{"H": 64}, {"H": 4096}])
+rule = Rule(
+    pattern,
+    replacement,
+    where,
+    examples=[{"H": 64}, {"H": 4096}],
+    tolerance=6,  # units in the last place: that of npu_swiglu in float32, by docs/accuracy.md
+)
 '''
-RECOGNIZES = ('{"H": 4096}])', '{"H": 4096}], kind="recognize")')
+RECOGNIZES = ("    where,\n", '    where,\n    kind="recognize",\n')
 """What the template says, and what it says for a rule that recognizes."""
 
 

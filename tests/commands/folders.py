@@ -26,7 +26,7 @@ RULES = {
     "number": "rule = 3\n",
     "binary": "\x00\x01\x02",
     "unsized": TEMPLATE.replace('"... H"', "3"),
-    "no_replacement": TEMPLATE.replace("Rule(pattern, replacement, where,", "Rule(pattern,"),
+    "no_replacement": TEMPLATE.replace("    replacement,\n    where,\n", ""),
     "pattern_raises": TEMPLATE.replace("return silu(gate) * up", "raise KeyError('x')"),
     "pattern_exits": TEMPLATE.replace("return silu(gate) * up", "raise SystemExit(0)"),
     "pattern_loops": TEMPLATE.replace(
