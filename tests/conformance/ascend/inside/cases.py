@@ -14,6 +14,8 @@ import numpy as np
 
 BF16, F16, F32, I8 = "bf16", "fp16", "fp32", "i8"
 MANTISSA = {BF16: 7, F16: 10, F32: 23}
+SMALLEST = {BF16: -126, F16: -14, F32: -126}
+"""Exponents of the smallest normal numbers: below them the units stay as they are there."""
 ONE_ROUNDING, TWO_ROUNDINGS, NEAREST = 0.51, 1.51, 0.501
 DYNAMIC = 2.0**-20
 """float32's relative error of a row before its largest value becomes the scale."""
@@ -39,7 +41,7 @@ def wide(array: np.ndarray) -> np.ndarray:
 
 def ulps(found: np.ndarray, exact: np.ndarray, kind: str, absolute: float = 0.0) -> float:
     """Largest distance in units in the last place at the exact value, beyond `absolute`."""
-    _, exponent = np.frexp(np.maximum(np.abs(exact), 2.0**-100))
+    _, exponent = np.frexp(np.maximum(np.abs(exact), 2.0 ** SMALLEST[kind]))
     unit = np.ldexp(1.0, exponent - 1 - MANTISSA[kind])
     return float((np.maximum(np.abs(wide(found) - exact) - absolute, 0) / unit).max())
 

@@ -1,6 +1,6 @@
 """Compiles every kernel for every chip and runs what is made for the 910B1; the last line is JSON.
 
-    python prove.py ROOT WORK [NAME ...]
+    python prove.py ROOT WORK SEED [NAME ...]
     python prove.py ROOT WORK --mutants NAME COUNT SEED
 
 Run by `tests.conformance.ascend.toolchain`, where Huawei's triton is the one that is imported.
