@@ -292,8 +292,9 @@ def packed_heads(rng: np.random.Generator, form: dict[str, Any]) -> Drawn:
 def turned_error(
     y: np.ndarray, x: np.ndarray, gamma: np.ndarray, cos: np.ndarray, sin: np.ndarray, kind: str
 ) -> tuple[float, float]:
-    """The largest error of a normalized, rotated head as a share of what is allowed: half a unit of
-    the result, and what cosine and sine let through of the roundings of both columns of a pair."""
+    """The largest error of a normalized, rotated head as a share of what is allowed: what cosine and
+    sine let through of the roundings of both columns of a pair, and half a unit at the largest
+    value that this makes of the result."""
     normed = x / np.sqrt((x**2).mean(-1, keepdims=True) + EPSILON) * gamma
 
     def unit(values: np.ndarray) -> np.ndarray:
@@ -307,8 +308,8 @@ def turned_error(
     exact = normed * cos + other(normed, -1) * sin
     slack = TWO_ROUNDINGS * unit(normed)
     through = slack * np.abs(cos) + other(slack, 1) * np.abs(sin)
-    allowed = 0.5 * unit(exact) + through + DYNAMIC
-    return float((np.abs(wide(y) - exact) / allowed).max()), 1.01
+    allowed = 0.5 * unit(np.abs(exact) + through) + through + DYNAMIC
+    return float((np.abs(wide(y) - exact) / allowed).max()), 1.0
 
 
 def matmul_sum(rng: np.random.Generator, form: dict[str, Any]) -> Drawn:
