@@ -18,6 +18,7 @@ from ascend_passes.models.generate import logits_of, new_cache
 from ascend_passes.models.quantize import quantize_model
 from ascend_passes.models.reference import reference_logits
 from ascend_passes.options.value import Options
+from tests.slow import slow
 
 from .backend import Backend, graph_of
 
@@ -75,8 +76,16 @@ def decode(mode, model, prompts):
     return torch.cat(chosen, 1), torch.stack(logits, 1), report
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("batch", "rows"), [(1, 1), (3, 4), (8, 8)])
+@pytest.mark.parametrize(
+    ("kind", "batch", "rows"),
+    [
+        *((kind, 3, 4) for kind in KINDS),
+        ("w8a8-dynamic", 1, 1),
+        ("bfloat16", 8, 8),
+        *(pytest.param(kind, 1, 1, marks=slow) for kind in KINDS if kind != "w8a8-dynamic"),
+        *(pytest.param(kind, 8, 8, marks=slow) for kind in KINDS if kind != "bfloat16"),
+    ],
+)
 def test_a_captured_step_of_ascend_dense(models, kind, batch, rows):
     """As accurate as eager on its own tokens, and capture changes no bit of the compiled step."""
     model = models(kind)

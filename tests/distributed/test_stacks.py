@@ -14,6 +14,7 @@ from ranks import Ranks
 from stacks import Kind
 
 from ascend_passes.cost.profiles import Profile
+from tests.slow import slow
 
 LAYERS = 2
 BFLOAT16_BOUND = 2**-8 * 2 * LAYERS
@@ -75,9 +76,16 @@ def test_two_ranks_compute_the_same_bits(two: Ranks, name: str) -> None:
         assert outcome.same_tokens
 
 
-@pytest.mark.parametrize("early", [True, False])
 @pytest.mark.parametrize("name", ["float32", "static", "dynamic", "bias after", "vllm dynamic"])
-@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize(
+    ("early", "fused"),
+    [
+        (True, True),
+        (False, False),
+        pytest.param(True, False, marks=slow),
+        pytest.param(False, True, marks=slow),
+    ],
+)
 def test_padded_rows_may_hold_anything(two: Ranks, name: str, early: bool, fused: bool) -> None:
     passes = FORCED if early else f"{FORCED},-sequence_parallel.pad_early"
     chosen = {"passes": passes, "poisoned": True, "matmul_reduce_scatter": fused}

@@ -292,9 +292,11 @@ def packed_heads(rng: np.random.Generator, form: dict[str, Any]) -> Drawn:
 def turned_error(
     y: np.ndarray, x: np.ndarray, gamma: np.ndarray, cos: np.ndarray, sin: np.ndarray, kind: str
 ) -> tuple[float, float]:
-    """The largest error of a normalized, rotated head as a share of what is allowed: what cosine and
-    sine let through of the roundings of both columns of a pair, and half a unit at the largest
-    value that this makes of the result."""
+    """The largest error of a normalized, rotated head as a share of what is allowed.
+
+    That is what cosine and sine let through of the roundings of both columns of a pair, and half a
+    unit at the largest value that this makes of the result.
+    """
     normed = x / np.sqrt((x**2).mean(-1, keepdims=True) + EPSILON) * gamma
 
     def unit(values: np.ndarray) -> np.ndarray:
