@@ -22,6 +22,7 @@ BOUND = 1e-7
 """Largest relative difference: 1e-20 squared leaves seven digits of an epsilon of 1e-8."""
 FEWEST_ROWS = 4
 """Rows that show what a piece does with any row."""
+FAR_GAIN = -1e6
 TINY_EPSILON, FAR = 1e-14, 1e4
 """An epsilon that no activation meets may stand elsewhere in the formula, as in `x / (rms + eps)`:
 below FAR times its root, and there by less than half of the value."""
@@ -108,6 +109,8 @@ def norm_of(rows: ProbedRows, gains: list[fx.Node]) -> Answer | NotThat:
     line = affine(gain, rows.given[gains[0]].reshape(1, -1) if gains else None)
     if isinstance(line, NotThat):
         return line
+    if gains and not is_affine_far_away(rows, gains[0], line):
+        return NotThat("its gain is not affine in its parameter", near=True)
     numbers = {"epsilon": float(f"{epsilon:.7g}"), "offset": line[0], "factor": line[1]}
     inputs = {"x": Slot(0)}
     if gains:
@@ -183,6 +186,14 @@ def affine(gain: Tensor, parameter: Tensor | None) -> tuple[float, float] | NotT
     if not near_enough(gain, start + slope * parameter):
         return NotThat("its gain is not affine in its parameter", near=True)
     return clean(start), clean(slope)
+
+
+def is_affine_far_away(rows: ProbedRows, parameter: fx.Node, line: tuple[float, float]) -> bool:
+    """Whether a large negative parameter gives the gain of the same line."""
+    given = {parameter: rows.given[parameter] * FAR_GAIN}
+    x, y, mean = replace(rows, given=given).at(LARGE)
+    wanted = line[0] + line[1] * given[parameter].reshape(1, -1)
+    return near_enough(y * mean.sqrt() / x, wanted.expand_as(x))
 
 
 def clean(number: float) -> float:

@@ -10,25 +10,34 @@ from torch import Tensor, fx
 Values = Mapping[fx.Node, Tensor]
 Ask = Callable[[Values], Tensor]
 """A factor, for values of the tensors that a piece reads."""
+MULTIPLES = (2.0, -2.0)
+"""What a tensor is multiplied by."""
 
 
 def powers_of(ask: Ask, given: Values, tensors: Sequence[fx.Node]) -> dict[fx.Node, int] | None:
     """The power, 1 or -1, of each tensor that a factor is proportional to; None where it depends on
     one in another way.
 
-    Each tensor is doubled in turn: a factor that is proportional to it doubles as well.
+    Each tensor is multiplied in turn, and a factor that is proportional to it is multiplied as
+    well; by a negative number too, since a magnitude is proportional to positive ones alone.
     """
     found, plain = {}, ask(given)
     for tensor in tensors:
-        ratio = ask({**given, tensor: given[tensor] * 2}) / plain
-        if torch.allclose(ratio, torch.ones_like(ratio), rtol=1e-9, atol=0):
-            continue
-        for power in (1, -1):
-            if torch.allclose(ratio, torch.full_like(ratio, 2.0**power), rtol=1e-9, atol=0):
-                found[tensor] = power
-        if tensor not in found:
+        ratios = [ask({**given, tensor: given[tensor] * times}) / plain for times in MULTIPLES]
+        powers = [power for power in (0, 1, -1) if are_powers(ratios, power)]
+        if not powers:
             return None
+        if powers != [0]:
+            found[tensor] = powers[0]
     return found
+
+
+def are_powers(ratios: Sequence[Tensor], power: int) -> bool:
+    """Whether ratios are those of a factor that has a tensor to this power."""
+    return all(
+        torch.allclose(ratio, torch.full_like(ratio, times**power), rtol=1e-9, atol=0)
+        for ratio, times in zip(ratios, MULTIPLES, strict=True)
+    )
 
 
 def product_of_powers(given: Sequence[Tensor], powers: Sequence[int], number: float) -> Tensor:

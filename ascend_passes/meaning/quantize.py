@@ -97,8 +97,12 @@ def may_be_rows(node: fx.Node, rounded: Tensor) -> bool:
 
 def quantize_piece(place: Place) -> Cone | None:
     """The piece at a place, if it rounds once and reads nothing larger than a row; values inside
-    that others want, such as a dynamic scale, are results."""
-    cone = cone_of(*place, ALLOWED_HERE)
+    that others want, such as a dynamic scale, are results.
+
+    What bounds a stored scale, or takes its magnitude, stays outside: it is another function for
+    some scales, and the piece reads its result.
+    """
+    cone = cone_of(*place, ALLOWED_HERE, lambda node: node.target not in PIECEWISE | CHOICES)
     if cone is None:
         return None
     count, width = value(cone.sources[0]).numel(), plain_size(value(cone.sources[0]).shape[-1])

@@ -40,7 +40,7 @@ from ascend_passes.meaning.family import (
 )
 from ascend_passes.meaning.looks import looks_like_norm
 from ascend_passes.meaning.norm_probe import solve_norm
-from ascend_passes.meaning.vocabulary import ALLOWED, CASTS, LAYOUT, MOVES, REDUCTIONS
+from ascend_passes.meaning.vocabulary import ALLOWED, CASTS, CLAMPS, LAYOUT, MOVES, REDUCTIONS
 
 aten = torch.ops.aten
 MATRICES = frozenset({aten.mm.default, aten.addmm.default, aten.mv.default, aten._int_mm.default})
@@ -117,9 +117,12 @@ def is_affine(node: fx.Node) -> bool:
 
 
 def may_be_norm(cone: Cone) -> bool:
-    """Whether a piece reduces, computes no integers, reads nothing larger than a gain, and holds no
-    value in a narrower range than its rows and its result."""
-    width = plain_size(value(cone.sources[0]).shape[-1])
+    """Whether a piece reduces, computes no integers, reads nothing larger than a gain, holds no
+    value in a narrower range than its rows and its result, and bounds nothing as large as they: a
+    bound that rows reach by their gain is met by no probe."""
+    width, count = plain_size(value(cone.sources[0]).shape[-1]), value(cone.sources[0]).numel()
+    if any(node.target in CLAMPS and same_size(value(node).numel(), count) for node in cone.own):
+        return False
     own = [fake_tensor(node) for node in cone.nodes]
     if not any(node.target in REDUCTIONS for node in cone.own):
         return False

@@ -11,11 +11,9 @@ from torch import Tensor, fx
 from ascend_passes.ir.graph import same_size, value
 from ascend_passes.meaning.family import agrees
 from ascend_passes.meaning.lift import WidePiece
-from ascend_passes.meaning.vocabulary import PIECEWISE, ROUNDINGS
+from ascend_passes.meaning.vocabulary import CLAMPS, ROUNDINGS
 
 aten = torch.ops.aten
-CLAMPS = PIECEWISE - {aten.abs.default}
-"""What may stand round a rounding; the absolute values of a row belong to its scale."""
 LOWEST, HIGHEST = -128.0, 127.0
 STEPS = 127.0
 """Steps of the operator's dynamic scale from zero to the largest magnitude of a row."""
@@ -36,7 +34,8 @@ class Rounded:
 
     @classmethod
     def of(cls, lifted: WidePiece) -> Rounded:
-        """The piece with random leaves."""
+        """The piece with random leaves. What may stand round a rounding are clamps: the absolute
+        values of a row belong to its scale."""
         cone, source = lifted.cone, torch.Generator().manual_seed(5)
         count = value(cone.sources[0]).numel()
         inside = [

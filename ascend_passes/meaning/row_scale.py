@@ -18,7 +18,8 @@ aten = torch.ops.aten
 OTHER_STEPS = (127.5, 128.0)
 """Steps that models take as well, torch.ao half of the range: with the operator's own scale in the
 place of theirs, what a row stands for differs by one step at most."""
-MAGNITUDES = (1e-3, 1.0, 1e3)
+MAGNITUDES = (1e-3, 1.0, 1e3, 1e30)
+"""Of rows; beyond all numbers that a clamp in front of the scale may name."""
 PARTS = frozenset(
     {
         *(aten.slice.Tensor, aten.select.int, aten.split.Tensor, aten.split_with_sizes.default),

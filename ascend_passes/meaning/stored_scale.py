@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, fx
@@ -24,6 +25,7 @@ from ascend_passes.meaning.rounded import (
 aten = torch.ops.aten
 INT8_CODE = 1
 """torch's number for int8, which `npu_quantize` takes."""
+FAR = 2.0**40
 
 
 def static_scale(rounded: Rounded) -> Answer | NotThat:
@@ -49,7 +51,7 @@ def static_scale(rounded: Rounded) -> Answer | NotThat:
         return NotThat("it only rounds")
     rounded = rounded.with_integers(set(powers))
     point = rounded.smooth(0 * x)
-    ends = rounded.whole(0 * x - 1e30).min().item(), rounded.whole(0 * x + 1e30).max().item()
+    ends = ends_of(rounded, powers)
     if float(factor.reshape(-1)[0]) < 0 or ends[1] != HIGHEST or ends[0] not in (LOWEST, -STEPS):
         return NotThat(f"it clamps to {ends[0]:.0f} and {ends[1]:.0f}, not to int8", near=True)
     small = x * 32 / factor
@@ -59,6 +61,14 @@ def static_scale(rounded: Rounded) -> Answer | NotThat:
     if not near_integers(rounded.whole(small).reshape(x.shape), wanted):
         return NotThat("it does not round to the nearest integer", near=True)
     return stored_scale(rounded, powers, factor, point, ends[0])
+
+
+def ends_of(rounded: Rounded, powers: Mapping[fx.Node, int]) -> tuple[float, float]:
+    """The least and the largest integer of any rows, with scales by which they become small: a
+    clamp in front of the scale shows."""
+    small = {leaf: rounded.given[leaf] * FAR**-power for leaf, power in powers.items()}
+    rounded, far = replace(rounded, given={**rounded.given, **small}), 0 * rounded.rows(1.0) + 1e30
+    return rounded.whole(-far).min().item(), rounded.whole(far).max().item()
 
 
 def stored_scale(

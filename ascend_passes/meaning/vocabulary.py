@@ -64,6 +64,7 @@ PIECEWISE = frozenset(
     }
 )
 """Continuous, with a bend: probed on both sides of each number that they name."""
+CLAMPS = PIECEWISE - {aten.abs.default}
 REDUCTIONS = frozenset(
     {
         *(aten.mean.dim, aten.mean.default, aten.sum.dim_IntList, aten.sum.default),
