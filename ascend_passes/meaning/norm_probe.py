@@ -15,7 +15,7 @@ from ascend_passes.meaning.answer import Answer, NotThat, Slot
 from ascend_passes.meaning.lift import WidePiece
 from ascend_passes.meaning.vocabulary import PIECEWISE
 
-LARGE, SMALL = 1e7, 1e-20
+LARGE, SMALL = 1e15, 1e-20
 """Magnitudes beside which no epsilon counts, and which count beside none."""
 MAGNITUDES = tuple(10.0**power for power in (4, 2, 1, 0, -1, -2, -2.5, -3, -3.5, -4, -5, -6, -8))
 BOUND = 1e-7

@@ -2,7 +2,7 @@
 
 Asked of a piece F with rows x, in float64:
 
-* rows of magnitude 1e7, beside which no epsilon counts, give the gain G = F(x) rms(x) / x, which
+* rows of magnitude 1e15, beside which no epsilon counts, give the gain G = F(x) rms(x) / x, which
   must be one number for each column and affine in the one parameter of the piece;
 * rows of magnitude 1e-20 give epsilon = (x G / F(x))**2 - rms(x)**2;
 * at 13 magnitudes between, at epsilon's own and on both sides of every number that a clamp names,

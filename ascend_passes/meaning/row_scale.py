@@ -97,7 +97,7 @@ def asked_rows(rounded: Rounded) -> int:
 
 def smoothing(rounded: Rounded) -> Tensor | None:
     """What each column of the rows is multiplied by before their largest magnitude is taken, up to
-    one factor: ones, or the only tensor that the piece reads or its reciprocal."""
+    one factor: ones, or the only tensor that the piece reads or its reciprocal, with its sign."""
     x = rounded.rows(1.0)
     width = x.shape[-1]
     if not rounded.given:
@@ -106,8 +106,11 @@ def smoothing(rounded: Rounded) -> Tensor | None:
     held = rounded.given[leaf].reshape(-1)
     if more or held.numel() != width:
         return None
-    ratio = (rounded.smooth(x) / x).reshape(-1, width)
+    plain, turned = rounded.smooth(x), rounded.smooth(x, {leaf: -rounded.given[leaf]})
+    ratio = (plain / x).reshape(-1, width)
     ratio = ratio / ratio[:, :1]
+    if not agrees(turned, -plain):
+        return None
     for factors in (held, 1 / held):
         if agrees(ratio, (factors / factors[0]).expand_as(ratio)):
             return factors

@@ -70,6 +70,17 @@ def test_rows_that_are_bounded_before_they_are_quantized(dynamic):
     assert_steps(gm, spelling, given)
 
 
+@pytest.mark.parametrize("made_of", [torch.abs, lambda s: (s**2) ** 0.5, lambda s: s + 0])
+def test_rows_are_smoothed_by_a_tensor_with_its_sign(made_of):
+    def spelling(x, s):
+        smoothed = x * made_of(s)
+        return narrow(smoothed / (smoothed.abs().amax(-1, keepdim=True) / 127))
+
+    given = normal(ROWS, H, kind=BF16), normal(H, kind=BF16, seed=1)
+    gm, _ = recognized(spelling, given)
+    assert_steps(gm, spelling, given)
+
+
 @pytest.mark.parametrize("rows", [1, ROWS])
 @pytest.mark.parametrize("name", NORMS)
 def test_what_bounds_a_norm_stays(name, rows):
