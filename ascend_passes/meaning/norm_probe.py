@@ -23,6 +23,7 @@ BOUND = 1e-7
 FEWEST_ROWS = 4
 """Rows that show what a piece does with any row."""
 FAR_GAIN = -1e6
+"""By what a parameter is multiplied, so that results reach what bounds them."""
 TINY_EPSILON, FAR = 1e-14, 1e4
 """An epsilon that no activation meets may stand elsewhere in the formula, as in `x / (rms + eps)`:
 below FAR times its root, and there by less than half of the value."""

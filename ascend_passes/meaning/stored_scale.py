@@ -25,7 +25,8 @@ from ascend_passes.meaning.rounded import (
 aten = torch.ops.aten
 INT8_CODE = 1
 """torch's number for int8, which `npu_quantize` takes."""
-FAR = 2.0**40
+SHRINKS = 2.0**40
+"""How many times smaller scales make rows, so that 1e30 is still far outside of int8."""
 
 
 def static_scale(rounded: Rounded) -> Answer | NotThat:
@@ -64,9 +65,9 @@ def static_scale(rounded: Rounded) -> Answer | NotThat:
 
 
 def ends_of(rounded: Rounded, powers: Mapping[fx.Node, int]) -> tuple[float, float]:
-    """The least and the largest integer of any rows, with scales by which they become small: a
-    clamp in front of the scale shows."""
-    small = {leaf: rounded.given[leaf] * FAR**-power for leaf, power in powers.items()}
+    """The least and the largest integer of any rows, with scales that make them small: a clamp in
+    front of the scale shows."""
+    small = {leaf: rounded.given[leaf] * SHRINKS**-power for leaf, power in powers.items()}
     rounded, far = replace(rounded, given={**rounded.given, **small}), 0 * rounded.rows(1.0) + 1e30
     return rounded.whole(-far).min().item(), rounded.whole(far).max().item()
 
