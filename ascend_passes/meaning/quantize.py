@@ -109,6 +109,10 @@ def quantize_piece(place: Place) -> Cone | None:
     rounded = [node for node in cone.own if node.target in ROUNDINGS]
     if len(rounded) != 1 or not all(size_in(leaf, (1, width)) for leaf in cone.leaves):
         return None
+    if not all(asks_for_zero(node) for node in cone.own if node.target in CHOICES):
+        return None
+    if any(node.target in CHOICES and same_size(value(node).numel(), count) for node in cone.own):
+        return None  # another value of one element: no probe meets it
     readers = (user for user in cone.sources[0].users if user in cone.own)
     if all(user.target in LAYOUT for user in readers):
         return None  # what they give are the rows
@@ -121,6 +125,11 @@ def quantize_piece(place: Place) -> Cone | None:
         and any(user not in cone.own for user in node.users)
     )
     return replace(cone, others=tuple(wanted))
+
+
+def asks_for_zero(node: fx.Node) -> bool:
+    """Whether a choice is none by a number, or by zero."""
+    return node.target is not aten.eq.Scalar or node.args[1] == 0
 
 
 def size_in(leaf: fx.Node, sizes: tuple[int | None, ...]) -> bool:

@@ -70,6 +70,31 @@ def test_rows_that_are_bounded_before_they_are_quantized(dynamic):
     assert_steps(gm, spelling, given)
 
 
+@pytest.mark.parametrize("number", [0.0, 3.0])
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_elements_that_are_chosen_by_their_value(dynamic, number):
+    def spelling(x, s):
+        chosen = torch.where(x == number, 7.0, x)
+        return narrow(chosen / (chosen.abs().amax(-1, keepdim=True) / 127 if dynamic else s))
+
+    x = normal(ROWS, H, kind=BF16)
+    x[:, 5:9] = number
+    given = x, torch.full((1,), 0.02, dtype=BF16)
+    gm, _ = recognized(spelling, given)
+    assert_steps(gm, spelling, given)
+
+
+def test_a_scale_that_is_chosen_by_another_number_than_zero():
+    def spelling(x):
+        largest = x.abs().amax(-1, keepdim=True)
+        return narrow(x / (torch.where(largest == 4.0, 8.0, largest) / 127))
+
+    x = normal(ROWS, H, kind=BF16).clamp(-3, 3)
+    x[:, 5] = 4.0
+    gm, _ = recognized(spelling, (x,))
+    assert_steps(gm, spelling, (x,))
+
+
 @pytest.mark.parametrize("made_of", [torch.abs, lambda s: (s**2) ** 0.5, lambda s: s + 0])
 def test_rows_are_smoothed_by_a_tensor_with_its_sign(made_of):
     def spelling(x, s):
