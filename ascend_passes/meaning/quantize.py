@@ -129,7 +129,7 @@ def quantize_piece(place: Place) -> Cone | None:
 
 def asks_for_zero(node: fx.Node) -> bool:
     """Whether a choice is none by a number, or by zero."""
-    return node.target is not aten.eq.Scalar or node.args[1] == 0
+    return node.target is not aten.eq.Scalar or bool(node.args[1] == 0)
 
 
 def size_in(leaf: fx.Node, sizes: tuple[int | None, ...]) -> bool:
