@@ -17,6 +17,7 @@ from ascend_passes.engine.registry import find, identity, rules
 from ascend_passes.engine.rewrite import rewrite
 from ascend_passes.engine.rule import RuleError
 from ascend_passes.ir.graph import Context
+from ascend_passes.npu.accuracy import SINGLE
 from ascend_passes.options.types import OptionError
 from ascend_passes.options.value import Options
 from ascend_passes.report.value import Miss, Place
@@ -121,9 +122,11 @@ def test_a_choice_reaches_the_replacement_and_where():
         asked.append(double)
         yield H < 8194, f"H is {H}"
 
-    assert not check(made(pattern, replacement, where=where, tolerance=6))
+    assert not check(made(pattern, replacement, where=where, tolerance=SINGLE))
     assert {False, True} <= set(asked)
-    wrong = made(pattern, lambda x, gamma, eps: npu.npu_rms_norm(x, gamma, eps)[0], tolerance=6)
+    wrong = made(
+        pattern, lambda x, gamma, eps: npu.npu_rms_norm(x, gamma, eps)[0], tolerance=SINGLE
+    )
     assert {finding.spelling for finding in check(wrong)} == {"pattern[double]"}
 
 

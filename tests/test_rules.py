@@ -18,6 +18,7 @@ from ascend_passes import Rule, npu
 from ascend_passes.__main__ import main
 from ascend_passes.cli.rules import every_rule
 from ascend_passes.engine import bind, emission, hazards, rewrite, template
+from ascend_passes.npu.accuracy import SINGLE
 from ascend_passes.options.value import Options
 from ascend_passes.verify import check, checks, findings
 
@@ -29,8 +30,6 @@ INT8 = 1  # torch's number for the dtype
 Rows = Annotated[Tensor, "... H"]
 Gain = Annotated[Tensor, "H"]
 Scale = Annotated[Tensor, "1"]
-PROMISED = 6
-"""Units in the last place that docs/accuracy.md allows npu_swiglu and npu_rms_norm in float32."""
 
 
 def tried(rule):
@@ -124,12 +123,12 @@ def findings_of(rule, one):
     ids=lambda function: function.__name__,
 )
 def test_a_wrong_replacement_is_found(pattern, replacement, finder):
-    assert findings_of(broken(pattern, replacement, tolerance=PROMISED), finder)
+    assert findings_of(broken(pattern, replacement, tolerance=SINGLE), finder)
 
 
 def test_right_rules_pass():
-    assert not names_of(broken(swiglu, swiglu_right, tolerance=PROMISED))
-    assert not names_of(broken(norm, norm_right, tolerance=PROMISED))
+    assert not names_of(broken(swiglu, swiglu_right, tolerance=SINGLE))
+    assert not names_of(broken(norm, norm_right, tolerance=SINGLE))
 
 
 def test_a_replacement_that_keeps_the_strides_to_itself_is_not_applied():
@@ -147,7 +146,7 @@ def test_a_pattern_that_never_matches_is_found():
     def never(gate):
         yield gate.dim() > 9, "gate has few dims"
 
-    rule = broken(swiglu, swiglu_right, where=never, tolerance=PROMISED)
+    rule = broken(swiglu, swiglu_right, where=never, tolerance=SINGLE)
     assert "gate has few dims" in str(findings_of(rule, checks.fires_and_agrees))
 
 
@@ -165,7 +164,7 @@ def test_a_limit_on_rows_is_found():
     def few(x):
         yield x.shape[0] < 1000, "there are many rows"
 
-    rule = broken(swiglu, swiglu_right, where=lambda gate: few(gate), tolerance=PROMISED)
+    rule = broken(swiglu, swiglu_right, where=lambda gate: few(gate), tolerance=SINGLE)
     found = findings_of(rule, checks.takes_symbolic_rows)
     assert any("cannot be proved" in str(finding) for finding in found), found
 
@@ -203,34 +202,34 @@ def test_the_command_checks_a_folder_and_names_what_is_wrong(capsys, tmp_path):
 
 def test_a_matcher_that_ignores_literals_is_found(monkeypatch):
     monkeypatch.setattr(bind, "same_literal", lambda wanted, given: True)
-    assert findings_of(broken(norm, norm_right, tolerance=PROMISED), checks.literals_count)
+    assert findings_of(broken(norm, norm_right, tolerance=SINGLE), checks.literals_count)
 
 
 def test_an_engine_that_takes_shared_values_is_found(monkeypatch):
     monkeypatch.setattr(rewrite, "refuse", lambda found, effects: None)
-    assert findings_of(broken(norm, norm_right, tolerance=PROMISED), checks.shared_values_stay)
+    assert findings_of(broken(norm, norm_right, tolerance=SINGLE), checks.shared_values_stay)
 
 
 def test_an_engine_that_looks_over_writes_is_found(monkeypatch):
     monkeypatch.setattr(hazards, "refuse_boundary", lambda effects, found, earliest: None)
-    assert findings_of(broken(swiglu, swiglu_right, tolerance=PROMISED), checks.respects_writes)
+    assert findings_of(broken(swiglu, swiglu_right, tolerance=SINGLE), checks.respects_writes)
 
 
 def test_a_matcher_for_one_order_of_operands_is_found(monkeypatch):
     monkeypatch.setattr(template, "COMMUTATIVE", frozenset())
-    assert findings_of(broken(norm, norm_right, tolerance=PROMISED), checks.operands_commute)
+    assert findings_of(broken(norm, norm_right, tolerance=SINGLE), checks.operands_commute)
 
 
 def test_no_ops_that_stay_are_found(monkeypatch):
     monkeypatch.setattr(checks, "normalize", lambda graph: None)
-    assert findings_of(broken(norm, norm_right, tolerance=PROMISED), checks.sees_through_no_ops)
+    assert findings_of(broken(norm, norm_right, tolerance=SINGLE), checks.sees_through_no_ops)
 
 
 def test_a_condition_that_is_not_asked_is_found(monkeypatch):
     def wide(H):
         yield H >= 64, f"H is {H}"
 
-    rule = broken(norm, norm_right, where=wide, tolerance=PROMISED)
+    rule = broken(norm, norm_right, where=wide, tolerance=SINGLE)
     assert not findings_of(rule, checks.conditions_refuse)
     monkeypatch.setattr(emission, "conditions", lambda *given: iter(()))
     assert findings_of(rule, checks.conditions_refuse)
@@ -246,10 +245,10 @@ def test_each_line_of_where_is_tried(monkeypatch):
         yield H > 0, f"H is {H}"
 
     assert not findings_of(
-        broken(norm, norm_right, where=two, tolerance=PROMISED), checks.conditions_refuse
+        broken(norm, norm_right, where=two, tolerance=SINGLE), checks.conditions_refuse
     )
     (dead,) = findings_of(
-        broken(norm, norm_right, where=never, tolerance=PROMISED), checks.conditions_refuse
+        broken(norm, norm_right, where=never, tolerance=SINGLE), checks.conditions_refuse
     )
     assert "falsifies line 2 of where" in str(dead)
     first = emission.refusal
@@ -257,7 +256,7 @@ def test_each_line_of_where_is_tried(monkeypatch):
         emission, "refusal", lambda given: None if "even" in given[1] else first(given)
     )
     (deaf,) = findings_of(
-        broken(norm, norm_right, where=two, tolerance=PROMISED), checks.conditions_refuse
+        broken(norm, norm_right, where=two, tolerance=SINGLE), checks.conditions_refuse
     )
     assert "fires although" in str(deaf) and "not even" in str(deaf)
 

@@ -131,6 +131,14 @@ def absorbed(
     return sorted(inside), list(leaves)
 
 
+def calls_on_rows(cone: Cone, targets: Collection[Any]) -> list[fx.Node]:
+    """The nodes of a piece that call one of these operators, depend on a source and hold as many
+    elements as the first, in order."""
+    count = value(cone.sources[0]).numel()
+    calls = (node for node in cone.nodes if node in cone.own and node.target in targets)
+    return [node for node in calls if same_size(value(node).numel(), count)]
+
+
 def makes_itself(node: fx.Node) -> bool:
     """Whether a node is made of numbers alone; for families whose other inputs are values."""
     return node.op == "call_function" and not any(map(holds_tensor, node.all_input_nodes))

@@ -24,11 +24,11 @@ def powers_of(ask: Ask, given: Values, tensors: Sequence[fx.Node]) -> dict[fx.No
     found, plain = {}, ask(given)
     for tensor in tensors:
         ratios = [ask({**given, tensor: given[tensor] * times}) / plain for times in MULTIPLES]
-        powers = [power for power in (0, 1, -1) if are_powers(ratios, power)]
-        if not powers:
+        power = next((power for power in (0, 1, -1) if are_powers(ratios, power)), None)
+        if power is None:
             return None
-        if powers != [0]:
-            found[tensor] = powers[0]
+        if power:
+            found[tensor] = power
     return found
 
 

@@ -23,6 +23,7 @@ from ascend_passes.meaning.answer import Answer, NotThat
 from ascend_passes.meaning.cone import (
     Cone,
     ancestors,
+    calls_on_rows,
     cone_of,
     descendants,
     fake_tensor,
@@ -109,10 +110,8 @@ def quantize_piece(place: Place) -> Cone | None:
     rounded = [node for node in cone.own if node.target in ROUNDINGS]
     if len(rounded) != 1 or not all(size_in(leaf, (1, width)) for leaf in cone.leaves):
         return None
-    if not all(asks_for_zero(node) for node in cone.own if node.target in CHOICES):
-        return None
-    if any(node.target in CHOICES and same_size(value(node).numel(), count) for node in cone.own):
-        return None  # another value of one element: no probe meets it
+    if calls_on_rows(cone, CHOICES) or any(asks_for_another(node) for node in cone.own):
+        return None  # no probe meets the elements, or the scale, that have another value
     readers = (user for user in cone.sources[0].users if user in cone.own)
     if all(user.target in LAYOUT for user in readers):
         return None  # what they give are the rows
@@ -127,9 +126,9 @@ def quantize_piece(place: Place) -> Cone | None:
     return replace(cone, others=tuple(wanted))
 
 
-def asks_for_zero(node: fx.Node) -> bool:
-    """Whether a choice is none by a number, or by zero."""
-    return node.target is not aten.eq.Scalar or bool(node.args[1] == 0)
+def asks_for_another(node: fx.Node) -> bool:
+    """Whether a node looks for another number than zero."""
+    return node.target is aten.eq.Scalar and bool(node.args[1] != 0)
 
 
 def size_in(leaf: fx.Node, sizes: tuple[int | None, ...]) -> bool:

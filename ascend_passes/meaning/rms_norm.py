@@ -23,6 +23,7 @@ from ascend_passes.ir.graph import plain_size, same_size, value
 from ascend_passes.meaning.cone import (
     Cone,
     ancestors,
+    calls_on_rows,
     cone_of,
     descendants,
     fake_tensor,
@@ -120,9 +121,9 @@ def may_be_norm(cone: Cone) -> bool:
     """Whether a piece reduces, computes no integers, reads nothing larger than a gain, holds no
     value in a narrower range than its rows and its result, and bounds nothing as large as they: a
     bound that rows reach by their gain is met by no probe."""
-    width, count = plain_size(value(cone.sources[0]).shape[-1]), value(cone.sources[0]).numel()
-    if any(node.target in CLAMPS and same_size(value(node).numel(), count) for node in cone.own):
+    if calls_on_rows(cone, CLAMPS):
         return False
+    width = plain_size(value(cone.sources[0]).shape[-1])
     own = [fake_tensor(node) for node in cone.nodes]
     if not any(node.target in REDUCTIONS for node in cone.own):
         return False

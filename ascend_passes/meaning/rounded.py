@@ -8,13 +8,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, fx
 
-from ascend_passes.ir.graph import same_size, value
+from ascend_passes.meaning.cone import calls_on_rows
 from ascend_passes.meaning.family import agrees
 from ascend_passes.meaning.lift import WidePiece
 from ascend_passes.meaning.vocabulary import CLAMPS, ROUNDINGS
 
 aten = torch.ops.aten
 LOWEST, HIGHEST = -128.0, 127.0
+BEYOND = 1e30
+"""Magnitude of rows beyond all numbers that a clamp may name."""
 STEPS = 127.0
 """Steps of the operator's dynamic scale from zero to the largest magnitude of a row."""
 
@@ -34,17 +36,9 @@ class Rounded:
 
     @classmethod
     def of(cls, lifted: WidePiece) -> Rounded:
-        """The piece with random leaves. What may stand round a rounding are clamps: the absolute
-        values of a row belong to its scale."""
-        cone, source = lifted.cone, torch.Generator().manual_seed(5)
-        count = value(cone.sources[0]).numel()
-        inside = [
-            node
-            for node in cone.nodes
-            if node in cone.own
-            and node.target in ROUNDINGS | CLAMPS
-            and same_size(value(node).numel(), count)
-        ]
+        """The piece with random leaves."""
+        source = torch.Generator().manual_seed(5)
+        inside = calls_on_rows(lifted.cone, ROUNDINGS | CLAMPS)
         given = {
             leaf: 2.0 ** torch.randint(1, 4, lifted.shape(leaf), generator=source).double()
             for leaf in lifted.unknown

@@ -11,15 +11,14 @@ from torch import Tensor, fx
 from ascend_passes import npu
 from ascend_passes.meaning.answer import Answer, NotThat, Slot
 from ascend_passes.meaning.family import agrees
-from ascend_passes.meaning.rounded import STEPS, Rounded, near_integers, reads_back
+from ascend_passes.meaning.rounded import BEYOND, STEPS, Rounded, near_integers, reads_back
 from ascend_passes.meaning.vocabulary import CHOICES, PIECEWISE
 
 aten = torch.ops.aten
 OTHER_STEPS = (127.5, 128.0)
 """Steps that models take as well, torch.ao half of the range: with the operator's own scale in the
 place of theirs, what a row stands for differs by one step at most."""
-MAGNITUDES = (1e-3, 1.0, 1e3, 1e30)
-"""Of rows; beyond all numbers that a clamp in front of the scale may name."""
+MAGNITUDES = (1e-3, 1.0, 1e3, BEYOND)
 PARTS = frozenset(
     {
         *(aten.slice.Tensor, aten.select.int, aten.split.Tensor, aten.split_with_sizes.default),
@@ -106,11 +105,11 @@ def smoothing(rounded: Rounded) -> Tensor | None:
     held = rounded.given[leaf].reshape(-1)
     if more or held.numel() != width:
         return None
-    plain, turned = rounded.smooth(x), rounded.smooth(x, {leaf: -rounded.given[leaf]})
+    plain = rounded.smooth(x)
+    if not agrees(rounded.smooth(x, {leaf: -rounded.given[leaf]}), -plain):
+        return None
     ratio = (plain / x).reshape(-1, width)
     ratio = ratio / ratio[:, :1]
-    if not agrees(turned, -plain):
-        return None
     for factors in (held, 1 / held):
         if agrees(ratio, (factors / factors[0]).expand_as(ratio)):
             return factors

@@ -14,6 +14,7 @@ from ascend_passes.meaning.answer import Answer, NotThat, Slot
 from ascend_passes.meaning.family import agrees
 from ascend_passes.meaning.powers import powers_of, product_of_powers
 from ascend_passes.meaning.rounded import (
+    BEYOND,
     HIGHEST,
     LOWEST,
     STEPS,
@@ -26,7 +27,7 @@ aten = torch.ops.aten
 INT8_CODE = 1
 """torch's number for int8, which `npu_quantize` takes."""
 SHRINKS = 2.0**40
-"""How many times smaller scales make rows, so that 1e30 is still far outside of int8."""
+"""How many times smaller scales make rows, so that `BEYOND` is still far outside of int8."""
 
 
 def static_scale(rounded: Rounded) -> Answer | NotThat:
@@ -67,9 +68,10 @@ def static_scale(rounded: Rounded) -> Answer | NotThat:
 def ends_of(rounded: Rounded, powers: Mapping[fx.Node, int]) -> tuple[float, float]:
     """The least and the largest integer of any rows, with scales that make them small: a clamp in
     front of the scale shows."""
-    small = {leaf: rounded.given[leaf] * SHRINKS**-power for leaf, power in powers.items()}
-    rounded, far = replace(rounded, given={**rounded.given, **small}), 0 * rounded.rows(1.0) + 1e30
-    return rounded.whole(-far).min().item(), rounded.whole(far).max().item()
+    scales = {leaf: rounded.given[leaf] * SHRINKS**-power for leaf, power in powers.items()}
+    shrunk = replace(rounded, given={**rounded.given, **scales})
+    far = torch.full_like(rounded.rows(1.0), BEYOND)
+    return shrunk.whole(-far).min().item(), shrunk.whole(far).max().item()
 
 
 def stored_scale(

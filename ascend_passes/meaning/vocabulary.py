@@ -65,6 +65,7 @@ PIECEWISE = frozenset(
 )
 """Continuous, with a bend: probed on both sides of each number that they name."""
 CLAMPS = PIECEWISE - {aten.abs.default}
+"""They bound; the magnitudes of a row belong to its scale."""
 REDUCTIONS = frozenset(
     {
         *(aten.mean.dim, aten.mean.default, aten.sum.dim_IntList, aten.sum.default),

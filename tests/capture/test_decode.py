@@ -79,11 +79,9 @@ def decode(mode, model, prompts):
 @pytest.mark.parametrize(
     ("kind", "batch", "rows"),
     [
-        *((kind, 3, 4) for kind in KINDS),
-        ("w8a8-dynamic", 1, 1),
-        ("bfloat16", 8, 8),
-        *(pytest.param(kind, 1, 1, marks=slow) for kind in KINDS if kind != "w8a8-dynamic"),
-        *(pytest.param(kind, 8, 8, marks=slow) for kind in KINDS if kind != "bfloat16"),
+        pytest.param(kind, batch, rows, marks=[] if kind in always else slow)
+        for batch, rows, always in ((1, 1, {"w8a8-dynamic"}), (3, 4, KINDS), (8, 8, {"bfloat16"}))
+        for kind in KINDS
     ],
 )
 def test_a_captured_step_of_ascend_dense(models, kind, batch, rows):

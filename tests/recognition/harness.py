@@ -114,6 +114,12 @@ def assert_right(found: Spelling, spelling: Spelling, inputs: Sequence[Tensor], 
             assert off <= NEAREST, float(off)
 
 
+def assert_steps(found: Spelling, spelling: Spelling, inputs: Sequence[Tensor]):
+    """The integers are the spelling's, but for the dtype that it rounds in: one step."""
+    (mine,), (theirs,) = results_of(found, inputs), results_of(spelling, inputs)
+    assert mine.dtype == theirs.dtype and (mine.int() - theirs.int()).abs().max() <= 1
+
+
 NEAREST = 0.501
 """Of a step: half of one, and what float32 adds at a tie."""
 

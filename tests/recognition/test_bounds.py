@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.recognition.harness import recognized, results_of
+from tests.recognition.harness import assert_steps, recognized, results_of
 from tests.recognition.spelled.norms import unit
 from tests.recognition.spelled.quantizes import narrow
 from tests.recognition.spelled.table import BF16, F32, normal
@@ -114,9 +114,3 @@ def test_what_bounds_a_norm_stays(name, rows):
     gm, _ = recognized(spelling, given)
     (mine,), (theirs,) = results_of(gm, given), results_of(spelling, given)
     assert (mine - theirs).abs().max() <= 1e-5 * theirs.abs().max()
-
-
-def assert_steps(found, spelling, given):
-    """The integers are eager's, but for the dtype that the spelling divides in: one step."""
-    (mine,), (theirs,) = results_of(found, given), results_of(spelling, given)
-    assert (mine.int() - theirs.int()).abs().max() <= 1

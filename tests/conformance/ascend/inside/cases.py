@@ -39,11 +39,16 @@ def wide(array: np.ndarray) -> np.ndarray:
     return array.astype(np.float64)
 
 
+def unit(values: np.ndarray, kind: str) -> np.ndarray:
+    """One in the last place of each value."""
+    _, exponent = np.frexp(np.maximum(np.abs(values), 2.0 ** SMALLEST[kind]))
+    return np.asarray(np.ldexp(1.0, exponent - 1 - MANTISSA[kind]))
+
+
 def ulps(found: np.ndarray, exact: np.ndarray, kind: str, absolute: float = 0.0) -> float:
     """Largest distance in units in the last place at the exact value, beyond `absolute`."""
-    _, exponent = np.frexp(np.maximum(np.abs(exact), 2.0 ** SMALLEST[kind]))
-    unit = np.ldexp(1.0, exponent - 1 - MANTISSA[kind])
-    return float((np.maximum(np.abs(wide(found) - exact) - absolute, 0) / unit).max())
+    distance = np.maximum(np.abs(wide(found) - exact) - absolute, 0)
+    return float((distance / unit(exact, kind)).max())
 
 
 def steps(found: np.ndarray, exact: np.ndarray) -> float:
@@ -299,18 +304,14 @@ def turned_error(
     """
     normed = x / np.sqrt((x**2).mean(-1, keepdims=True) + EPSILON) * gamma
 
-    def unit(values: np.ndarray) -> np.ndarray:
-        _, exponent = np.frexp(np.maximum(np.abs(values), 2.0**-30))
-        return np.asarray(np.ldexp(1.0, exponent - 1 - MANTISSA[kind]))
-
     def other(values: np.ndarray, sign: int) -> np.ndarray:
         first, second = np.split(values, 2, axis=-1)
         return np.concatenate([sign * second, first], axis=-1)
 
     exact = normed * cos + other(normed, -1) * sin
-    slack = TWO_ROUNDINGS * unit(normed)
+    slack = TWO_ROUNDINGS * unit(normed, kind)
     through = slack * np.abs(cos) + other(slack, 1) * np.abs(sin)
-    allowed = 0.5 * unit(np.abs(exact) + through) + through + DYNAMIC
+    allowed = 0.5 * unit(np.abs(exact) + through, kind) + through + DYNAMIC
     return float((np.abs(wide(y) - exact) / allowed).max()), 1.0
 
 
