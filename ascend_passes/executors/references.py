@@ -14,7 +14,8 @@ from torch import fx
 
 from ascend_passes import npu
 from ascend_passes.ir.blueprint import copied
-from ascend_passes.npu.cuda.choose import inlined
+from ascend_passes.ir.graph import base
+from ascend_passes.npu.cuda.in_graph import inlined
 
 
 def with_references(gm: fx.GraphModule, device: str) -> fx.GraphModule:
@@ -22,10 +23,18 @@ def with_references(gm: fx.GraphModule, device: str) -> fx.GraphModule:
     graph = copied(gm.graph)
     for node in graph.nodes:
         operator = npu.operator_of(node.target)
-        function = None if operator is None else inlined(operator, device)
+        function = None if operator is None else inlined(operator, device, is_fed_by_loops(node))
         if function is not None:
             node.target = function
     return fx.GraphModule(gm, graph)
+
+
+def is_fed_by_loops(node: fx.Node) -> bool:
+    """Whether an operator's input comes element by element of others, which a loop computes."""
+    source = node.args[0] if node.args else None
+    if not isinstance(source, fx.Node):
+        return False
+    return torch.Tag.pointwise in getattr(base(source).target, "tags", ())
 
 
 def on_cpu(gm: fx.GraphModule) -> Callable[..., Any]:

@@ -29,14 +29,15 @@ def source(request):
 
 @pytest.fixture(autouse=True, scope="module")
 def rounding_interpreter():
-    """Triton's interpreter cuts float32 off to bfloat16; compiled kernels round half to even."""
+    """Triton's interpreter cuts float32 off to bfloat16 and rounds a product in front of its sum;
+    compiled kernels round half to even, and once."""
     if not INTERPRETED:
         yield
         return
     import triton.language as tl
     from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
-    plain = InterpreterBuilder.create_fp_trunc
+    plain, plain_fma = InterpreterBuilder.create_fp_trunc, InterpreterBuilder.create_fma
 
     def rounded(self, values, dtype):
         if dtype.scalar != tl.bfloat16 or values.dtype.scalar != tl.float32:
@@ -44,9 +45,13 @@ def rounding_interpreter():
         wide = torch.from_numpy(values.data)
         return TensorHandle(wide.to(BRAIN).view(torch.uint16).numpy(), tl.bfloat16)
 
-    InterpreterBuilder.create_fp_trunc = rounded
+    def fused(self, x, y, z):
+        exact = x.data.astype("float64") * y.data.astype("float64") + z.data.astype("float64")
+        return TensorHandle(exact.astype(x.data.dtype), x.dtype)
+
+    InterpreterBuilder.create_fp_trunc, InterpreterBuilder.create_fma = rounded, fused
     yield
-    InterpreterBuilder.create_fp_trunc = plain
+    InterpreterBuilder.create_fp_trunc, InterpreterBuilder.create_fma = plain, plain_fma
 
 
 def kernel(name):

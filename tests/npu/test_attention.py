@@ -11,6 +11,7 @@ from tests.npu.kernel_runs import (
     DEVICE,
     HALF,
     INTERPRETED,
+    kernel,
     needs_triton,
     normal,
     rounding_interpreter,
@@ -116,8 +117,6 @@ def test_the_kernel_is_near_float64(source, form, kind, dtype, parts):
 
 @needs_triton
 def test_a_cache_that_lies_otherwise_is_read_where_it_lies(source):
-    from ascend_passes.npu.cuda.attention import decode_attention_kernel
-
     given, options = call(source, FORMS[0], HALF, "added")
     query, key, value = on_device(given, {})[0]
     # As [B, L, heads, D], in a longer buffer.
@@ -126,19 +125,18 @@ def test_a_cache_that_lies_otherwise_is_read_where_it_lies(source):
     ]
     moved = [t[:, :, : key.shape[2]] for t in apart]
     mask = options["mask"].to(DEVICE)
-    found = decode_attention_kernel(query, *moved, mask)
-    assert torch.equal(found, decode_attention_kernel(query, key, value, mask))
+    found = kernel("decode_attention")(query, *moved, mask)
+    assert torch.equal(found, kernel("decode_attention")(query, key, value, mask))
     assert_near(found.cpu(), given, options, 2.0 * torch.finfo(HALF).eps)
 
 
 @needs_triton
 def test_what_the_kernel_does_not_take_is_told(source):
-    from ascend_passes.npu.cuda.attention import decode_attention_kernel
     from ascend_passes.npu.cuda.launch import Defeated
 
     given, _ = call(source, FORMS[0], HALF, "none")
     with pytest.raises(Defeated, match="float32"):
-        decode_attention_kernel(*(t.float().to(DEVICE) for t in given))
+        kernel("decode_attention")(*(t.float().to(DEVICE) for t in given))
 
 
 def test_few_heads_are_split_and_many_are_not():

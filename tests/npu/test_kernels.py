@@ -159,6 +159,38 @@ def test_quantize_of_nan_infinity_and_ties(source):
     assert y[0, :4].tolist() == [0, 127, -128, 1]
 
 
+def quantized_by_division(x):
+    """float32's own quotients; zero where a row has NaN or an element is one beside infinity."""
+    values = x.float()
+    scale = values.abs().amax(-1) / 127
+    divided = values / torch.where(scale == 0, 1.0, scale).unsqueeze(-1)
+    return divided.nan_to_num(nan=0.0).round().clamp(-128, 127).to(torch.int8), scale
+
+
+@pytest.mark.parametrize("exponent", [-149, -133, -120, -100, -94, 0, 60, 107, 120])
+def test_rows_of_any_size_are_quantized_as_a_division_does(source, exponent):
+    """A reciprocal overflows for the smallest, and loses bits for the largest."""
+    x = torch.randn(4, WIDTHS[1], generator=source)
+    x = torch.ldexp(x / x.abs().amax(-1, keepdim=True), torch.tensor(exponent + 7))
+    y, scale = run("npu_dynamic_quant", x)
+    wanted, steps = quantized_by_division(x)
+    assert torch.equal(scale, steps) and torch.equal(y, wanted)
+
+
+@pytest.mark.parametrize("odd", ["nan", "inf", "-inf"])
+def test_a_row_that_is_not_finite_has_a_scale_that_says_so(source, odd):
+    x = normal(source, 3, WIDTHS[1], dtype=BRAIN)
+    x[1, 7] = float(odd)
+    gated = torch.cat([x, torch.ones_like(x)], -1)
+    for y, scale in (run("npu_dynamic_quant", x), run("npu_swiglu_quant", gated, quant_mode=1)):
+        assert scale.isfinite().tolist() == [True, False, True]
+        assert scale[1].isnan() == (odd == "nan")
+        assert y[1].eq(0).all() and y[0].ne(0).any()
+    ones = torch.ones(WIDTHS[1], dtype=BRAIN)
+    _, _, _, scale, _ = run("npu_add_rms_norm_dynamic_quant", x, x, ones)
+    assert scale[0].isfinite() and not (scale[1] > 0)
+
+
 @pytest.mark.parametrize("width", (*WIDTHS, 25600 if not INTERPRETED else 320))
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("left", [True, False])

@@ -124,3 +124,55 @@ def test_a_product_in_a_graph_is_a_launch_of_inductors_with_the_same_bits(rows):
     assert codes and not any("torch.ops.npu." in code for code in codes)
     for moved in ((elsewhere(whole), weight), (whole, elsewhere(weight))):
         assert torch.equal(step(*moved), found)
+
+
+WIDTH = 2048
+BEHIND = {
+    "norm": lambda x: torch.ops.npu.npu_rms_norm(x, torch.ones_like(x[0]))[0] + 1,
+    "add + norm": lambda x: torch.ops.npu.npu_add_rms_norm(x, x + 1, torch.ones_like(x[0]))[::2],
+    "add + norm + quantize": lambda x: torch.ops.npu.npu_add_rms_norm_dynamic_quant(
+        x, x + 1, torch.ones_like(x[0])
+    )[:4:3],
+    "quantize": lambda x: torch.ops.npu.npu_dynamic_quant(x),
+    "SwiGLU + quantize": lambda x: torch.ops.npu.npu_swiglu_quant(x, quant_mode=1),
+}
+KERNEL = {"quantize": "quantize_rows", "SwiGLU + quantize": "swiglu_rows_dynamic"}
+
+
+@pytest.mark.parametrize("form", BEHIND)
+@pytest.mark.parametrize("rows", [16, 33])
+def test_a_long_row_is_held_by_a_launch_of_inductors_with_the_same_bits(form, rows):
+    generator = torch.Generator("cuda").manual_seed(rows)
+    x = torch.randn(rows, WIDTH, device="cuda", generator=generator).to(BRAIN)
+    step = torch.compile(BEHIND[form], backend="ascend_dense", dynamic=False)
+    found, codes = run_and_get_code(lambda: step(x))
+    assert any(KERNEL.get(form, "norm_rows") in code for code in codes)
+    assert not any("torch.ops.npu." in code for code in codes)
+    whole = BEHIND[form](x)
+    pairs = zip(*((t,) if isinstance(t, torch.Tensor) else t for t in (found, whole)), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+
+
+def test_short_rows_rows_of_any_number_and_rows_that_loops_make_are_left_to_inductor():
+    quantize = torch.ops.npu.npu_dynamic_quant
+    cases = [
+        (quantize, (4, 1024), False),
+        (quantize, (4, WIDTH), True),
+        (lambda x: quantize(x.exp()), (4, WIDTH), False),
+        (BEHIND["SwiGLU + quantize"], (4, WIDTH), False),
+    ]
+    for call, sizes, dynamic in cases:
+        torch._dynamo.reset()
+        x = torch.randn(sizes, device="cuda", dtype=BRAIN)
+        step = torch.compile(lambda x, call=call: call(x), backend="ascend_dense", dynamic=dynamic)
+        found, codes = run_and_get_code(lambda step=step, x=x: step(x))
+        assert codes and not any("_rows" in code or "torch.ops.npu." in code for code in codes)
+        off = (found[0].int() - call(x)[0].int()).abs()  # loops divide less exactly
+        assert off.max() <= 1 and off.float().mean() < 1e-2
+
+
+def test_what_is_not_a_number_is_not_lost_in_a_graph():
+    x = torch.ones(3, WIDTH, device="cuda", dtype=BRAIN)
+    x[1, 5] = float("nan")
+    step = torch.compile(torch.ops.npu.npu_dynamic_quant, backend="ascend_dense", dynamic=False)
+    assert step(x)[1].isnan().tolist() == [False, True, False]

@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ascend_passes.ir.trace_triton import launch_as_node
 from ascend_passes.npu.attention import HEAD_SIZES, MOST_ROWS, scale_of
-from ascend_passes.npu.cuda.launch import (
-    Defeated,
-    Launch,
-    launch_now,
-    or_self,
-    require_that,
-)
+from ascend_passes.npu.cuda.launch import Launch, or_self, require_that
 from ascend_passes.npu.kernels.attention import attention_join, attention_parts
 from ascend_passes.npu.operator import HALVES
 
@@ -138,23 +129,4 @@ def joined_later(out: Tensor, heads: int, parts: int) -> tuple[Tensor, Tensor, T
     return whole, peaks, weights
 
 
-def decode_attention_kernel(*arguments: Any, **keywords: Any) -> Tensor:
-    """`decode_attention`."""
-    return attended(launch_now, *arguments, **keywords)
-
-
-def decode_attention_in_graph(*arguments: Any, **keywords: Any) -> Tensor:
-    """`decode_attention` while Inductor traces: launches of Inductor's own where all sizes are
-    numbers; else one call."""
-    whole: Callable[..., Tensor] = torch.ops.ascend_passes.decode_attention
-    sizes = (*arguments[0].shape, *arguments[1].shape)
-    if not all(type(size) is int for size in sizes):
-        return whole(*arguments, **keywords)
-    try:
-        return attended(launch_as_node, *arguments, **keywords)
-    except Defeated:
-        return whole(*arguments, **keywords)
-
-
-KERNELS = {"decode_attention": decode_attention_kernel}
-IN_GRAPH = {"decode_attention": decode_attention_in_graph}
+KERNELS = {"decode_attention": attended}

@@ -1,4 +1,7 @@
-"""Which operators have a kernel of ours, on CUDA and on an NPU, and what runs a call of one."""
+"""Which operators have a kernel of ours, on CUDA and on an NPU, and what runs an eager call of one.
+
+What a graph has in its place is in `in_graph`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import functools
 import importlib
 import importlib.util
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from ascend_passes.npu.operator import Operator
@@ -29,12 +32,6 @@ FAMILIES = {
     "collective": ("npu_quant_mm_reduce_scatter", "npu_all_gather_quant_mm"),
 }
 """File of this folder -> the operators that it has kernels for, so that none is loaded early."""
-WHOLE = (
-    *("npu_quant_matmul", "qk_norm_rope", "decode_attention"),
-    *("npu_quant_mm_reduce_scatter", "npu_all_gather_quant_mm"),
-)
-"""Operators whose kernel is faster than what Inductor makes of the reference and of what stands
-around it; the others are row-wise, and Inductor fuses them further."""
 log = logging.getLogger("ascend_passes.kernels")
 
 
@@ -50,16 +47,6 @@ def has_triton_ascend() -> bool:
     return has_triton() and importlib.util.find_spec("triton.backends.ascend") is not None
 
 
-def inlined(operator: Operator, device: str) -> Callable[..., Any] | None:
-    """What Inductor traces for an operator's calls; None where they stay as they are."""
-    if not operator.traceable:
-        return None
-    if device != "cuda" or operator.name not in WHOLE or not has_triton():
-        return operator.reference
-    in_graph: Mapping[str, Callable[..., Any]] = kernel_file(operator.name).IN_GRAPH
-    return or_reference(operator, lambda: in_graph[operator.name])
-
-
 def kernel_file(name: str) -> Any:
     """The file with an operator's kernel."""
     family = next(file for file, names in FAMILIES.items() if name in names)
@@ -71,8 +58,9 @@ def kernel_of(name: str) -> Callable[..., Any] | None:
     """What launches an operator's kernel; None where there is none."""
     if not any(name in names for names in FAMILIES.values()) or not has_triton():
         return None
-    kernel: Callable[..., Any] = kernel_file(name).KERNELS[name]
-    return kernel
+    from ascend_passes.npu.cuda.launch import launch_now
+
+    return functools.partial(kernel_file(name).KERNELS[name], launch_now)
 
 
 def with_kernel(operator: Operator, usable: Callable[[], bool] = has_triton) -> Callable[..., Any]:

@@ -13,8 +13,6 @@ from ascend_passes.npu.operator import FLOATS
 
 MOST_COLUMNS = 16384
 """Columns that a program holds at a time; a longer row is read in blocks, or not at all."""
-PROGRAM_COLUMNS = 1024
-"""Columns to a group of four warps."""
 
 
 class Defeated(Exception):  # noqa: N818 - not an error: the reference runs
@@ -66,8 +64,9 @@ def block_of(width: int, most: int = MOST_COLUMNS) -> int:
 
 
 def warps_of(block: int) -> int:
-    """Warps of a program that holds so many columns."""
-    return min(16, max(1, block // 256))
+    """Warps of a program that holds so many columns: four for a row of 1,024 to 4,096, so that its
+    sums cross few warps, and beyond no more than 64 columns to a thread."""
+    return max(min(4, block // 256), block // 2048, 1)
 
 
 def or_self(tensor: Tensor | None, stand_in: Tensor) -> Any:

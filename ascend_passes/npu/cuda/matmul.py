@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ascend_passes.ir.trace_triton import InTiles, launch_as_node
+from ascend_passes.ir.trace_triton import InTiles
 from ascend_passes.npu.cuda.launch import (
-    Defeated,
     Launch,
     is_aligned,
     launch_now,
@@ -85,25 +83,10 @@ def checked_call(
     return ProductCall(rows, x2.t(), scale, pertoken_scale, bias, out)
 
 
-def quant_matmul_kernel(*arguments: Any, **keywords: Any) -> Tensor:
-    """`npu_quant_matmul`."""
+def quant_matmul(launch: Launch, *arguments: Any, **keywords: Any) -> Tensor:
+    """`npu_quant_matmul` by this launch; errors as in `checked_call`."""
     call = checked_call(*arguments, **keywords)
-    launch_product(call, tile_for(call.rows.shape[0], *call.weight.shape))
-    return call.out
-
-
-def quant_matmul_in_graph(*arguments: Any, **keywords: Any) -> Tensor:
-    """`npu_quant_matmul` while Inductor traces: launches of Inductor's own, which cost the host a
-    fifth of a call; where a size is not known, or no kernel takes it, it stays one call."""
-    whole: Callable[..., Tensor] = torch.ops.npu.npu_quant_matmul
-    numbers = (*arguments[0].shape, *arguments[1].shape)
-    if not all(type(number) is int for number in numbers):
-        return whole(*arguments, **keywords)
-    try:
-        call = checked_call(*arguments, **keywords)
-    except Defeated:
-        return whole(*arguments, **keywords)
-    launch_product(call, tile_for(call.rows.shape[0], *call.weight.shape), launch_as_node)
+    launch_product(call, tile_for(call.rows.shape[0], *call.weight.shape), launch)
     return call.out
 
 
@@ -153,5 +136,4 @@ def launch_product(call: ProductCall, tile: Tile, launch: Launch = launch_now) -
     launch(int8_matmul, (across * along,), every, how)
 
 
-KERNELS = {"npu_quant_matmul": quant_matmul_kernel}
-IN_GRAPH = {"npu_quant_matmul": quant_matmul_in_graph}
+KERNELS = {"npu_quant_matmul": quant_matmul}

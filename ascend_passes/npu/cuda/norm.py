@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ascend_passes.npu.cuda.launch import (
     MOST_COLUMNS,
+    Launch,
     block_of,
     or_self,
     require_columns,
@@ -40,43 +41,47 @@ def checked_width(x: Tensor, residual: Tensor | None, gamma: Tensor) -> int:
 
 
 def normed_rows(
-    x: Tensor, residual: Tensor | None, gamma: Tensor, epsilon: float, one_plus: bool
+    launch: Launch,
+    x: Tensor,
+    residual: Tensor | None,
+    gamma: Tensor,
+    epsilon: float,
+    one_plus: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(y, rstd, the sum); the sum is x itself where nothing is added."""
     width = checked_width(x, residual, gamma)
     y, rows, block = torch.empty_like(x), rows_of(x), block_of(width)
     rstd = x.new_empty(statistics_shape(x, gamma), dtype=torch.float32)
     total = x if residual is None else torch.empty_like(x)
-    norm_rows[(rows,)](
-        *(x, or_self(residual, x), gamma, y, rstd, total, rows, epsilon),
-        *(width, block, residual is not None, one_plus, gamma.dtype == x.dtype and not one_plus),
-        num_warps=warps_of(block),
-    )
+    every = (x, or_self(residual, x), gamma, y, rstd, total, rows, epsilon, width, block)
+    flags = (residual is not None, one_plus, gamma.dtype == x.dtype and not one_plus)
+    launch(norm_rows, (rows,), (*every, *flags), {"num_warps": warps_of(block)})
     return y, rstd, total
 
 
-def rms_norm_kernel(
-    input: Tensor, gamma: Tensor, epsilon: float = EPSILON
+def rms_norm(
+    launch: Launch, input: Tensor, gamma: Tensor, epsilon: float = EPSILON
 ) -> tuple[Tensor, Tensor]:
     """`npu_rms_norm`."""
-    return normed_rows(input, None, gamma, epsilon, False)[:2]
+    return normed_rows(launch, input, None, gamma, epsilon, False)[:2]
 
 
-def gemma_rms_norm_kernel(
-    input: Tensor, gamma: Tensor, epsilon: float = EPSILON
+def gemma_rms_norm(
+    launch: Launch, input: Tensor, gamma: Tensor, epsilon: float = EPSILON
 ) -> tuple[Tensor, Tensor]:
     """`npu_gemma_rms_norm`."""
-    return normed_rows(input, None, gamma, epsilon, True)[:2]
+    return normed_rows(launch, input, None, gamma, epsilon, True)[:2]
 
 
-def add_rms_norm_kernel(
-    x1: Tensor, x2: Tensor, gamma: Tensor, epsilon: float = EPSILON
+def add_rms_norm(
+    launch: Launch, x1: Tensor, x2: Tensor, gamma: Tensor, epsilon: float = EPSILON
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`npu_add_rms_norm`."""
-    return normed_rows(x1, x2, gamma, epsilon, False)
+    return normed_rows(launch, x1, x2, gamma, epsilon, False)
 
 
 def static_rows(
+    launch: Launch,
     x: Tensor,
     residual: Tensor | None,
     gamma: Tensor,
@@ -96,17 +101,18 @@ def static_rows(
     require_that(scale.is_contiguous(), "a scale with strides")
     y, rows, block = torch.empty_like(x, dtype=torch.int8), rows_of(x), block_of(width)
     total = x if residual is None else torch.empty_like(x)
-    norm_rows_static[(rows,)](
+    every: tuple[Any, ...] = (
         *(x, or_self(residual, x), gamma, or_self(beta, gamma), scale),
         *(or_self(zero_point, scale), y, total, rows, epsilon, width, block),
         *(residual is not None, beta is not None, x.dtype == torch.float16, divide),
         *(zero_point is not None, scale.numel()),
-        num_warps=warps_of(block),
     )
+    launch(norm_rows_static, (rows,), every, {"num_warps": warps_of(block)})
     return y, total
 
 
-def add_rms_norm_quant_kernel(
+def add_rms_norm_quant(
+    launch: Launch,
     x1: Tensor,
     x2: Tensor,
     gamma: Tensor,
@@ -123,15 +129,16 @@ def add_rms_norm_quant_kernel(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`npu_add_rms_norm_quant` with one scale, or two: the second quantize reads the sum again."""
     require_that(dst_type in (None, *INT8_CODES), "a result of code %s", dst_type)
-    first = static_rows(x1, x2, gamma, beta, scales1, zero_points1, epsilon, div_mode)
+    first = static_rows(launch, x1, x2, gamma, beta, scales1, zero_points1, epsilon, div_mode)
     y1, total = first
     if scales2 is None:
         return y1, torch.full_like(y1, UNDEFINED), total
-    y2 = static_rows(total, None, gamma, beta, scales2, zero_points2, epsilon, div_mode)[0]
-    return y1, y2, total
+    again = static_rows(launch, total, None, gamma, beta, scales2, zero_points2, epsilon, div_mode)
+    return y1, again[0], total
 
 
-def rms_norm_quant_kernel(
+def rms_norm_quant(
+    launch: Launch,
     x: Tensor,
     gamma: Tensor,
     beta: Tensor,
@@ -144,10 +151,11 @@ def rms_norm_quant_kernel(
     """`npu_rms_norm_quant`."""
     require_that(dst_dtype in (None, *INT8_CODES), "a result of code %s", dst_dtype)
     gain, shift = gamma.reshape(-1), beta.reshape(-1)
-    return static_rows(x, None, gain, shift, scale, offset, epsilon, False)[0]
+    return static_rows(launch, x, None, gain, shift, scale, offset, epsilon, False)[0]
 
 
 def dynamic_rows(
+    launch: Launch,
     x: Tensor,
     residual: Tensor | None,
     gamma: Tensor,
@@ -161,16 +169,17 @@ def dynamic_rows(
     y, rows, block = torch.empty_like(x, dtype=torch.int8), rows_of(x), block_of(width)
     scale = x.new_empty(x.shape[:-1], dtype=torch.float32)
     total = x if residual is None else torch.empty_like(x)
-    norm_rows_dynamic[(rows,)](
+    every: tuple[Any, ...] = (
         *(x, or_self(residual, x), gamma, or_self(beta, gamma), or_self(smooth, gamma)),
         *(y, scale, total, rows, epsilon, width, block),
         *(residual is not None, beta is not None, x.dtype == torch.float16, smooth is not None),
-        num_warps=warps_of(block),
     )
+    launch(norm_rows_dynamic, (rows,), every, {"num_warps": warps_of(block)})
     return y, scale, total
 
 
-def add_rms_norm_dynamic_quant_kernel(
+def add_rms_norm_dynamic_quant(
+    launch: Launch,
     x1: Tensor,
     x2: Tensor,
     gamma: Tensor,
@@ -186,9 +195,9 @@ def add_rms_norm_dynamic_quant_kernel(
     require_that(y_dtype in (None, *INT8_CODES), "a result of code %s", y_dtype)
     first, second = wanted_outputs(smooth_scale1, smooth_scale2, output_mask)
     require_that(first, "only the second result is asked for")
-    y1, scale1, total = dynamic_rows(x1, x2, gamma, beta, smooth_scale1, epsilon)
+    y1, scale1, total = dynamic_rows(launch, x1, x2, gamma, beta, smooth_scale1, epsilon)
     again: Any = (
-        dynamic_rows(total, None, gamma, beta, smooth_scale2, epsilon)[:2]
+        dynamic_rows(launch, total, None, gamma, beta, smooth_scale2, epsilon)[:2]
         if second
         else nothing(total)
     )
@@ -196,10 +205,10 @@ def add_rms_norm_dynamic_quant_kernel(
 
 
 KERNELS = {
-    "npu_rms_norm": rms_norm_kernel,
-    "npu_gemma_rms_norm": gemma_rms_norm_kernel,
-    "npu_add_rms_norm": add_rms_norm_kernel,
-    "npu_add_rms_norm_quant": add_rms_norm_quant_kernel,
-    "npu_add_rms_norm_dynamic_quant": add_rms_norm_dynamic_quant_kernel,
-    "npu_rms_norm_quant": rms_norm_quant_kernel,
+    "npu_rms_norm": rms_norm,
+    "npu_gemma_rms_norm": gemma_rms_norm,
+    "npu_add_rms_norm": add_rms_norm,
+    "npu_add_rms_norm_quant": add_rms_norm_quant,
+    "npu_add_rms_norm_dynamic_quant": add_rms_norm_dynamic_quant,
+    "npu_rms_norm_quant": rms_norm_quant,
 }

@@ -2,20 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-import torch
 from torch import Tensor
 
-from ascend_passes.ir.trace_triton import launch_as_node
-from ascend_passes.npu.cuda.launch import (
-    Defeated,
-    Launch,
-    launch_now,
-    require_rows,
-    require_that,
-)
+from ascend_passes.npu.cuda.launch import Launch, require_rows, require_that
 from ascend_passes.npu.kernels.packed_heads import packed_heads
 from ascend_passes.npu.norm import EPSILON
 from ascend_passes.npu.packed_heads import HEAD_SIZES, table_rows, tokens_of
@@ -39,7 +28,7 @@ def programs(tasks: int, device: str) -> int:
     return tasks if device in ("cuda", "cpu") else min(tasks, VECTOR_CORES)
 
 
-def launched(
+def qk_norm_rope(
     launch: Launch,
     qkv: Tensor,
     query_gain: Tensor,
@@ -72,23 +61,4 @@ def launched(
     return query, key
 
 
-def qk_norm_rope_kernel(*arguments: Any, **keywords: Any) -> tuple[Tensor, Tensor]:
-    """`qk_norm_rope`."""
-    return launched(launch_now, *arguments, **keywords)
-
-
-def qk_norm_rope_in_graph(*arguments: Any, **keywords: Any) -> tuple[Tensor, Tensor]:
-    """`qk_norm_rope` while Inductor traces: a launch of Inductor's own where all sizes are numbers,
-    since the call takes longer than a few rows; else one call."""
-    whole: Callable[..., tuple[Tensor, Tensor]] = torch.ops.ascend_passes.qk_norm_rope
-    sizes = (*arguments[0].shape, *arguments[3].shape)
-    if not all(type(size) is int for size in sizes):
-        return whole(*arguments, **keywords)
-    try:
-        return launched(launch_as_node, *arguments, **keywords)
-    except Defeated:
-        return whole(*arguments, **keywords)
-
-
-KERNELS = {"qk_norm_rope": qk_norm_rope_kernel}
-IN_GRAPH = {"qk_norm_rope": qk_norm_rope_in_graph}
+KERNELS = {"qk_norm_rope": qk_norm_rope}

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ascend_passes.npu.cuda.launch import (
+    Launch,
     block_of,
     or_self,
     require_rows,
@@ -16,7 +17,8 @@ from ascend_passes.npu.cuda.launch import (
 from ascend_passes.npu.kernels.quantize_rows import quantize_rows
 
 
-def dynamic_quant_kernel(
+def dynamic_quant(
+    launch: Launch,
     input: Tensor,
     *,
     smooth_scales: Tensor | None = None,
@@ -25,7 +27,7 @@ def dynamic_quant_kernel(
     quant_mode: str = "pertoken",
     dst_type_max: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """`npu_dynamic_quant` per token."""
+    """`npu_dynamic_quant` per token by this launch."""
     require_that(quant_mode == "pertoken" and not dst_type_max, "the mode %s", quant_mode)
     require_that(group_index is None, "groups of experts")
     require_rows(input, smooth_scales)
@@ -33,12 +35,10 @@ def dynamic_quant_kernel(
     block = block_of(width)
     y = torch.empty_like(input, dtype=torch.int8)
     scale = input.new_empty(input.shape[:-1], dtype=torch.float32)
-    quantize_rows[(rows,)](
-        *(input, or_self(smooth_scales, input), y, scale, rows, width, block),
-        smooth_scales is not None,
-        num_warps=warps_of(block),
-    )
+    every = (input, or_self(smooth_scales, input), y, scale, rows, width, block)
+    flags = (smooth_scales is not None,)
+    launch(quantize_rows, (rows,), (*every, *flags), {"num_warps": warps_of(block)})
     return y, scale
 
 
-KERNELS = {"npu_dynamic_quant": dynamic_quant_kernel}
+KERNELS = {"npu_dynamic_quant": dynamic_quant}

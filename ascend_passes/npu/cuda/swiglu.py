@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from ascend_passes.npu.activation import DYNAMIC
 from ascend_passes.npu.cuda.launch import (
+    Launch,
     block_of,
     or_self,
     require_columns,
     require_rows,
     require_that,
     rows_of,
-    warps_of,
 )
 from ascend_passes.npu.kernels.swiglu_rows import (
     swiglu_rows,
@@ -23,7 +25,9 @@ from ascend_passes.npu.kernels.swiglu_rows import (
 from ascend_passes.npu.operator import INT8_CODES
 
 COLUMNS_AT_ONCE = 4096
-"""Of each half, so that a program holds both in registers."""
+"""Of each half, where a program goes through them in blocks."""
+COLUMNS_HELD = 32768
+"""Of the gated half of a row, which 32 warps hold between finding its scale and dividing by it."""
 
 
 def halves_width(x: Tensor) -> int:
@@ -37,17 +41,25 @@ def halves_width(x: Tensor) -> int:
     return x.shape[-1] // 2
 
 
-def swiglu_kernel(input: Tensor, dim: int = -1) -> Tensor:
-    """`npu_swiglu` of the last dim."""
+def gate_warps(block: int) -> int:
+    """Warps of a program that holds so many columns of each half: as many as hide what a gate
+    takes, up to all that a program can have."""
+    return min(32, max(1, block // 256))
+
+
+def swiglu(launch: Launch, input: Tensor, dim: int = -1) -> Tensor:
+    """`npu_swiglu` of the last dim by this launch."""
     require_that(dim in (-1, input.dim() - 1), "dim %s", dim)
     width = halves_width(input)
     y, block = input.new_empty((*input.shape[:-1], width)), block_of(width, COLUMNS_AT_ONCE)
     rows = rows_of(input)
-    swiglu_rows[(rows,)](input, y, rows, width, block, num_warps=warps_of(block))
+    every = (input, y, rows, width, block)
+    launch(swiglu_rows, (rows,), every, {"num_warps": gate_warps(block)})
     return y
 
 
-def swiglu_quant_kernel(
+def swiglu_quant(
+    launch: Launch,
     x: Tensor,
     *,
     smooth_scales: Tensor | None = None,
@@ -58,34 +70,36 @@ def swiglu_quant_kernel(
     group_list_type: int = 0,
     dst_type: torch.dtype | int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`npu_swiglu_quant` without groups of experts."""
+    """`npu_swiglu_quant` without groups of experts by this launch."""
     require_that(group_index is None, "groups of experts")
     require_that(dst_type in (None, torch.int8, *INT8_CODES), "a result of %s", dst_type)
     width, rows = halves_width(x), rows_of(x)
+    every: tuple[Any, ...]
     require_rows(smooth_scales, offsets)
     require_columns(width, smooth_scales, offsets)
     y = x.new_empty((*x.shape[:-1], width), dtype=torch.int8)
-    block = block_of(width, COLUMNS_AT_ONCE)
     if quant_mode == DYNAMIC:
         whole = smooth_scales is None or smooth_scales.numel() == width
         require_that(whole and offsets is None, "one smooth scale for all columns, or offsets")
         scale = x.new_empty(x.shape[:-1], dtype=torch.float32)
-        swiglu_rows_dynamic[(rows,)](
+        block = block_of(width, COLUMNS_HELD if width <= COLUMNS_HELD else COLUMNS_AT_ONCE)
+        every = (
             *(x, or_self(smooth_scales, x), y, scale, rows, width, block),
             *(activate_left, smooth_scales is not None),
-            num_warps=warps_of(block),
         )
+        launch(swiglu_rows_dynamic, (rows,), every, {"num_warps": gate_warps(block)})
         return y, scale
     require_that(smooth_scales is not None, "a static quantize without scales")
     assert smooth_scales is not None
     alike = offsets is None or offsets.numel() == smooth_scales.numel()
     require_that(alike, "scales and offsets of two sizes")
-    swiglu_rows_static[(rows,)](
+    block = block_of(width, COLUMNS_AT_ONCE)
+    every = (
         *(x, smooth_scales, or_self(offsets, x), y, rows, width, block),
         *(activate_left, offsets is not None, smooth_scales.numel()),
-        num_warps=warps_of(block),
     )
+    launch(swiglu_rows_static, (rows,), every, {"num_warps": gate_warps(block)})
     return y, torch.zeros(x.shape[:-1], device=x.device)
 
 
-KERNELS = {"npu_swiglu": swiglu_kernel, "npu_swiglu_quant": swiglu_quant_kernel}
+KERNELS = {"npu_swiglu": swiglu, "npu_swiglu_quant": swiglu_quant}

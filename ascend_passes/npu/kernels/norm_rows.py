@@ -9,7 +9,9 @@ import triton.language as tl
 
 from ascend_passes.npu.kernels.arithmetic import (
     columns_of,
+    largest_of,
     quotient,
+    row_quotient,
     row_scale,
     to_int8,
     write,
@@ -32,6 +34,7 @@ def summed(x, residual, total, row, cols, WIDTH: tl.constexpr, BLOCK: tl.constex
 @triton.jit
 def reciprocal_root(values, epsilon, WIDTH: tl.constexpr):
     """`1 / sqrt(mean square + epsilon)` of a row whose end is padded with zeros."""
+    epsilon = tl.cast(epsilon, tl.float32)  # Inductor's launches hand on a Python float as float64
     return quotient(1.0, tl.sqrt(tl.sum(values * values, 0) / WIDTH + epsilon))
 
 
@@ -86,10 +89,11 @@ def norm_rows_static(x, residual, gamma, beta, scale, zero_point, y, total, rows
         values = gained(values, gamma, beta, cols, WIDTH, BLOCK, ROUNDED, SHIFT)
         if SCALES == 1:
             factor = tl.load(scale).to(tl.float32)
+            values = row_quotient(values, factor, False) if DIVIDE else values * factor
         else:
             # What stands behind the row's end is divided as well, and never stored.
             factor = columns_of(scale, cols, WIDTH, BLOCK)
-        values = quotient(values, factor) if DIVIDE else values * factor
+            values = quotient(values, factor) if DIVIDE else values * factor
         if ZERO:
             if SCALES == 1:
                 values = values + tl.load(zero_point).to(tl.float32)
@@ -111,7 +115,7 @@ def norm_rows_dynamic(x, residual, gamma, beta, smooth, y, scale, total, rows, e
         values = gained(values, gamma, beta, cols, WIDTH, BLOCK, ROUNDED, SHIFT)
         if SMOOTH:
             values = values * columns_of(smooth, cols, WIDTH, BLOCK)
-        found, divisor = row_scale(tl.max(tl.abs(values), 0))
+        found, divisor = row_scale(largest_of(values))
         tl.store(scale + row, found)
-        quantized = to_int8(quotient(values, divisor))
+        quantized = to_int8(row_quotient(values, divisor, True))
         write(y + tl.cast(row, tl.int64) * WIDTH, cols, quantized, WIDTH, BLOCK)

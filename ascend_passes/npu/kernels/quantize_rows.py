@@ -6,7 +6,8 @@ import triton.language as tl
 from ascend_passes.npu.kernels.arithmetic import (
     columns_of,
     larger,
-    quotient,
+    largest_of,
+    row_quotient,
     row_scale,
     to_int8,
     write,
@@ -20,16 +21,21 @@ def quantize_rows(x, smooth, y, scale, rows, WIDTH: tl.constexpr, BLOCK: tl.cons
     cols = tl.arange(0, BLOCK)
     for row in range(tl.program_id(0), rows, tl.num_programs(0)):
         at = tl.cast(row, tl.int64) * WIDTH
-        largest = tl.zeros((BLOCK,), tl.float32)
-        for start in range(0, WIDTH, BLOCK):
-            values = smoothed(x + at, smooth, start + cols, WIDTH, BLOCK, SMOOTH)
-            largest = larger(largest, tl.abs(values))
-        found, divisor = row_scale(tl.max(largest, 0))
+        if BLOCK >= WIDTH:
+            values = smoothed(x + at, smooth, cols, WIDTH, BLOCK, SMOOTH)
+            found, divisor = row_scale(largest_of(values))
+            write(y + at, cols, to_int8(row_quotient(values, divisor, True)), WIDTH, BLOCK)
+        else:
+            largest = tl.zeros((BLOCK,), tl.float32)
+            for start in range(0, WIDTH, BLOCK):
+                values = smoothed(x + at, smooth, start + cols, WIDTH, BLOCK, SMOOTH)
+                largest = larger(largest, tl.abs(values))
+            found, divisor = row_scale(largest_of(largest))
+            for start in range(0, WIDTH, BLOCK):
+                values = smoothed(x + at, smooth, start + cols, WIDTH, BLOCK, SMOOTH)
+                quantized = to_int8(row_quotient(values, divisor, True))
+                write(y + at, start + cols, quantized, WIDTH, BLOCK)
         tl.store(scale + row, found)
-        for start in range(0, WIDTH, BLOCK):
-            values = smoothed(x + at, smooth, start + cols, WIDTH, BLOCK, SMOOTH)
-            quantized = to_int8(quotient(values, divisor))
-            write(y + at, start + cols, quantized, WIDTH, BLOCK)
 
 
 @triton.jit

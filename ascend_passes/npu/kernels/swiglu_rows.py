@@ -6,7 +6,8 @@ import triton.language as tl
 from ascend_passes.npu.kernels.arithmetic import (
     columns_of,
     larger,
-    quotient,
+    largest_of,
+    row_quotient,
     row_scale,
     silu,
     to_int8,
@@ -26,6 +27,16 @@ def gated_columns(x, cols, WIDTH: tl.constexpr, BLOCK: tl.constexpr, LEFT: tl.co
 
 
 @triton.jit
+def smoothed_columns(x, smooth, cols, WIDTH: tl.constexpr, BLOCK: tl.constexpr, LEFT: tl.constexpr,
+                     SMOOTH: tl.constexpr):  # fmt: skip
+    """Gated columns, times their smooth scales where there are some."""
+    values = gated_columns(x, cols, WIDTH, BLOCK, LEFT)
+    if SMOOTH:
+        values = values * columns_of(smooth, cols, WIDTH, BLOCK)
+    return values
+
+
+@triton.jit
 def swiglu_rows(x, y, rows, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
     """`silu(first half) * second half`, rounded once."""
     cols = tl.arange(0, BLOCK)
@@ -39,25 +50,27 @@ def swiglu_rows(x, y, rows, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
 @triton.jit
 def swiglu_rows_dynamic(x, smooth, y, scale, rows, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
                         LEFT: tl.constexpr, SMOOTH: tl.constexpr):  # fmt: skip
-    """int8 of SwiGLU and a scale for each row; the halves are read twice, the second time from a
-    cache."""
+    """int8 of SwiGLU and a scale for each row; halves of more than one block are read twice, the
+    second time from a cache."""
     cols = tl.arange(0, BLOCK)
     for row in range(tl.program_id(0), rows, tl.num_programs(0)):
         at = tl.cast(row, tl.int64) * WIDTH
-        largest = tl.zeros((BLOCK,), tl.float32)
-        for start in range(0, WIDTH, BLOCK):
-            values = gated_columns(x + 2 * at, start + cols, WIDTH, BLOCK, LEFT)
-            if SMOOTH:
-                values = values * columns_of(smooth, start + cols, WIDTH, BLOCK)
-            largest = larger(largest, tl.abs(values))
-        found, divisor = row_scale(tl.max(largest, 0))
+        if BLOCK >= WIDTH:
+            values = smoothed_columns(x + 2 * at, smooth, cols, WIDTH, BLOCK, LEFT, SMOOTH)
+            found, divisor = row_scale(largest_of(values))
+            write(y + at, cols, to_int8(row_quotient(values, divisor, True)), WIDTH, BLOCK)
+        else:
+            largest = tl.zeros((BLOCK,), tl.float32)
+            for start in range(0, WIDTH, BLOCK):
+                at_once = start + cols
+                values = smoothed_columns(x + 2 * at, smooth, at_once, WIDTH, BLOCK, LEFT, SMOOTH)
+                largest = larger(largest, tl.abs(values))
+            found, divisor = row_scale(largest_of(largest))
+            for start in range(0, WIDTH, BLOCK):
+                at_once = start + cols
+                values = smoothed_columns(x + 2 * at, smooth, at_once, WIDTH, BLOCK, LEFT, SMOOTH)
+                write(y + at, at_once, to_int8(row_quotient(values, divisor, True)), WIDTH, BLOCK)
         tl.store(scale + row, found)
-        for start in range(0, WIDTH, BLOCK):
-            values = gated_columns(x + 2 * at, start + cols, WIDTH, BLOCK, LEFT)
-            if SMOOTH:
-                values = values * columns_of(smooth, start + cols, WIDTH, BLOCK)
-            quantized = to_int8(quotient(values, divisor))
-            write(y + at, start + cols, quantized, WIDTH, BLOCK)
 
 
 @triton.jit
