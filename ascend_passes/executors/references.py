@@ -1,6 +1,6 @@
-"""Runs a rewritten graph on a CPU, where an NPU operator is its reference.
+"""A rewritten graph whose NPU operators are their references, or on CUDA our kernels.
 
-The dispatcher's way to a reference takes as long as several of the operators in it, so that the
+On a CPU the dispatcher's way to a reference takes as long as several of the operators in it, so that the
 references are called directly. Who watches a call sees the NPU's operators all the same.
 """
 
@@ -14,19 +14,40 @@ from torch import fx
 
 from ascend_passes import npu
 from ascend_passes.ir.blueprint import copied
-from ascend_passes.ir.graph import base
-from ascend_passes.npu.cuda.in_graph import inlined
+from ascend_passes.ir.graph import base, first
+from ascend_passes.npu.cuda.in_graph import inlined, inlined_pair
 
 
 def with_references(gm: fx.GraphModule, device: str) -> fx.GraphModule:
     """A copy of the graph whose NPU operators without a kernel are calls of their references."""
     graph = copied(gm.graph)
+    for node in list(graph.nodes):
+        join_with_input(graph, node, device)
     for node in graph.nodes:
         operator = npu.operator_of(node.target)
-        function = None if operator is None else inlined(operator, device, is_fed_by_loops(node))
+        function = operator and inlined(operator, device, is_fed_by_loops(node))
         if function is not None:
             node.target = function
     return fx.GraphModule(gm, graph)
+
+
+def join_with_input(graph: fx.Graph, node: fx.Node, device: str) -> None:
+    """Make a call, and the call of which it alone reads the result, one where a kernel is both."""
+    outer = npu.operator_of(node.target)
+    options = [option for option in node.kwargs.values() if option is not None]
+    if outer is None or options or node.all_input_nodes != [*node.args]:
+        return
+    source = first(node)
+    inner = npu.operator_of(source.target)
+    function = None if inner is None else inlined_pair(inner, outer, device)
+    if function is None or len(source.users) > 1:
+        return
+    with graph.inserting_before(source):  # in front of what may be written to its input since
+        both = graph.call_function(function, source.args, source.kwargs)
+    both.meta = dict(node.meta)
+    node.replace_all_uses_with(both)
+    graph.erase_node(node)
+    graph.erase_node(source)
 
 
 def is_fed_by_loops(node: fx.Node) -> bool:

@@ -80,7 +80,7 @@ def compared(form: str, rows: int) -> tuple[float, float, bool]:
         return run(*given[0], **given[1])
 
     loops, ours = (microseconds(partial(call, run), drawn) for run in (compiled, kernel))
-    return loops, ours, pays(operator, first[0][0], first[1])
+    return loops, ours, pays(name, first[0][0], first[1])
 
 
 def main() -> int:

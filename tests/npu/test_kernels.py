@@ -208,6 +208,10 @@ def test_swiglu(source, width, dtype, left):
     steps = values.abs().amax(-1, keepdim=True) / 127
     assert ((scale.double().unsqueeze(-1) - steps).abs() <= DYNAMIC_ERROR * steps).all()
     assert lsb_distance(y, values / steps) <= 0.501 + 127 * DYNAMIC_ERROR
+    if left:
+        pair = run("npu_dynamic_quant", run("npu_swiglu", x, -1))
+        both = run("swiglu_then_quant", x)
+        assert all(torch.equal(one, other) for one, other in zip(both, pair, strict=True))
     offset = torch.randint(-20, 20, (1, width), generator=source).float()
     static = 30 * smooth
     y, _ = run("npu_swiglu_quant", x, smooth_scales=static, offsets=offset, activate_left=left)

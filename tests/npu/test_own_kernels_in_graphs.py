@@ -135,8 +135,15 @@ BEHIND = {
     )[:4:3],
     "quantize": lambda x: torch.ops.npu.npu_dynamic_quant(x),
     "SwiGLU + quantize": lambda x: torch.ops.npu.npu_swiglu_quant(x, quant_mode=1),
+    "SwiGLU, rounded, + quantize": lambda x: torch.ops.npu.npu_dynamic_quant(
+        torch.ops.npu.npu_swiglu(x)
+    ),
 }
-KERNEL = {"quantize": "quantize_rows", "SwiGLU + quantize": "swiglu_rows_dynamic"}
+KERNEL = {
+    "quantize": "quantize_rows",
+    "SwiGLU + quantize": "swiglu_rows_dynamic",
+    "SwiGLU, rounded, + quantize": "swiglu_rows_dynamic",
+}
 
 
 @pytest.mark.parametrize("form", BEHIND)

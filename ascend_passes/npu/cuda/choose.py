@@ -24,14 +24,15 @@ FAMILIES = {
         "npu_rms_norm_quant",
     ),
     "quantize": ("npu_dynamic_quant",),
-    "swiglu": ("npu_swiglu", "npu_swiglu_quant"),
+    "swiglu": ("npu_swiglu", "npu_swiglu_quant", "swiglu_then_quant"),
     "rotary": ("npu_rotary_mul",),
     "matmul": ("npu_quant_matmul",),
     "packed_heads": ("qk_norm_rope",),
     "attention": ("decode_attention",),
     "collective": ("npu_quant_mm_reduce_scatter", "npu_all_gather_quant_mm"),
 }
-"""File of this folder -> the operators that it has kernels for, so that none is loaded early."""
+"""File of this folder -> what it has kernels for, so that none is loaded early: operators, and in
+graphs a quantize behind a gate."""
 log = logging.getLogger("ascend_passes.kernels")
 
 

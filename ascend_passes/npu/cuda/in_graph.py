@@ -30,6 +30,7 @@ LONG_ROWS = (
 Inductor's loops read it again unless it is short. `tests/bench/long_rows.py` compares them."""
 SHORT_ROW = 1024
 """Columns of the longest row that a loop of Inductor's holds, in torch 2.11."""
+GATES = ("npu_swiglu", "npu_swiglu_quant")
 FEW_ROWS = 16
 """Fewer gated rows are faster by Inductor's loops, which share each among several processors."""
 
@@ -46,20 +47,34 @@ def inlined(operator: Operator, device: str, fed_by_loops: bool) -> Callable[...
         return None
     if device != "cuda" or not has_triton():
         return operator.reference
+    kernel = functools.partial(kernel_in_graph, operator.name)
     if operator.name in WITH_COLLECTIVE:
-        return or_reference(operator, lambda: launching(operator))
+        return or_reference(operator, kernel)
     if operator.name in WHOLE:
-        return launched_or(operator, one_call(operator))
+        return launched_or(kernel, operator, one_call(operator))
     if operator.name in LONG_ROWS and not (fed_by_loops and operator.name == "npu_dynamic_quant"):
-        return launched_or(operator, operator.reference)
+        return launched_or(kernel, operator, operator.reference)
     return operator.reference
 
 
-def launching(operator: Operator) -> Callable[..., Any]:
-    """The operator's kernel, with launches that are nodes of the graph that is traced."""
+def inlined_pair(gate: Operator, quantize: Operator, device: str) -> Callable[..., Any] | None:
+    """What Inductor traces for a quantize of another operator's result, called as that one is; None
+    where the two stay two."""
+    both = (gate.name, quantize.name)
+    if both != ("npu_swiglu", "npu_dynamic_quant") or device != "cuda" or not has_triton():
+        return None
+
+    def apart(*arguments: Any, **keywords: Any) -> Any:
+        return quantize.reference(gate.reference(*arguments, **keywords))
+
+    return launched_or(functools.partial(kernel_in_graph, "swiglu_then_quant"), gate, apart)
+
+
+def kernel_in_graph(name: str) -> Callable[..., Any]:
+    """A kernel by its name, with launches that are nodes of the graph that is traced."""
     from ascend_passes.ir.trace_triton import launch_as_node
 
-    return functools.partial(kernel_file(operator.name).KERNELS[operator.name], launch_as_node)
+    return functools.partial(kernel_file(name).KERNELS[name], launch_as_node)
 
 
 def one_call(operator: Operator) -> Callable[..., Any]:
@@ -68,18 +83,23 @@ def one_call(operator: Operator) -> Callable[..., Any]:
     return packet
 
 
-def launched_or(operator: Operator, otherwise: Callable[..., Any]) -> Callable[..., Any]:
-    """The kernel's launches where all sizes are numbers and the kernel is faster; else
-    `otherwise`."""
+def launched_or(
+    find_kernel: Callable[[], Callable[..., Any]],
+    operator: Operator,
+    otherwise: Callable[..., Any],
+) -> Callable[..., Any]:
+    """The kernel's launches where all sizes are numbers and it is faster than Inductor's loops;
+    else `otherwise`."""
 
     @functools.wraps(operator.reference)
     def run(*arguments: Any, **keywords: Any) -> Any:
         from ascend_passes.npu.cuda.launch import Defeated
 
-        if not has_known_sizes(arguments, keywords) or not pays(operator, arguments[0], keywords):
+        known = has_known_sizes(arguments, keywords)
+        if not known or not pays(operator.name, arguments[0], keywords):
             return otherwise(*arguments, **keywords)
         try:
-            return launching(operator)(*arguments, **keywords)
+            return find_kernel()(*arguments, **keywords)
         except Defeated:
             return otherwise(*arguments, **keywords)
 
@@ -92,12 +112,12 @@ def has_known_sizes(*given: Any) -> bool:
     return all(type(size) is int for tensor in tensors for size in tensor.shape)
 
 
-def pays(operator: Operator, rows: Tensor, keywords: Mapping[str, Any]) -> bool:
-    """Whether the operator's kernel is faster than Inductor's loops on these rows."""
-    if operator.name not in LONG_ROWS:
+def pays(name: str, rows: Tensor, keywords: Mapping[str, Any]) -> bool:
+    """Whether an operator's kernel is faster than Inductor's loops on these rows; of `npu_swiglu`,
+    with the quantize behind it."""
+    if name in WHOLE:
         return True
-    if rows.shape[-1] <= SHORT_ROW:
-        return False
-    if operator.name != "npu_swiglu_quant":
-        return True
-    return keywords.get("quant_mode") == DYNAMIC and math.prod(rows.shape[:-1]) >= FEW_ROWS
+    if name == "npu_swiglu_quant" and keywords.get("quant_mode") != DYNAMIC:
+        return False  # one loop
+    few = name in GATES and math.prod(rows.shape[:-1]) < FEW_ROWS
+    return rows.shape[-1] > SHORT_ROW and not few

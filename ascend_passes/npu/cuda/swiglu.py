@@ -58,6 +58,28 @@ def swiglu(launch: Launch, input: Tensor, dim: int = -1) -> Tensor:
     return y
 
 
+def dynamic_rows(
+    launch: Launch, x: Tensor, smooth: Tensor | None, activate_left: bool, rounded: bool
+) -> tuple[Tensor, Tensor]:
+    """(int8, scale) per token; `rounded` says whether the gated row has the dtype of x first."""
+    width, rows = halves_width(x), rows_of(x)
+    y = x.new_empty((*x.shape[:-1], width), dtype=torch.int8)
+    scale = x.new_empty(x.shape[:-1], dtype=torch.float32)
+    block = block_of(width, COLUMNS_HELD if width <= COLUMNS_HELD else COLUMNS_AT_ONCE)
+    every: tuple[Any, ...] = (
+        *(x, or_self(smooth, x), y, scale, rows, width, block),
+        *(activate_left, smooth is not None, rounded),
+    )
+    launch(swiglu_rows_dynamic, (rows,), every, {"num_warps": gate_warps(block)})
+    return y, scale
+
+
+def swiglu_then_quant(launch: Launch, input: Tensor, dim: int = -1) -> tuple[Tensor, Tensor]:
+    """`npu_dynamic_quant` of `npu_swiglu` by this launch, bit for bit what the two kernels give."""
+    require_that(dim in (-1, input.dim() - 1), "dim %s", dim)
+    return dynamic_rows(launch, input, None, True, True)
+
+
 def swiglu_quant(
     launch: Launch,
     x: Tensor,
@@ -74,27 +96,19 @@ def swiglu_quant(
     require_that(group_index is None, "groups of experts")
     require_that(dst_type in (None, torch.int8, *INT8_CODES), "a result of %s", dst_type)
     width, rows = halves_width(x), rows_of(x)
-    every: tuple[Any, ...]
     require_rows(smooth_scales, offsets)
     require_columns(width, smooth_scales, offsets)
-    y = x.new_empty((*x.shape[:-1], width), dtype=torch.int8)
     if quant_mode == DYNAMIC:
         whole = smooth_scales is None or smooth_scales.numel() == width
         require_that(whole and offsets is None, "one smooth scale for all columns, or offsets")
-        scale = x.new_empty(x.shape[:-1], dtype=torch.float32)
-        block = block_of(width, COLUMNS_HELD if width <= COLUMNS_HELD else COLUMNS_AT_ONCE)
-        every = (
-            *(x, or_self(smooth_scales, x), y, scale, rows, width, block),
-            *(activate_left, smooth_scales is not None),
-        )
-        launch(swiglu_rows_dynamic, (rows,), every, {"num_warps": gate_warps(block)})
-        return y, scale
+        return dynamic_rows(launch, x, smooth_scales, activate_left, False)
     require_that(smooth_scales is not None, "a static quantize without scales")
     assert smooth_scales is not None
     alike = offsets is None or offsets.numel() == smooth_scales.numel()
     require_that(alike, "scales and offsets of two sizes")
+    y = x.new_empty((*x.shape[:-1], width), dtype=torch.int8)
     block = block_of(width, COLUMNS_AT_ONCE)
-    every = (
+    every: tuple[Any, ...] = (
         *(x, smooth_scales, or_self(offsets, x), y, rows, width, block),
         *(activate_left, offsets is not None, smooth_scales.numel()),
     )
@@ -102,4 +116,8 @@ def swiglu_quant(
     return y, torch.zeros(x.shape[:-1], device=x.device)
 
 
-KERNELS = {"npu_swiglu": swiglu, "npu_swiglu_quant": swiglu_quant}
+KERNELS = {
+    "npu_swiglu": swiglu,
+    "npu_swiglu_quant": swiglu_quant,
+    "swiglu_then_quant": swiglu_then_quant,
+}

@@ -28,9 +28,11 @@ def gated_columns(x, cols, WIDTH: tl.constexpr, BLOCK: tl.constexpr, LEFT: tl.co
 
 @triton.jit
 def smoothed_columns(x, smooth, cols, WIDTH: tl.constexpr, BLOCK: tl.constexpr, LEFT: tl.constexpr,
-                     SMOOTH: tl.constexpr):  # fmt: skip
+                     SMOOTH: tl.constexpr, ROUNDED: tl.constexpr):  # fmt: skip
     """Gated columns, times their smooth scales where there are some."""
     values = gated_columns(x, cols, WIDTH, BLOCK, LEFT)
+    if ROUNDED:
+        values = values.to(x.dtype.element_ty).to(tl.float32)
     if SMOOTH:
         values = values * columns_of(smooth, cols, WIDTH, BLOCK)
     return values
@@ -49,26 +51,30 @@ def swiglu_rows(x, y, rows, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
 
 @triton.jit
 def swiglu_rows_dynamic(x, smooth, y, scale, rows, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
-                        LEFT: tl.constexpr, SMOOTH: tl.constexpr):  # fmt: skip
+                        LEFT: tl.constexpr, SMOOTH: tl.constexpr,
+                        ROUNDED: tl.constexpr):  # fmt: skip
     """int8 of SwiGLU and a scale for each row; halves of more than one block are read twice, the
-    second time from a cache."""
+    second time from a cache. With `ROUNDED` what is quantized has the dtype of x."""
     cols = tl.arange(0, BLOCK)
     for row in range(tl.program_id(0), rows, tl.num_programs(0)):
         at = tl.cast(row, tl.int64) * WIDTH
         if BLOCK >= WIDTH:
-            values = smoothed_columns(x + 2 * at, smooth, cols, WIDTH, BLOCK, LEFT, SMOOTH)
+            values = smoothed_columns(x + 2 * at, smooth, cols, WIDTH, BLOCK, LEFT, SMOOTH,
+                                      ROUNDED)  # fmt: skip
             found, divisor = row_scale(largest_of(values))
             write(y + at, cols, to_int8(row_quotient(values, divisor, True)), WIDTH, BLOCK)
         else:
             largest = tl.zeros((BLOCK,), tl.float32)
             for start in range(0, WIDTH, BLOCK):
                 at_once = start + cols
-                values = smoothed_columns(x + 2 * at, smooth, at_once, WIDTH, BLOCK, LEFT, SMOOTH)
+                values = smoothed_columns(x + 2 * at, smooth, at_once, WIDTH, BLOCK, LEFT, SMOOTH,
+                                          ROUNDED)  # fmt: skip
                 largest = larger(largest, tl.abs(values))
             found, divisor = row_scale(largest_of(largest))
             for start in range(0, WIDTH, BLOCK):
                 at_once = start + cols
-                values = smoothed_columns(x + 2 * at, smooth, at_once, WIDTH, BLOCK, LEFT, SMOOTH)
+                values = smoothed_columns(x + 2 * at, smooth, at_once, WIDTH, BLOCK, LEFT, SMOOTH,
+                                          ROUNDED)  # fmt: skip
                 write(y + at, at_once, to_int8(row_quotient(values, divisor, True)), WIDTH, BLOCK)
         tl.store(scale + row, found)
 

@@ -227,6 +227,13 @@ def swiglu(rng: np.random.Generator, form: dict[str, Any]) -> Drawn:
     return Drawn([x, y, ROWS], errors)
 
 
+def nearer(found: np.ndarray, exact: np.ndarray, kind: str) -> np.ndarray:
+    """The exact values rounded to a dtype, the other way where float32 may have been on the other
+    side of a tie and what was found is nearer."""
+    low, high = (wide(stored(exact * (1 + side * DYNAMIC), kind)) for side in (-1, 1))
+    return np.where(np.abs(found - low) <= np.abs(found - high), low, high)
+
+
 def swiglu_dynamic(rng: np.random.Generator, form: dict[str, Any]) -> Drawn:
     """Of `swiglu_rows_dynamic`."""
     width = form["WIDTH"]
@@ -235,6 +242,8 @@ def swiglu_dynamic(rng: np.random.Generator, form: dict[str, Any]) -> Drawn:
 
     def errors() -> dict[str, tuple[float, float]]:
         values = gated64(x, form["LEFT"]) * (wide(smooth) if form["SMOOTH"] else 1)
+        if form["ROUNDED"]:
+            values = nearer(y * wide(scale)[:, None], values, form["kind"])
         return dynamic_errors(y, scale, values, DYNAMIC)
 
     return Drawn([x, smooth, y, scale, ROWS], errors)
@@ -374,12 +383,16 @@ def swiglu_cases() -> dict[str, Case]:
     rows = {"smooth": "*fp32", "y": "*i8", "scale": "*fp32", "rows": "i32"}
     given = {"scale": "*fp32", "zero_point": "*fp32", "y": "*i8", "rows": "i32"}
     x = {"x": "*bf16"}
-    dynamic = {**size, "LEFT": True, "SMOOTH": False}
+    dynamic = {**size, "LEFT": True, "SMOOTH": False, "ROUNDED": False}
+    held = {**dynamic, "WIDTH": 5120, "ROUNDED": True}
     static = {**size, "LEFT": False, "ZERO": True, "SCALES": 1}
     return {
         "swiglu": Case(file, "swiglu_rows", plain, size, swiglu, extra=extra),
         "swiglu, per token": Case(
             file, "swiglu_rows_dynamic", x | rows, dynamic, swiglu_dynamic, extra=extra
+        ),
+        "swiglu, rounded, per token, in one block": Case(
+            file, "swiglu_rows_dynamic", x | rows, held, swiglu_dynamic, extra=extra
         ),
         "swiglu, one scale": Case(
             file, "swiglu_rows_static", x | given, static, swiglu_static, extra=extra
