@@ -1,7 +1,7 @@
 """A rewritten graph whose NPU operators are their references, or on CUDA our kernels.
 
-On a CPU the dispatcher's way to a reference takes as long as several of the operators in it, so that the
-references are called directly. Who watches a call sees the NPU's operators all the same.
+On a CPU the dispatcher's way to a reference takes as long as several of the operators in it, so
+that the references are called directly. Who watches a call sees the NPU's operators all the same.
 """
 
 from __future__ import annotations

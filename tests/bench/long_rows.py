@@ -74,13 +74,10 @@ def compared(form: str, rows: int) -> tuple[float, float, bool]:
     size = sum(tensor.nbytes for tensor in first[0])
     drawn = [first, *(draw(rows) for _ in range(copies(size) - 1))]
     torch._dynamo.reset()
-    compiled = torch.compile(partial(operator.reference), dynamic=False)
-
-    def call(run: Callable[..., Any], given: Given) -> Any:
-        return run(*given[0], **given[1])
-
-    loops, ours = (microseconds(partial(call, run), drawn) for run in (compiled, kernel))
-    return loops, ours, pays(name, first[0][0], first[1])
+    compiled = torch.compile(operator.reference, dynamic=False)
+    options, tensors = first[1], [given for given, _ in drawn]
+    loops, ours = (microseconds(partial(run, **options), tensors) for run in (compiled, kernel))
+    return loops, ours, pays(name, first[0][0], options)
 
 
 def main() -> int:

@@ -89,12 +89,12 @@ def larger(found, value):
 
 
 @triton.jit
-def largest_of(values):
-    """The largest magnitude of a row; NaN where one of it is."""
+def largest_of(magnitudes):
+    """The largest of a row; NaN where one of it is."""
     if ON_GPU:  # its maximum leaves NaN out
-        return tl.reduce(tl.abs(values), 0, larger)
+        return tl.reduce(magnitudes, 0, larger)
     else:
-        return tl.max(tl.abs(values), 0)
+        return tl.max(magnitudes, 0)
 
 
 @triton.jit

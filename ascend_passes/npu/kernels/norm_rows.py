@@ -115,7 +115,7 @@ def norm_rows_dynamic(x, residual, gamma, beta, smooth, y, scale, total, rows, e
         values = gained(values, gamma, beta, cols, WIDTH, BLOCK, ROUNDED, SHIFT)
         if SMOOTH:
             values = values * columns_of(smooth, cols, WIDTH, BLOCK)
-        found, divisor = row_scale(largest_of(values))
+        found, divisor = row_scale(largest_of(tl.abs(values)))
         tl.store(scale + row, found)
         quantized = to_int8(row_quotient(values, divisor, True))
         write(y + tl.cast(row, tl.int64) * WIDTH, cols, quantized, WIDTH, BLOCK)

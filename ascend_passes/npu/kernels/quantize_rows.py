@@ -23,7 +23,7 @@ def quantize_rows(x, smooth, y, scale, rows, WIDTH: tl.constexpr, BLOCK: tl.cons
         at = tl.cast(row, tl.int64) * WIDTH
         if BLOCK >= WIDTH:
             values = smoothed(x + at, smooth, cols, WIDTH, BLOCK, SMOOTH)
-            found, divisor = row_scale(largest_of(values))
+            found, divisor = row_scale(largest_of(tl.abs(values)))
             write(y + at, cols, to_int8(row_quotient(values, divisor, True)), WIDTH, BLOCK)
         else:
             largest = tl.zeros((BLOCK,), tl.float32)

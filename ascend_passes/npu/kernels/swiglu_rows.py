@@ -61,7 +61,7 @@ def swiglu_rows_dynamic(x, smooth, y, scale, rows, WIDTH: tl.constexpr, BLOCK: t
         if BLOCK >= WIDTH:
             values = smoothed_columns(x + 2 * at, smooth, cols, WIDTH, BLOCK, LEFT, SMOOTH,
                                       ROUNDED)  # fmt: skip
-            found, divisor = row_scale(largest_of(values))
+            found, divisor = row_scale(largest_of(tl.abs(values)))
             write(y + at, cols, to_int8(row_quotient(values, divisor, True)), WIDTH, BLOCK)
         else:
             largest = tl.zeros((BLOCK,), tl.float32)
