@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 from ascend_passes import npu  # noqa: E402 - found without an installation
 from ascend_passes.npu.cuda.choose import kernel_of  # noqa: E402
-from ascend_passes.npu.cuda.in_graph import pays  # noqa: E402
+from ascend_passes.npu.cuda.in_graph import kernel_pays  # noqa: E402
 from tests.bench.own_kernels import copies, microseconds  # noqa: E402
 
 HIDDEN, HEADS, INTERMEDIATE = 5120, 8192, 25600
@@ -77,7 +77,7 @@ def compared(form: str, rows: int) -> tuple[float, float, bool]:
     compiled = torch.compile(operator.reference, dynamic=False)
     options, tensors = first[1], [given for given, _ in drawn]
     loops, ours = (microseconds(partial(run, **options), tensors) for run in (compiled, kernel))
-    return loops, ours, pays(name, first[0][0], options)
+    return loops, ours, kernel_pays(name, first[0][0], options)
 
 
 def main() -> int:

@@ -13,7 +13,7 @@ from torch import fx
 from ascend_passes import npu
 from ascend_passes.executors.references import is_fed_by_loops, with_references
 from ascend_passes.npu.cuda import in_graph
-from ascend_passes.npu.cuda.in_graph import pays
+from ascend_passes.npu.cuda.in_graph import kernel_pays
 
 SHORT = 64
 """Columns; a kernel has none so short, so that no call launches one."""
@@ -126,7 +126,7 @@ def test_a_quantize_of_what_a_loop_computes_is_known(graph):
     ],
 )
 def test_long_rows_and_not_too_few_of_them_are_launched(name, sizes, keywords, expected):
-    assert pays(name, torch.empty(sizes), keywords) == expected
+    assert kernel_pays(name, torch.empty(sizes), keywords) == expected
 
 
 def test_what_has_no_kernel_is_its_reference_and_on_a_cpu_all_is(graph):

@@ -96,7 +96,7 @@ def launched_or(
         from ascend_passes.npu.cuda.launch import Defeated
 
         known = has_known_sizes(arguments, keywords)
-        if not known or not pays(operator.name, arguments[0], keywords):
+        if not known or not kernel_pays(operator.name, arguments[0], keywords):
             return otherwise(*arguments, **keywords)
         try:
             return find_kernel()(*arguments, **keywords)
@@ -112,7 +112,7 @@ def has_known_sizes(*given: Any) -> bool:
     return all(type(size) is int for tensor in tensors for size in tensor.shape)
 
 
-def pays(name: str, rows: Tensor, keywords: Mapping[str, Any]) -> bool:
+def kernel_pays(name: str, rows: Tensor, keywords: Mapping[str, Any]) -> bool:
     """Whether an operator's kernel is faster than Inductor's loops on these rows; of `npu_swiglu`,
     with the quantize behind it."""
     if name in WHOLE:

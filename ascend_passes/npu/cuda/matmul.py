@@ -83,7 +83,7 @@ def checked_call(
     return ProductCall(rows, x2.t(), scale, pertoken_scale, bias, out)
 
 
-def quant_matmul(launch: Launch, *arguments: Any, **keywords: Any) -> Tensor:
+def quant_matmul_kernel(launch: Launch, *arguments: Any, **keywords: Any) -> Tensor:
     """`npu_quant_matmul` by this launch; errors as in `checked_call`."""
     call = checked_call(*arguments, **keywords)
     launch_product(call, tile_for(call.rows.shape[0], *call.weight.shape), launch)
@@ -136,4 +136,4 @@ def launch_product(call: ProductCall, tile: Tile, launch: Launch = launch_now) -
     launch(int8_matmul, (across * along,), every, how)
 
 
-KERNELS = {"npu_quant_matmul": quant_matmul}
+KERNELS = {"npu_quant_matmul": quant_matmul_kernel}

@@ -59,21 +59,21 @@ def normed_rows(
     return y, rstd, total
 
 
-def rms_norm(
+def rms_norm_kernel(
     launch: Launch, input: Tensor, gamma: Tensor, epsilon: float = EPSILON
 ) -> tuple[Tensor, Tensor]:
     """`npu_rms_norm`."""
     return normed_rows(launch, input, None, gamma, epsilon, False)[:2]
 
 
-def gemma_rms_norm(
+def gemma_rms_norm_kernel(
     launch: Launch, input: Tensor, gamma: Tensor, epsilon: float = EPSILON
 ) -> tuple[Tensor, Tensor]:
     """`npu_gemma_rms_norm`."""
     return normed_rows(launch, input, None, gamma, epsilon, True)[:2]
 
 
-def add_rms_norm(
+def add_rms_norm_kernel(
     launch: Launch, x1: Tensor, x2: Tensor, gamma: Tensor, epsilon: float = EPSILON
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`npu_add_rms_norm`."""
@@ -111,7 +111,7 @@ def static_rows(
     return y, total
 
 
-def add_rms_norm_quant(
+def add_rms_norm_quant_kernel(
     launch: Launch,
     x1: Tensor,
     x2: Tensor,
@@ -137,7 +137,7 @@ def add_rms_norm_quant(
     return y1, again[0], total
 
 
-def rms_norm_quant(
+def rms_norm_quant_kernel(
     launch: Launch,
     x: Tensor,
     gamma: Tensor,
@@ -178,7 +178,7 @@ def dynamic_rows(
     return y, scale, total
 
 
-def add_rms_norm_dynamic_quant(
+def add_rms_norm_dynamic_quant_kernel(
     launch: Launch,
     x1: Tensor,
     x2: Tensor,
@@ -205,10 +205,10 @@ def add_rms_norm_dynamic_quant(
 
 
 KERNELS = {
-    "npu_rms_norm": rms_norm,
-    "npu_gemma_rms_norm": gemma_rms_norm,
-    "npu_add_rms_norm": add_rms_norm,
-    "npu_add_rms_norm_quant": add_rms_norm_quant,
-    "npu_add_rms_norm_dynamic_quant": add_rms_norm_dynamic_quant,
-    "npu_rms_norm_quant": rms_norm_quant,
+    "npu_rms_norm": rms_norm_kernel,
+    "npu_gemma_rms_norm": gemma_rms_norm_kernel,
+    "npu_add_rms_norm": add_rms_norm_kernel,
+    "npu_add_rms_norm_quant": add_rms_norm_quant_kernel,
+    "npu_add_rms_norm_dynamic_quant": add_rms_norm_dynamic_quant_kernel,
+    "npu_rms_norm_quant": rms_norm_quant_kernel,
 }

@@ -28,7 +28,7 @@ def programs(tasks: int, device: str) -> int:
     return tasks if device in ("cuda", "cpu") else min(tasks, VECTOR_CORES)
 
 
-def qk_norm_rope(
+def qk_norm_rope_kernel(
     launch: Launch,
     qkv: Tensor,
     query_gain: Tensor,
@@ -61,4 +61,4 @@ def qk_norm_rope(
     return query, key
 
 
-KERNELS = {"qk_norm_rope": qk_norm_rope}
+KERNELS = {"qk_norm_rope": qk_norm_rope_kernel}

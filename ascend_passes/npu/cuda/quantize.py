@@ -17,7 +17,7 @@ from ascend_passes.npu.cuda.launch import (
 from ascend_passes.npu.kernels.quantize_rows import quantize_rows
 
 
-def dynamic_quant(
+def dynamic_quant_kernel(
     launch: Launch,
     input: Tensor,
     *,
@@ -41,4 +41,4 @@ def dynamic_quant(
     return y, scale
 
 
-KERNELS = {"npu_dynamic_quant": dynamic_quant}
+KERNELS = {"npu_dynamic_quant": dynamic_quant_kernel}

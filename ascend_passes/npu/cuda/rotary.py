@@ -15,7 +15,7 @@ HEADS_AT_ONCE = 8
 WARPS = 4
 
 
-def rotary_mul(
+def rotary_mul_kernel(
     launch: Launch,
     input: Tensor,
     r1: Tensor,
@@ -39,4 +39,4 @@ def rotary_mul(
     return y
 
 
-KERNELS = {"npu_rotary_mul": rotary_mul}
+KERNELS = {"npu_rotary_mul": rotary_mul_kernel}

@@ -47,7 +47,7 @@ def gate_warps(block: int) -> int:
     return min(32, max(1, block // 256))
 
 
-def swiglu(launch: Launch, input: Tensor, dim: int = -1) -> Tensor:
+def swiglu_kernel(launch: Launch, input: Tensor, dim: int = -1) -> Tensor:
     """`npu_swiglu` of the last dim by this launch."""
     require_that(dim in (-1, input.dim() - 1), "dim %s", dim)
     width = halves_width(input)
@@ -58,7 +58,7 @@ def swiglu(launch: Launch, input: Tensor, dim: int = -1) -> Tensor:
     return y
 
 
-def dynamic_rows(
+def gated_rows(
     launch: Launch, x: Tensor, smooth: Tensor | None, activate_left: bool, rounded: bool
 ) -> tuple[Tensor, Tensor]:
     """(int8, scale) per token; `rounded` says whether the gated row has the dtype of x first."""
@@ -74,13 +74,13 @@ def dynamic_rows(
     return y, scale
 
 
-def swiglu_then_quant(launch: Launch, input: Tensor, dim: int = -1) -> tuple[Tensor, Tensor]:
+def swiglu_then_quant_kernel(launch: Launch, input: Tensor, dim: int = -1) -> tuple[Tensor, Tensor]:
     """`npu_dynamic_quant` of `npu_swiglu` by this launch, bit for bit what the two kernels give."""
     require_that(dim in (-1, input.dim() - 1), "dim %s", dim)
-    return dynamic_rows(launch, input, None, True, True)
+    return gated_rows(launch, input, None, True, True)
 
 
-def swiglu_quant(
+def swiglu_quant_kernel(
     launch: Launch,
     x: Tensor,
     *,
@@ -101,7 +101,7 @@ def swiglu_quant(
     if quant_mode == DYNAMIC:
         whole = smooth_scales is None or smooth_scales.numel() == width
         require_that(whole and offsets is None, "one smooth scale for all columns, or offsets")
-        return dynamic_rows(launch, x, smooth_scales, activate_left, False)
+        return gated_rows(launch, x, smooth_scales, activate_left, False)
     require_that(smooth_scales is not None, "a static quantize without scales")
     assert smooth_scales is not None
     alike = offsets is None or offsets.numel() == smooth_scales.numel()
@@ -117,7 +117,7 @@ def swiglu_quant(
 
 
 KERNELS = {
-    "npu_swiglu": swiglu,
-    "npu_swiglu_quant": swiglu_quant,
-    "swiglu_then_quant": swiglu_then_quant,
+    "npu_swiglu": swiglu_kernel,
+    "npu_swiglu_quant": swiglu_quant_kernel,
+    "swiglu_then_quant": swiglu_then_quant_kernel,
 }
