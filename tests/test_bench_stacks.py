@@ -9,8 +9,9 @@ pytest.importorskip("transformers")
 pytest.importorskip("compressed_tensors")
 
 import ascend_passes
-from tests.bench.peers import peers_of
+from tests.bench.peers import OURS, is_ahead, peers_of
 from tests.bench.peers_hugging_face import HuggingFaceStack
+from tests.bench.peers_plot import figure_of
 from tests.bench.peers_stack import PlainStack
 from tests.bench.qwen3_stack import Shape
 
@@ -119,3 +120,30 @@ def test_the_plain_stack_takes_the_same_steps(cached):
         "Inductor": (plain, "inductor"),
         "ascend_dense": (plain, "ascend_dense"),
     }
+
+
+TIMES = {"eager": 9.0, "Inductor": 3.0, "ascend_dense": 1.5, OURS: 2.0}
+
+
+def test_ahead_is_less_than_all_that_are_not_ours():
+    assert is_ahead(TIMES)
+    assert not is_ahead({**TIMES, "Inductor": 2.0})
+    assert not is_ahead({**TIMES, "eager": 1.0})
+
+
+def test_bars_are_times_over_the_floor_of_all_but_eager():
+    pytest.importorskip("matplotlib")
+    rows = [
+        {
+            **{"step": "decode", "tokens": tokens, "floor": floor, "milliseconds": TIMES},
+            "low": {peer: time - 0.5 for peer, time in TIMES.items()},
+            "high": {peer: time + 1.0 for peer, time in TIMES.items()},
+        }
+        for tokens, floor in ((1, 1.0), (32, 0.5))
+    ]
+    (axis,) = figure_of(rows, "two steps").axes
+    found = {c.get_label(): [bar.get_height() for bar in c.patches] for c in axis.containers[1::2]}
+    assert found == {"Inductor": [3.0, 6.0], "ascend_dense": [1.5, 3.0], OURS: [2.0, 4.0]}
+    assert [text.get_text() for text in axis.get_xticklabels()] == ["decode 1", "decode 32"]
+    spread = axis.containers[1].errorbar.lines[2][0].get_segments()
+    assert [segment[:, 1].tolist() for segment in spread] == [[2.5, 4.0], [5.0, 8.0]]

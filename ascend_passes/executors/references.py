@@ -15,7 +15,7 @@ from torch import fx
 from ascend_passes import npu
 from ascend_passes.ir.blueprint import copied
 from ascend_passes.ir.graph import base, first
-from ascend_passes.npu.cuda.in_graph import inlined, inlined_pair
+from ascend_passes.npu.cuda.in_graph import inlined, inlined_pair, is_looped
 
 
 def with_references(gm: fx.GraphModule, device: str) -> fx.GraphModule:
@@ -23,12 +23,16 @@ def with_references(gm: fx.GraphModule, device: str) -> fx.GraphModule:
     graph = copied(gm.graph)
     for node in list(graph.nodes):
         join_with_input(graph, node, device)
-    for node in graph.nodes:
-        operator = npu.operator_of(node.target)
-        function = operator and inlined(operator, device, is_fed_by_loops(node))
-        if function is not None:
-            node.target = function
+    found = {node: function for node in graph.nodes if (function := in_its_place(node, device))}
+    for node, function in found.items():
+        node.target = function
     return fx.GraphModule(gm, graph)
+
+
+def in_its_place(node: fx.Node, device: str) -> Callable[..., Any] | None:
+    """What a node calls instead of an NPU operator; None where it stays as it is."""
+    operator = npu.operator_of(node.target)
+    return None if operator is None else inlined(operator, device, is_fed_by_loops(node))
 
 
 def join_with_input(graph: fx.Graph, node: fx.Node, device: str) -> None:
@@ -40,7 +44,7 @@ def join_with_input(graph: fx.Graph, node: fx.Node, device: str) -> None:
     source = first(node)
     inner = npu.operator_of(source.target)
     function = None if inner is None else inlined_pair(inner, outer, device)
-    if function is None or len(source.users) > 1:
+    if function is None or len(source.users) > 1 or is_fed_by_loops(source):
         return
     with graph.inserting_before(source):  # in front of what may be written to its input since
         both = graph.call_function(function, source.args, source.kwargs)
@@ -51,11 +55,17 @@ def join_with_input(graph: fx.Graph, node: fx.Node, device: str) -> None:
 
 
 def is_fed_by_loops(node: fx.Node) -> bool:
-    """Whether an operator's input comes element by element of others, which a loop computes."""
+    """Whether an operator's input comes element by element of others, which a loop of Inductor's
+    computes where it is read."""
     source = node.args[0] if node.args else None
     if not isinstance(source, fx.Node):
         return False
-    return torch.Tag.pointwise in getattr(base(source).target, "tags", ())
+    target = base(source).target
+    operator = npu.operator_of(target)
+    if operator is not None:
+        return is_looped(operator)
+    tags = getattr(target, "tags", ())
+    return torch.Tag.pointwise in tags or target is torch.ops.aten.cat.default
 
 
 def on_cpu(gm: fx.GraphModule) -> Callable[..., Any]:

@@ -72,7 +72,14 @@ def by_tensor(x):
     return torch.ops.npu.npu_dynamic_quant(torch.ops.npu.npu_swiglu(x), quant_mode="pertensor")
 
 
-@pytest.mark.parametrize("function", [gate_read_twice, smoothed, by_tensor])
+def unpacked(x):
+    gate, up = x.chunk(2, -1)
+    return torch.ops.npu.npu_dynamic_quant(
+        torch.ops.npu.npu_swiglu(torch.ops.aten.cat.default([gate, up], -1))
+    )
+
+
+@pytest.mark.parametrize("function", [gate_read_twice, smoothed, by_tensor, unpacked])
 def test_a_gate_that_others_read_and_another_quantize_stay_two_calls(graph, function):
     gm, x = graph(function), rows(5, SHORT)
     targets = [node.target for node in calls(gm)]
@@ -100,6 +107,9 @@ def test_a_quantize_of_what_a_loop_computes_is_known(graph):
     cases = {
         lambda x: quantize(torch.ops.aten.exp.default(x)): True,
         lambda x: quantize(torch.ops.aten.view.default(torch.ops.aten.exp.default(x), [-1])): True,
+        lambda x: quantize(torch.ops.aten.cat.default([x, x], -1)): True,
+        lambda x: quantize(torch.ops.npu.npu_swiglu.default(x)): True,
+        lambda x: quantize(torch.ops.npu.npu_rms_norm.default(x, x)[0]): False,
         lambda x: quantize(x): False,
         lambda x: quantize(torch.ops.aten.mm.default(x, x)): False,
     }

@@ -70,6 +70,12 @@ def inlined_pair(gate: Operator, quantize: Operator, device: str) -> Callable[..
     return launched_or(functools.partial(kernel_in_graph, "swiglu_then_quant"), gate, apart)
 
 
+def is_looped(operator: Operator) -> bool:
+    """Whether Inductor computes an operator of elements in a loop: one that finds nothing of a row,
+    and has no kernel that is faster."""
+    return operator.traceable and operator.name not in (*WHOLE, *WITH_COLLECTIVE, *LONG_ROWS)
+
+
 def kernel_in_graph(name: str) -> Callable[..., Any]:
     """A kernel by its name, with launches that are nodes of the graph that is traced."""
     from ascend_passes.ir.trace_triton import launch_as_node
