@@ -64,8 +64,8 @@ def block_of(width: int, most: int = MOST_COLUMNS) -> int:
 
 
 def warps_of(block: int) -> int:
-    """Warps of a program that holds so many columns: four for a row of 1,024 to 4,096, so that its
-    sums cross few warps, and beyond no more than 64 columns to a thread."""
+    """Warps of a program that holds so many columns: four for 1,024 to 8,192, so that the sums of a
+    row cross few warps, and beyond no more than 64 columns to a thread."""
     return max(min(4, block // 256), block // 2048, 1)
 
 
