@@ -15,6 +15,7 @@ pytest.importorskip("compressed_tensors")
 
 from ascend_passes.__main__ import BENCHMARKS, COMMANDS, main
 from ascend_passes.cli.demo import save_model
+from tests.slow import slow
 from tests.tutorials import PAGES, ROOT
 
 TABLE_PAGE = ROOT / "docs" / "contributing.md"
@@ -40,6 +41,8 @@ NOT_COMMANDS = (
 """Which say how commands are written, or name one."""
 STATUSES = {"doctor": (0, 1)}
 """What a command may end in; else 0. `doctor` answers 1 where there is no NPU."""
+MINUTES = "ascend-passes bench peers"
+"""Whose peers are compiled for two minutes; `tests/test_peers.py` measures smaller ones."""
 
 
 def pages() -> list[Path]:
@@ -134,7 +137,9 @@ def test_there_are_commands_of_every_kind():
 
 
 @pytest.mark.own_process
-@pytest.mark.parametrize("command", RUN)
+@pytest.mark.parametrize(
+    "command", [pytest.param(c, marks=[slow] * c.startswith(MINUTES)) for c in RUN]
+)
 def test_a_command_of_a_page_does_what_the_page_says(folder, monkeypatch, capsys, command):
     monkeypatch.chdir(folder)
     if "compare" in command:

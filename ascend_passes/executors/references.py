@@ -14,6 +14,7 @@ from torch import fx
 
 from ascend_passes import npu
 from ascend_passes.ir.blueprint import copied
+from ascend_passes.ir.edit import Editor
 from ascend_passes.ir.graph import base, first
 from ascend_passes.npu.cuda.in_graph import inlined, inlined_pair, is_looped
 
@@ -46,10 +47,10 @@ def join_with_input(graph: fx.Graph, node: fx.Node, device: str) -> None:
     function = None if inner is None else inlined_pair(inner, outer, device)
     if function is None or len(source.users) > 1 or is_fed_by_loops(source):
         return
-    with graph.inserting_before(source):  # in front of what may be written to its input since
-        both = graph.call_function(function, source.args, source.kwargs)
-    both.meta = dict(node.meta)
-    node.replace_all_uses_with(both)
+    editor = Editor(graph)
+    with editor.at(node, before=source):  # in front of what may be written to its input since
+        both = editor.same(function, *source.args, **source.kwargs)
+    editor.replace(node, both)
     graph.erase_node(node)
     graph.erase_node(source)
 
