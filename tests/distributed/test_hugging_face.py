@@ -53,6 +53,7 @@ def test_transformers_plan_on_four_ranks(four: Ranks, name: str, tmp_path: Path)
     check(four, transformers_model, "Llama", tmp_path, kind=KINDS[name])
 
 
+@slow
 def test_torch_plan_in_bfloat16(two: Ranks, tmp_path: Path) -> None:
     check(two, torch_model, "Llama", tmp_path, kind=KINDS["bfloat16"])
 
@@ -61,5 +62,6 @@ def test_torch_plan(two: Ranks, tmp_path: Path) -> None:
     check(two, torch_model, "Llama", tmp_path)
 
 
+@slow
 def test_four_ranks(four: Ranks, tmp_path: Path) -> None:
     check(four, torch_model, "Qwen3", tmp_path)

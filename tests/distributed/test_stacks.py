@@ -137,7 +137,9 @@ def test_matmuls_fuse_with_their_collectives(two: Ranks, name: str) -> None:
         assert outcome.error == 0.0
 
 
-@pytest.mark.parametrize("name", ["bfloat16", "static", "dynamic", "vllm dynamic"])
+@pytest.mark.parametrize(
+    "name", ["bfloat16", pytest.param("static", marks=slow), "dynamic", "vllm dynamic"]
+)
 def test_gathers_fuse_with_the_matmul_that_reads_them(two: Ranks, name: str) -> None:
     # The gather of dynamic quantization's scales is part of the operator, and no site of its own.
     kind = dataclasses.replace(KINDS[name], hidden=256)
