@@ -138,7 +138,8 @@ def test_matmuls_fuse_with_their_collectives(two: Ranks, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["bfloat16", pytest.param("static", marks=slow), "dynamic", "vllm dynamic"]
+    "name",
+    ["bfloat16", *(pytest.param(n, marks=slow) for n in ("static", "dynamic")), "vllm dynamic"],
 )
 def test_gathers_fuse_with_the_matmul_that_reads_them(two: Ranks, name: str) -> None:
     # The gather of dynamic quantization's scales is part of the operator, and no site of its own.
