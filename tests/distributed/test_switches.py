@@ -10,6 +10,7 @@ from test_stacks import KINDS, bound, run
 
 from ascend_passes.cli.rules import every_named
 from ascend_passes.options.value import Options
+from tests.slow import slow
 
 IDENTITIES = [
     "sequence_parallel.sink_add",
@@ -59,6 +60,7 @@ def test_two_ranks(
     check(two, off, rules, name, shape, dynamic)
 
 
+@slow
 @given(
     off=identities_off,
     rules=rules_off,
