@@ -39,8 +39,9 @@ def in_its_place(node: fx.Node, device: str) -> Callable[..., Any] | None:
 def join_with_input(graph: fx.Graph, node: fx.Node, device: str) -> None:
     """Make a call, and the call of which it alone reads the result, one where a kernel is both."""
     outer = npu.operator_of(node.target)
-    options = [option for option in node.kwargs.values() if option is not None]
-    if outer is None or options or node.all_input_nodes != [*node.args]:
+    if outer is None or node.all_input_nodes != [*node.args]:
+        return
+    if any(option is not None for option in node.kwargs.values()):
         return
     source = first(node)
     inner = npu.operator_of(source.target)

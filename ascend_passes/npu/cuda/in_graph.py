@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ascend_passes.npu import packet
 from ascend_passes.npu.activation import DYNAMIC
-from ascend_passes.npu.cuda.choose import has_triton, kernel_file, or_reference
+from ascend_passes.npu.cuda.choose import has_triton, kernel_file, with_kernel
 from ascend_passes.npu.operator import Operator
 
 WHOLE = ("npu_quant_matmul", "qk_norm_rope", "decode_attention")
@@ -47,13 +48,12 @@ def inlined(operator: Operator, device: str, fed_by_loops: bool) -> Callable[...
         return None
     if device != "cuda" or not has_triton():
         return operator.reference
-    kernel = functools.partial(kernel_in_graph, operator.name)
     if operator.name in WITH_COLLECTIVE:
-        return or_reference(operator, kernel)
+        return with_kernel(operator)
     if operator.name in WHOLE:
-        return launched_or(kernel, operator, one_call(operator))
+        return launched_or(operator.name, operator, packet(operator.name))
     if operator.name in LONG_ROWS and not (fed_by_loops and operator.name == "npu_dynamic_quant"):
-        return launched_or(kernel, operator, operator.reference)
+        return launched_or(operator.name, operator, operator.reference)
     return operator.reference
 
 
@@ -67,7 +67,7 @@ def inlined_pair(gate: Operator, quantize: Operator, device: str) -> Callable[..
     def apart(*arguments: Any, **keywords: Any) -> Any:
         return quantize.reference(gate.reference(*arguments, **keywords))
 
-    return launched_or(functools.partial(kernel_in_graph, "swiglu_then_quant"), gate, apart)
+    return launched_or("swiglu_then_quant", gate, apart)
 
 
 def is_looped(operator: Operator) -> bool:
@@ -83,19 +83,11 @@ def kernel_in_graph(name: str) -> Callable[..., Any]:
     return functools.partial(kernel_file(name).KERNELS[name], launch_as_node)
 
 
-def one_call(operator: Operator) -> Callable[..., Any]:
-    """The operator itself."""
-    packet: Callable[..., Any] = getattr(getattr(torch.ops, operator.namespace), operator.name)
-    return packet
-
-
 def launched_or(
-    find_kernel: Callable[[], Callable[..., Any]],
-    operator: Operator,
-    otherwise: Callable[..., Any],
+    kernel: str, operator: Operator, otherwise: Callable[..., Any]
 ) -> Callable[..., Any]:
-    """The kernel's launches where all sizes are numbers and it is faster than Inductor's loops;
-    else `otherwise`."""
+    """Launches of the kernel of this name where all sizes are numbers and it is faster than
+    Inductor's loops; else `otherwise`."""
 
     @functools.wraps(operator.reference)
     def run(*arguments: Any, **keywords: Any) -> Any:
@@ -105,7 +97,7 @@ def launched_or(
         if not known or not kernel_pays(operator.name, arguments[0], keywords):
             return otherwise(*arguments, **keywords)
         try:
-            return find_kernel()(*arguments, **keywords)
+            return kernel_in_graph(kernel)(*arguments, **keywords)
         except Defeated:
             return otherwise(*arguments, **keywords)
 
